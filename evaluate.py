@@ -1,0 +1,498 @@
+"""What the score is: bits per byte (bpb), the sum over all targets of -ln p(target) / ln 2, divided
+by the UTF-8 bytes that the targets stand for.
+
+All that lies between a shard on disk and that number is here: the shard format, the bytes of a
+token, the windows a model sees, the order of scoring and training in test-time training (TTT). A
+model maps tokens to logits; it hands over no probability, so none that is not normalised.
+
+    python evaluate.py logs/<run_id>/artifact.pgz [--stride 64] [--ttt] [--json]
+    torchrun --standalone --nproc_per_node=8 evaluate.py logs/<run_id>/artifact.pgz
+
+Shapes: B batch rows, T tokens, V vocabulary, D documents, W windows, S scored targets, R training
+rows, N batches. Target i of a stream is tokens[i+1], predicted from the inputs up to tokens[i].
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import math
+import os
+import sys
+import time
+import zlib
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from sentencepiece import SentencePieceProcessor
+from torch import Tensor
+
+BOS_ID = 1  # starts every document
+SHARD_MAGIC = 20240520
+SHARD_VERSION = 1
+HEADER_BYTES = 1024  # 256 little-endian int32: magic, version, count, and 253 reserved
+BATCH_TOKENS = 32_768  # per forward pass; with a vocabulary of 8192, 1 GB of float32 logits
+CHUNK_TOKENS = 32_768  # targets between two rounds of TTT
+
+
+def require(condition: bool, message: str, error: type[Exception] = ValueError) -> None:
+    if not condition:
+        raise error(message)
+
+
+class ShardError(ValueError):
+    """A file is damaged or is not a shard."""
+
+
+def read_shard(path: str | Path, verify: bool = True) -> np.ndarray:
+    """Map the tokens of one shard, uint16, after checking that the file is whole.
+
+    Shards from write_shard carry a CRC-32 of their tokens; to check it reads the file once, which
+    verify=False saves. Published shards have zeros there: a changed token in them goes unnoticed.
+
+    Raises: ShardError naming the file and what is wrong with it.
+    """
+
+    def check(condition: bool, what: str) -> None:
+        require(condition, f"{path}: {what}; build or fetch it again (data/prepare.py)", ShardError)
+
+    size_bytes = Path(path).stat().st_size
+    check(size_bytes >= HEADER_BYTES, f"{size_bytes} bytes must be at least {HEADER_BYTES}")
+    header = np.fromfile(path, dtype="<i4", count=HEADER_BYTES // 4)
+    *kind, count = header[:3].tolist()
+    want = [SHARD_MAGIC, SHARD_VERSION]
+    check(kind == want, f"magic and version {kind} must be {want}, as in every token shard")
+    check(count > 0, f"token count {count} must be positive")
+    check(size_bytes == HEADER_BYTES + 2 * count, f"{size_bytes} bytes do not hold {count} tokens")
+    reserved = header[3:].view("<u4")
+    stored = int(reserved[0])
+    check((reserved == stored).all(), "reserved header words must be zero or one repeated checksum")
+    tokens_T = np.memmap(path, dtype="<u2", mode="r", offset=HEADER_BYTES, shape=(count,))
+    found = zlib.crc32(tokens_T) if verify and stored else stored
+    check(found == stored, f"checksum {found:08x} of the tokens must be {stored:08x}")
+    return tokens_T
+
+
+def write_shard(path: str | Path, tokens: np.ndarray) -> None:
+    """Write, in one rename, a shard that read_shard can verify and upstream's readers accept.
+
+    Raises: ValueError for tokens that are not one non-empty row of integers in 0..65535.
+    """
+    path, tokens_T = Path(path), np.asarray(tokens)
+    fits = tokens_T.ndim == 1 and tokens_T.size > 0 and (tokens_T == tokens_T.astype("<u2")).all()
+    what = f"{path}: {tokens_T.dtype} tokens of shape {tokens_T.shape}"
+    require(fits, f"{what} must be one non-empty row of integers in 0..65535")
+    body = tokens_T.astype("<u2").tobytes()
+    # Upstream looks at three words. The others all hold the checksum: a damaged one stands out.
+    header = np.full(HEADER_BYTES // 4, zlib.crc32(body), dtype="<u4")
+    header[:3] = SHARD_MAGIC, SHARD_VERSION, len(tokens_T)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_bytes(header.tobytes() + body)
+    partial.replace(path)
+
+
+def find_shards(data_path: str | Path, split: str) -> list[Path]:
+    """List a folder's shards of one split, "train" or "val", in reading order."""
+    shards = sorted(Path(data_path).glob(f"*_{split}_*.bin"))
+    what = f"no *_{split}_*.bin in {Path(data_path).resolve()}; build with: -m data.prepare toy"
+    require(bool(shards), what, FileNotFoundError)
+    return shards
+
+
+def read_split(data_path: str | Path, split: str) -> np.ndarray:
+    """Return all tokens of a split as one stream; a single shard stays mapped."""
+    shards = [read_shard(path) for path in find_shards(data_path, split)]
+    return shards[0] if len(shards) == 1 else np.concatenate(shards)
+
+
+@dataclass(frozen=True)
+class ByteTable:
+    """How many UTF-8 bytes of text each token stands for.
+
+    A leading U+2581 in a piece is a space, counted apart as it vanishes after a boundary token.
+    SentencePiece takes a literal U+2581 in a text for a space: it comes back as one, 1 byte.
+    """
+
+    base_bytes_V: np.ndarray  # int64, without the leading space
+    leading_space_V: np.ndarray  # bool
+    boundary_V: np.ndarray  # bool: the next token's leading space does not count
+
+    @classmethod
+    def from_sentencepiece(cls, model_path: str | Path, vocab_size: int) -> ByteTable:
+        """Build the table of a SentencePiece model.
+
+        Control, unknown and unused pieces count 0 and are boundaries; byte pieces count 1; others
+        their UTF-8 length. A model that decodes a first space as a space (no dummy prefix, extra
+        whitespace kept) has no boundaries, because there that space is text.
+
+        Source: upstream's root script; the last rule and the refusals are ours.
+        Raises: ValueError for models of another size, and those that miscount: without the piece
+        "▁" a lone space is 3 bytes, without byte pieces a rare character is none.
+        """
+        what = f"no tokenizer at {model_path}; name one with --tokenizer or TOKENIZER_PATH"
+        require(Path(model_path).is_file(), what, FileNotFoundError)
+        model, ids = SentencePieceProcessor(model_file=str(model_path)), range(vocab_size)
+        size, bos = model.vocab_size(), model.bos_id()
+        require(size == vocab_size, f"{model_path} has {size} pieces, must have {vocab_size=}")
+        pieces = [model.id_to_piece(i) for i in ids]
+        byte_V = np.array([model.is_byte(i) for i in ids])
+        silent = [model.is_control(i) or model.is_unknown(i) or model.is_unused(i) for i in ids]
+        require("▁" in pieces, f'{model_path} lacks the piece "▁"; train it on text with spaces')
+        require(byte_V.sum() == 256, f"{model_path} lacks bytes; train it with byte_fallback=True")
+        require(bos == BOS_ID, f"{model_path} has bos_id={bos}; train it with bos_id={BOS_ID}")
+        text = [piece.removeprefix("▁").replace("▁", " ") for piece in pieces]
+        length_V = np.array([len(piece.encode()) for piece in text])
+        keeps_first_space = model.decode([pieces.index("▁")]) == " "
+        return cls(
+            base_bytes_V=np.where(byte_V, 1, np.where(silent, 0, length_V)),
+            leading_space_V=np.array([piece.startswith("▁") for piece in pieces]),
+            boundary_V=np.array(silent) & (not keeps_first_space),
+        )
+
+    def count(self, prev_T: np.ndarray, target_T: np.ndarray) -> np.ndarray:
+        """Return the bytes of each target, int64; prev_T holds the token before each."""
+        space_T = self.leading_space_V[target_T] & ~self.boundary_V[prev_T]
+        return self.base_bytes_V[target_T] + space_T
+
+    def check(self, model_path: str | Path, tokens_T: np.ndarray) -> None:
+        """Compare the table with the decoded text of every document.
+
+        A stream is read as if it began with BOS. Byte pieces at its end are left out, because a
+        stream cut to a round length may stop inside a character.
+
+        Raises: ValueError naming the first document that differs and the pieces where it starts to.
+        """
+        tokens_T, model = _as_stream(tokens_T, self), SentencePieceProcessor(str(model_path))
+        byte_V = np.array([model.is_byte(i) for i in range(len(self.base_bytes_V))])
+
+        def excess(ids_T: np.ndarray) -> int:
+            counted = self.count(np.append(BOS_ID, ids_T[:-1]), ids_T).sum()
+            return int(counted) - len(model.decode(ids_T.tolist()).encode())
+
+        starts = np.union1d([0], np.flatnonzero(tokens_T == BOS_ID))
+        end = len(tokens_T) - int(byte_V[tokens_T[::-1]].argmin())
+        for number, ids_T in enumerate(np.split(tokens_T[:end].astype(np.int64), starts[1:])):
+            if not (wrong := excess(ids_T)):
+                continue
+            # A prefix is whole text unless a byte piece follows: bisect for the first that differs.
+            cuts = [0, *(1 + np.flatnonzero(~byte_V[ids_T[1:]])).tolist(), len(ids_T)]
+            prefixes = [ids_T[:cut] for cut in cuts]
+            at = bisect_left(prefixes, True, 1, len(cuts) - 1, key=lambda ids_T: excess(ids_T) != 0)
+            pieces = [model.id_to_piece(i) for i in ids_T[cuts[at - 1] : cuts[at]].tolist()]
+            what = f"document {number} (from token {starts[number]}) counts {wrong:+} bytes"
+            remedy = "name the tokenizer of these shards, made from text that it can spell"
+            raise ValueError(f"{what} against its decoded text, first at {pieces}; {remedy}")
+
+
+@dataclass(frozen=True)
+class Score:
+    """Nats, targets and bytes. Scores of disjoint targets add up."""
+
+    nats: float
+    tokens: int
+    bytes: int
+
+    def __add__(self, other: Score) -> Score:
+        return Score(self.nats + other.nats, self.tokens + other.tokens, self.bytes + other.bytes)
+
+    @property
+    def loss(self) -> float:
+        """Nats per target."""
+        return self.nats / self.tokens
+
+    @property
+    def bpb(self) -> float:
+        """Bits per byte."""
+        require(self.bytes > 0, f"bytes={self.bytes} must be positive; score tokens that are text")
+        return self.nats / math.log(2) / self.bytes
+
+
+def unigram_score(tokens_T: np.ndarray, table: ByteTable) -> Score:
+    """Score the targets by their own frequencies: the bound for a model that sees no context."""
+    tokens_T = _as_stream(tokens_T, table)
+    counts = np.unique(tokens_T[1:], return_counts=True)[1]
+    nats = -(counts * np.log(counts / counts.sum())).sum()
+    num_bytes = table.count(tokens_T[:-1], tokens_T[1:]).sum()
+    return Score(float(nats), len(tokens_T) - 1, int(num_bytes))
+
+
+def _as_stream(tokens_T: np.ndarray, table: ByteTable) -> np.ndarray:
+    """Return the tokens as an array, or say why they cannot be scored."""
+    tokens_T, size = np.asarray(tokens_T), len(table.base_bytes_V)
+    shape = tokens_T.shape
+    require(len(shape) == 1 and shape[0] > 1, f"tokens {shape=} must be one row of 2 or more")
+    what = f"token {tokens_T.max()} at {tokens_T.argmax()} must be below {size}"
+    require(tokens_T.max() < size, f"{what}; give shards, tokenizer and model that belong together")
+    return tokens_T
+
+
+def plan_windows(tokens_T, seq_len: int, stride: int, isolate: bool, chunk_tokens: int):
+    """Return windows that score every target once, in order: int64 rows (start, first, end).
+
+    The model reads inputs start..end and is scored on targets first..end. A document's windows
+    start every `stride` inputs (stride == seq_len: plain blocks); the first scores all it sees, the
+    others what is new. Where a chunk of targets ends, a window becomes two with one start, so each
+    target keeps its context. With `isolate` a document reaches from its BOS to the next one, which
+    it predicts; without, the stream is one document.
+
+    Raises: ValueError for a stride outside 1..seq_len and for chunk_tokens below 1.
+    """
+    require(1 <= stride <= seq_len, f"{stride=} must lie in 1..{seq_len=}; choose a smaller stride")
+    require(chunk_tokens > 0, f"{chunk_tokens=} must be positive; the usual is {CHUNK_TOKENS}")
+    num_targets = len(tokens_T) - 1
+    begin_D = np.union1d([0], np.flatnonzero(tokens_T[:-1] == BOS_ID) if isolate else [0])
+    spans = zip(begin_D, [*begin_D[1:], num_targets], strict=True)
+    later = [np.arange(begin + seq_len, end, stride) for begin, end in spans]
+    first_W = np.unique(np.concatenate([begin_D, range(0, num_targets, chunk_tokens), *later]))
+    begin_W = begin_D[np.searchsorted(begin_D, first_W, side="right") - 1]
+    start_W = begin_W + stride * np.maximum(0, (first_W - begin_W - seq_len) // stride + 1)
+    return np.stack([start_W, first_W, np.append(first_W[1:], num_targets)], axis=1)
+
+
+@dataclass
+class Ledger:
+    """Which targets were scored and trained on, as intervals, asserted at every entry."""
+
+    scored: list[tuple[int, int]] = field(default_factory=list)
+    trained: list[tuple[int, int]] = field(default_factory=list)
+
+    def score(self, windows_W3: np.ndarray) -> None:
+        """Enter windows that have just been scored: they tile the targets that come next."""
+        done = self.scored[-1][1] if self.scored else 0
+        first_W, end_W = windows_W3[:, 1], windows_W3[:, 2]
+        tiled = (first_W == np.append(done, end_W[:-1])).all() and (first_W < end_W).all()
+        assert tiled, f"windows score a target after {done} twice or never"
+        self.scored.append((done, int(end_W[-1])))
+
+    def train(self, chunk: tuple[int, int]) -> None:
+        """Enter a chunk that is about to be trained on: it has been scored."""
+        assert chunk in self.scored, f"targets {chunk} trained on before they were scored"
+        self.trained.append(chunk)
+
+
+def score_windows(logits_fn, tokens_T: np.ndarray, table: ByteTable, **how) -> Score:
+    """Score every target once by a fixed model: score_first, with its keywords, in one chunk."""
+    with torch.inference_mode():
+        return score_first(logits_fn, None, tokens_T, table, chunk_tokens=len(tokens_T), **how)
+
+
+def score_first(
+    logits_fn: Callable[[Tensor], Tensor],
+    adapt_fn: Callable[[Tensor, int, int], None] | None,
+    tokens_T: np.ndarray,
+    table: ByteTable,
+    *,
+    seq_len: int,
+    stride: int,
+    isolate: bool,
+    device: torch.device | str,
+    chunk_tokens: int = CHUNK_TOKENS,
+    batch_tokens: int = BATCH_TOKENS,
+    rank: int = 0,
+    world_size: int = 1,
+    ledger: Ledger | None = None,
+    progress: Callable[[float], None] = lambda done_frac: None,
+) -> Score:
+    """Score chunk after chunk, and let the model learn from each once its score is final.
+
+    adapt_fn(chunk_tokens_T, chunk_index, num_chunks) gets a copy of the chunk's inputs and targets,
+    no more. The last chunk is never trained on: nothing is left to gain. Contexts reach back into
+    earlier chunks. Any number of ranks returns one score: batches are planned before they are dealt
+    out, and each has its own place for its sum.
+
+    Source: upstream's score-first rule, conditions C3 and C4 of its issue #1017.
+    Raises: ValueError for tokens outside the vocabulary, logits of another shape or not finite.
+    """
+    tokens_T, ledger = _as_stream(tokens_T, table), Ledger() if ledger is None else ledger
+    windows_W3 = plan_windows(tokens_T, seq_len, stride, isolate, chunk_tokens)
+    rows = max(1, min(batch_tokens // seq_len, len(windows_W3)))
+    nats, num_targets = 0.0, len(tokens_T) - 1
+    borders = np.searchsorted(windows_W3[:, 1], range(chunk_tokens, num_targets, chunk_tokens))
+    chunks = np.split(windows_W3, borders)
+    for number, chunk_W3 in enumerate(chunks):
+        sorted_W3 = chunk_W3[np.argsort(chunk_W3[:, 2] - chunk_W3[:, 0], kind="stable")]
+        batches = np.split(sorted_W3, range(rows, len(sorted_W3), rows))
+        nats_N = torch.zeros(len(batches), dtype=torch.float64, device=device)
+        # Not inference_mode: tensors that a model caches in it are unfit for the training below.
+        with torch.no_grad():
+            for i in range(rank, len(batches), world_size):
+                nats_N[i] = _nats(logits_fn, tokens_T, batches[i], rows, seq_len, table, device)
+                progress((number + (i + 1) / len(batches)) / len(chunks))
+        if world_size > 1:
+            dist.all_reduce(nats_N)  # exact: all other ranks hold 0.0
+        nats += math.fsum(nats_N.tolist())
+        ledger.score(chunk_W3)
+        if number + 1 < len(chunks):
+            first, end = ledger.scored[-1]
+            ledger.train((first, end))
+            chunk_tokens_T = torch.from_numpy(tokens_T[first : end + 1].astype(np.int64))
+            adapt_fn(chunk_tokens_T.to(device), number, len(chunks))
+    assert ledger.scored[-1][1] == num_targets, f"{ledger.scored[-1]} must end at {num_targets}"
+    return Score(nats, num_targets, int(table.count(tokens_T[:-1], tokens_T[1:]).sum()))
+
+
+def _nats(logits_fn, tokens_T, windows_B3, rows, seq_len, table, device) -> Tensor:
+    """Return the nats of one batch: log-softmax in float32, sum in float64.
+
+    Every shape is a compilation, so inputs are padded to a power of two on the right, where a
+    causal model does not look, and to a constant number of rows.
+    """
+    start_B1, first_B1, end_B1 = np.split(windows_B3, 3, axis=1)
+    width = min(seq_len, max(64, 1 << int((end_B1 - start_B1).max() - 1).bit_length()))
+    at_BT = start_B1 + np.arange(width)
+    inside_BT = at_BT < end_B1
+    scored_BT = inside_BT & (at_BT >= first_B1)
+    input_BT = np.zeros((rows, width), dtype=np.int64)
+    input_BT[: len(windows_B3)][inside_BT] = tokens_T[at_BT[inside_BT]]
+    target_S = torch.from_numpy(tokens_T[at_BT[scored_BT] + 1].astype(np.int64)).to(device)
+    place_S = torch.from_numpy(np.flatnonzero(scored_BT)).to(device)
+    logits_BTV = logits_fn(torch.from_numpy(input_BT).to(device))
+    found, want = tuple(logits_BTV.shape), (rows, width, len(table.base_bytes_V))
+    require(found == want, f"logits of shape {found} must be {want}; score every token there is")
+    logits_SV = logits_BTV.flatten(0, 1)[place_S].float()
+    finite_S = logits_SV.isfinite().all(dim=1)
+    if not finite_S.all():
+        token = 1 + at_BT[scored_BT][int(finite_S.int().argmin())]
+        raise ValueError(f"logits for token {token} of the stream must be finite; train again")
+    return F.cross_entropy(logits_SV, target_S, reduction="none").double().sum()
+
+
+def sgd_adapter(
+    model, *, seq_len, lr=0.002, momentum=0.9, epochs=3, freeze_blocks=2, rank=0, world_size=1
+) -> Callable[[Tensor, int, int], None]:
+    """Return an adapt_fn that trains the model in place: its weights are changed for good.
+
+    An epoch is one step on the chunk's mean loss, in rows of seq_len (the last may be short). The
+    rate falls by half a cosine over the chunks, momentum carries over. All but the first blocks is
+    trained, the embedding too. Ranks share the rows and add up their gradients, so that they agree
+    with one rank but for rounding. Modes and flags of the model stay as they are.
+
+    Source: upstream PR #549.
+    Raises: ValueError when there are no parameters blocks.N.* to freeze.
+    """
+    named = dict(model.named_parameters())
+    frozen = tuple(f"blocks.{i}." for i in range(freeze_blocks))
+    trained = [p for name, p in named.items() if not name.startswith(frozen)]
+    found = len(trained) < len(named)
+    require(found or not frozen, f"{freeze_blocks=} finds no parameters blocks.N.*; set it to 0")
+    optimizer = torch.optim.SGD(trained, lr=lr, momentum=momentum)
+
+    def adapt(chunk_tokens_T: Tensor, chunk_index: int, num_chunks: int) -> None:
+        num_targets = len(chunk_tokens_T) - 1
+        width = min(seq_len, num_targets)
+        spare = (0, -num_targets % (width * world_size))  # no rank is left without a row
+        input_RT = F.pad(chunk_tokens_T[:-1], spare).view(-1, width)[rank::world_size]
+        target_RT = F.pad(chunk_tokens_T[1:], spare, value=-100).view(-1, width)[rank::world_size]
+        angle = math.pi * chunk_index / max(1, num_chunks - 1)
+        optimizer.param_groups[0]["lr"] = lr * (1 + math.cos(angle)) / 2
+        for _ in range(epochs):
+            with torch.enable_grad():
+                logits = model(input_RT).float().flatten(0, 1)
+                nats = F.cross_entropy(logits, target_RT.flatten(), reduction="sum")
+                (nats / num_targets).backward(inputs=trained)
+            for parameter in trained if world_size > 1 else []:
+                dist.all_reduce(parameter.grad)
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return adapt
+
+
+def score_and_log(model, tokens_T, table, *, seq_len, stride, ttt=False, log=print, **how) -> dict:
+    """Log and return the score in blocks, by sliding window and with TTT; the last one is final.
+
+    Keywords are those of score_windows; isolate is off unless given. TTT changes the weights.
+    """
+    how = {"seq_len": seq_len, "isolate": False, **how}
+    ranks = {name: how[name] for name in ("rank", "world_size") if name in how}
+    results = {}
+    for mode in ["blocks"] + ["sliding"] * (stride != seq_len) + ["ttt"] * ttt:
+        started, step = time.perf_counter(), seq_len if mode == "blocks" else stride
+        if mode == "ttt":
+            adapt_fn = sgd_adapter(model, seq_len=seq_len, **ranks)
+            score = score_first(model, adapt_fn, tokens_T, table, stride=step, **how)
+        else:
+            score = score_windows(model, tokens_T, table, stride=step, **how)
+        time_ms = round(1000 * (time.perf_counter() - started))
+        size = f"targets:{score.tokens} bytes:{score.bytes} eval_time:{time_ms}ms"
+        line = f"val_loss:{score.loss:.8f} val_bpb:{score.bpb:.8f} {size}"
+        log(f"score mode:{mode} stride:{step} isolate:{how['isolate']:d} {line}")
+        results[mode] = {"val_loss": score.loss, "val_bpb": score.bpb, "eval_time_ms": time_ms}
+    unigram = unigram_score(tokens_T, table)
+    log(f"unigram val_loss:{unigram.loss:.8f} val_bpb:{unigram.bpb:.8f}")
+    log(f"final {line}")
+    results |= {"final": results[mode], "unigram": {"val_bpb": unigram.bpb}}
+    return {"targets": score.tokens, "bytes": score.bytes, **results}
+
+
+def score_artifact(args: argparse.Namespace, log: Callable[[str], None], **ranks) -> dict:
+    """Load an artifact, check the bytes of the text, and score."""
+    given, folder = vars(args), args.artifact.resolve().parent
+    sys.path.insert(0, str(folder))  # its own sources, or where it has none those beside this file
+    try:
+        train_gpt = importlib.import_module("train_gpt")
+        model, settings = train_gpt.load_artifact(args.artifact, args.device)
+    finally:
+        sys.path.remove(str(folder))
+    saved = folder / "settings.json"
+    settings = (json.loads(saved.read_text()) if saved.exists() else {}) | settings | given
+    for name, flag in (("data_path", "--data"), ("tokenizer_path", "--tokenizer")):
+        require(name in settings, f"{name} is not in {saved}; pass {flag}")
+    tokens_T = read_split(settings["data_path"], "val")
+    table = ByteTable.from_sentencepiece(settings["tokenizer_path"], settings["vocab_size"])
+    table.check(settings["tokenizer_path"], tokens_T)
+    how = {"seq_len": settings["train_seq_len"], "stride": settings.get("eval_stride", 64)}
+    how |= {"isolate": args.isolate, "ttt": args.ttt, "batch_tokens": args.batch_tokens}
+    if sys.stdout.isatty():
+        ranks["progress"] = lambda done_frac: log(f"scored:{done_frac:.1%}", end="\r")
+    return how | score_and_log(model, tokens_T, table, log=log, device=args.device, **how, **ranks)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Score an artifact on validation text.")
+    add, on_off = parser.add_argument, argparse.BooleanOptionalAction
+    run = {"default": argparse.SUPPRESS}  # what is not given is as in the run's settings
+    add("artifact", type=Path)
+    add("--stride", dest="eval_stride", type=int, help="targets that a window adds", **run)
+    add("--seq-len", dest="train_seq_len", type=int, help="inputs that a window holds", **run)
+    add("--data", dest="data_path", metavar="DIR", help="folder with *_val_*.bin", **run)
+    add("--tokenizer", dest="tokenizer_path", metavar="FILE", help="of these shards", **run)
+    add("--isolate", action=on_off, default=False, help="let no context cross a document start")
+    add("--ttt", action="store_true", help="score also while training on what has been scored")
+    add("--json", action="store_true", help="print one JSON object; the lines go to stderr")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    add("--batch-tokens", type=int, default=BATCH_TOKENS, help="tokens in one forward pass")
+    args, rank, world_size = parser.parse_args(argv), 0, 1
+    if dist.is_torchelastic_launched():
+        if args.device == "cuda":
+            torch.cuda.set_device(dist.get_node_local_rank())
+        dist.init_process_group("nccl" if args.device == "cuda" else "gloo")
+        rank, world_size = dist.get_rank(), dist.get_world_size()
+
+    def log(line: str, end: str = "\n") -> None:
+        if rank == 0:
+            print(line, end=end, file=sys.stderr if args.json else sys.stdout, flush=True)
+
+    try:
+        results = score_artifact(args, log, rank=rank, world_size=world_size)
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        print("error:", *str(error).split(), file=sys.stderr)
+        return 2
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    if args.json and rank == 0:
+        print(json.dumps({"artifact": str(args.artifact)} | results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
