@@ -279,8 +279,7 @@ class Ledger:
 
 def score_windows(logits_fn, tokens_T: np.ndarray, table: ByteTable, **how) -> Score:
     """Score every target once by a fixed model: score_first, with its keywords, in one chunk."""
-    with torch.inference_mode():
-        return score_first(logits_fn, None, tokens_T, table, chunk_tokens=len(tokens_T), **how)
+    return score_first(logits_fn, None, tokens_T, table, chunk_tokens=len(tokens_T), **how)
 
 
 def score_first(
@@ -320,7 +319,7 @@ def score_first(
         sorted_W3 = chunk_W3[np.argsort(chunk_W3[:, 2] - chunk_W3[:, 0], kind="stable")]
         batches = np.split(sorted_W3, range(rows, len(sorted_W3), rows))
         nats_N = torch.zeros(len(batches), dtype=torch.float64, device=device)
-        # Not inference_mode: tensors that a model caches in it are unfit for the training below.
+        # Not inference_mode: tensors that a model caches in it are unfit for training later on.
         with torch.no_grad():
             for i in range(rank, len(batches), world_size):
                 nats_N[i] = _nats(logits_fn, tokens_T, batches[i], rows, seq_len, table, device)

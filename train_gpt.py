@@ -15,6 +15,7 @@ Dimensions: B rows, T tokens, D model_dim, H query heads, G key/value heads, E h
 V vocabulary, N matrices of one shape, R and C their rows and columns.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import fcntl
@@ -124,8 +125,7 @@ class Hyperparameters:
                 f"at most TRAIN_SEQ_LEN={self.train_seq_len}")
 
 
-# What differs from the defaults above. `smoke` is the same architecture at a size that two CPU
-# cores train in a minute.
+# What differs from the defaults. `smoke` is the same architecture, for two CPU cores and a minute.
 PRESETS = {
     "pr334": {},
     "smoke": dict(
@@ -248,11 +248,10 @@ class Runtime:
 
     def broadcast_float(self, value: float) -> float:
         """Rank 0's number, on every rank; cheap enough for every step."""
+        box = torch.tensor(value, dtype=torch.float64)
         if self.world_size > 1:
-            box = torch.tensor(value, dtype=torch.float64)
             dist.broadcast(box, src=0)
-            value = box.item()
-        return value
+        return box.item()
 
     def synchronize(self) -> None:
         if self.device.type == "cuda":
@@ -968,13 +967,13 @@ class Trainer:
                      f" reserve_time:{1000 * self.reserve_seconds:.0f}ms")
 
     def train(self, validate) -> None:
-        """Step until time or iterations are used up; `validate` is called with the clock stopped.
+        """Start the clock and step until it or iterations run out; it stops during `validate`.
 
         Raises: FloatingPointError when the loss is no longer a number.
         """
-        hp, run = self.hp, self.run
+        hp, run, first_step = self.hp, self.run, self.step
+        self.clock.run()
         last_saved = first_seconds = self.clock.seconds()
-        first_step = self.step
         peak, flops = peak_flops(self.rt), self.model.flops_per_token(hp.train_seq_len)
         progress, previous = self.progress(), None
         while progress < 1.0:
@@ -982,10 +981,8 @@ class Trainer:
             # Waiting for the step before keeps the queue of a GPU one step long: the clock stays
             # right, and a run that diverged stops at once.
             if previous is not None and not math.isfinite(previous.item()):
-                raise FloatingPointError(
-                    f"train_loss is {previous.item()} at step {self.step - 1}: lower MATRIX_LR="
-                    f"{hp.matrix_lr} and TIED_EMBED_LR={hp.tied_embed_lr}, or set GRAD_CLIP_NORM"
-                )
+                raise FloatingPointError(f"train_loss is {previous.item()} at step {self.step - 1};"
+                                         f" lower MATRIX_LR={hp.matrix_lr} or set GRAD_CLIP_NORM")
             previous, lr = loss, lr_scale(progress, hp)
             progress = self.progress()
             self.averages.update(self.step, progress)
@@ -1045,6 +1042,7 @@ class Trainer:
         if self.run.is_writer:
             blob = pack(self.averages.candidates()[self.exported], self.hp, code_bytes)
             quantize.write_atomic(self.run.artifact_path, blob)
+        self.clock.pause()
 
 
 # Artifact -----------------------------------------------------------------------------------------
@@ -1075,9 +1073,7 @@ def compute_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
-def load_artifact(
-    path: str | Path, device: torch.device | str, compile: bool = True
-) -> tuple[GPT, dict]:
+def load_artifact(path: str | Path, device: str | torch.device, compile=True) -> tuple[GPT, dict]:
     """The model that an artifact holds, ready to score (compiled on CUDA), and its settings.
 
     Raises: quantize.ArtifactError for damaged files, and for settings this code does not know.
@@ -1103,10 +1099,10 @@ def load_artifact(
 
 
 def prepare_toy_data(hp: Hyperparameters, given: dict, rt: Runtime) -> None:
-    """Build the smoke preset's text where it is used and absent; it needs no download."""
-    wanted = PRESETS["smoke"]["data_path"]
-    if rt.rank == 0 and hp.data_path == wanted and "data_path" not in given:
-        command = [sys.executable, "-m", "data.prepare", "toy"]
+    """Build the smoke preset's text below ./data where it is used and absent; no download."""
+    is_default = hp.data_path == PRESETS["smoke"]["data_path"] and "data_path" not in given
+    if rt.rank == 0 and is_default:
+        command = [sys.executable, "-m", "data.prepare", "toy", "--out", os.path.abspath("data")]
         subprocess.run(command, cwd=Path(__file__).parent, check=True)
     rt.broadcast(None)
 
@@ -1121,9 +1117,18 @@ def describe_machine(rt: Runtime) -> list[str]:
     return lines
 
 
+@contextlib.contextmanager
+def plain_errors():
+    """End with one line, not a traceback, where the user can mend what is wrong."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
 def main() -> None:
     sources = read_sources()
-    try:
+    with plain_errors():
         rt = Runtime.start(os.environ)
         hp, preset, given = settings_from_env(os.environ, torch.cuda.is_available())
         prepare_toy_data(hp, given, rt)
@@ -1131,8 +1136,6 @@ def main() -> None:
         val_T = evaluate.read_split(hp.data_path, "val")
         table = evaluate.ByteTable.from_sentencepiece(hp.tokenizer_path, hp.vocab_size)
         run = Run(hp, preset, rt, sources)
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
 
     run.log(f"run:{run.folder} preset:{preset}")
     run.log("overrides " + (" ".join(f"{n.upper()}={v}" for n, v in given.items()) or "none"))
@@ -1146,7 +1149,6 @@ def main() -> None:
             f" holdout_tokens:{len(text.holdout_T)} val_tokens:{len(val_T)}")
     if rt.device.type == "cpu":
         run.log("no CUDA device: training in fp32 on the CPU")
-
     code_bytes = sum(len(source) for source in sources.values())
     if not run.artifact_path.exists():
         trainer = Trainer(hp, rt, run, text)
@@ -1163,12 +1165,11 @@ def main() -> None:
                     f" val_bpb:{score.bpb:.4f}")
             run.metrics(dict(step=trainer.step, val_loss=score.loss, val_bpb=score.bpb))
 
-        if trainer.exported is None:
-            trainer.rehearse(table)
-        trainer.clock.run()
+        with plain_errors():
+            if trainer.exported is None:
+                trainer.rehearse(table)
         trainer.train(validate)
         trainer.finish(table, code_bytes)
-        trainer.clock.pause()
         seconds, cap = trainer.clock.seconds(), hp.max_wallclock_seconds
         run.log(f"trained steps:{trainer.step} train_time:{1000 * seconds:.0f}ms"
                 f" cap:{1000 * cap:.0f}ms")

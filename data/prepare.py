@@ -126,7 +126,7 @@ def train_tokenizer(documents: list[str], vocab_size: int) -> bytes:
         byte_fallback=True,
         split_digits=True,
         character_coverage=0.999,
-        # These three keep every character: decoding gives back the very text.
+        # Nothing is added, folded or dropped: decoding gives back the very text.
         normalization_rule_name="identity",
         add_dummy_prefix=False,
         remove_extra_whitespaces=False,

@@ -91,30 +91,31 @@ def launched(monkeypatch) -> list:
     return seen
 
 
-def test_an_old_python_gets_a_sentence(monkeypatch):
+def test_an_old_python_gets_a_sentence(box, launched, monkeypatch):
     """The file parses on Python 3.8, and the first thing that it does is to look at the version."""
     ast.parse((ROOT / "golf.py").read_text(), feature_version=(3, 8))
     monkeypatch.setattr(golf.sys, "version_info", (3, 10, 12))
     with pytest.raises(SystemExit, match="Python 3.11 or newer is needed"):
         golf.main(["smoke"])
+    assert not box.calls() and not launched
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["--with"], ["--with", "test"]])
-def test_usage_installs_nothing(box, capsys, arguments):
+def test_usage_installs_nothing(box, launched, capsys, arguments):
     """Without a command the usage is printed."""
     golf.main(arguments)
     assert "golf.py smoke" in capsys.readouterr().out and not box.calls()
 
 
 @pytest.mark.parametrize("arguments", [["smok"], ["data.prepar", "toy"], ["smoke", "SEED=1"]])
-def test_an_unknown_command_is_refused_before_anything_is_installed(box, arguments):
+def test_an_unknown_command_is_refused_before_anything_is_installed(box, launched, arguments):
     """A typing error, or arguments that would be ignored, cost nothing and are quoted."""
     with pytest.raises(SystemExit, match=f"cannot run '{' '.join(arguments)}'"):
         golf.main(arguments)
     assert not box.calls()
 
 
-def test_an_unknown_extra_is_refused(box):
+def test_an_unknown_extra_is_refused(box, launched):
     """--with names an extra of pyproject.toml, or the error lists those there are."""
     with pytest.raises(SystemExit, match="lint"):
         golf.main(["--with", "linter", "ruff"])
@@ -307,6 +308,7 @@ def test_two_calls_at_once_install_once(box, capfd):
 def test_smoke_trains_and_weighs_the_same_run(box, launched):
     """PRESET=smoke under a fresh run id in the repository root, then records.size on that run."""
     box.env("ABSENT", "")
+    os.chdir("/")
     golf.main(["smoke"])
     [(_, arguments, _, folder)] = launched
     assert arguments[1:4] == ["-P", "-m", "records.size"] and folder == str(box.folder)

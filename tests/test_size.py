@@ -77,16 +77,22 @@ def test_a_stub_counts_what_it_opens_and_what_that_imports(tmp_path):
 
 
 def test_kernels_binaries_and_folders_on_the_path_count(tmp_path):
-    """A C++ kernel, the header it includes, an extension module, and a module in another folder."""
+    """A kernel and its header, an extension module, a module in another folder and its data."""
+    (tmp_path / "outside.dat").write_text("of no interest")
+    folder = tmp_path / "run"
+    folder.mkdir()
     files = {
         "kernel.cpp": '#include "kernel.h"\nint f() { return \'"\'; }',
         "kernel.h": "#define N 3",
-        "lib/hidden.py": "v = 5",
+        "lib/hidden.py": "open('table.dat')",
+        "lib/table.dat": "1 2 3",
         "native.cpython-311.so": "\x7fELF",
     }
-    code = "import sys, native, hidden\nsys.path.insert(0, 'lib')\nK = 'kernel.cpp'"
-    make(tmp_path, code, files)
-    assert counted(tmp_path) == set(files)
+    code = (
+        "import sys, native, hidden\nsys.path.insert(0, 'lib')\nK = 'kernel.cpp', '../outside.dat'"
+    )
+    make(folder, code, files)
+    assert counted(folder) == set(files)
 
 
 def test_weights_in_a_second_file_count(tmp_path):
@@ -116,13 +122,15 @@ def test_honest_files_are_free_and_listed(tmp_path):
 
 
 def test_the_largest_packed_file_is_the_artifact_of_a_foreign_folder(tmp_path):
-    """Without artifact.pgz the largest packed file is taken; shards are not candidates."""
+    """Without artifact.pgz the largest packed file but shards; with it, that one, large or not."""
     (tmp_path / "train_gpt.py").write_text("")
     sizes = {"small.ptz": 5, "final_model.int6.ptz": 50, "fineweb_val_000000.bin": 500}
     for name, size in sizes.items():
         (tmp_path / name).write_bytes(b"\0" * size)
     assert weigh(tmp_path)["model_bytes"] == 50
     assert weigh(tmp_path, tmp_path / "small.ptz")["model_bytes"] == 5
+    (tmp_path / "artifact.pgz").write_bytes(b"\0")
+    assert weigh(tmp_path)["model_bytes"] == 1
 
 
 def test_json_is_one_object_with_these_fields(tmp_path, capsys):
