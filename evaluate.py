@@ -101,8 +101,8 @@ def write_shard(path: str | Path, tokens: np.ndarray) -> None:
 def find_shards(data_path: str | Path, split: str) -> list[Path]:
     """List a folder's shards of one split, "train" or "val", in reading order."""
     shards = sorted(Path(data_path).glob(f"*_{split}_*.bin"))
-    what = f"no *_{split}_*.bin in {Path(data_path).resolve()}; build with: -m data.prepare toy"
-    require(bool(shards), what, FileNotFoundError)
+    what = f"no *_{split}_*.bin in {Path(data_path).resolve()}; run: python -m data.prepare"
+    require(bool(shards), f"{what} fetch --variant sp1024 (or toy)", FileNotFoundError)
     return shards
 
 

@@ -79,19 +79,17 @@ def quantize_rows(weight_RC: Tensor, bits: int, clip_sigmas: float) -> Quantized
     depends on bits - log2(clip_sigmas) alone, so meeting a byte budget is a search in one
     dimension. The spread is taken about zero: about its mean, a constant row would have none.
     The step is rounded to fp16 before use, so encode sees exactly what decode will see; one too
-    small for fp16 becomes the smallest there is instead of 0. Zero rows stay zero.
+    small for fp16, as that of a zero row, becomes the smallest there is: no step is ever 0.
 
     Source: upstream PR #1394, there with the deviation about the mean.
     Raises: ValueError for bits outside 2..8, clip_sigmas <= 0, and steps that no fp16 can hold.
     """
     _check_grid(bits, clip_sigmas)
     top = TOP_CODE[bits]
-    # in float64, since the squares of fp32 weights can leave the range of fp32
+    # in float64: fp32 sums differ between machines, and could then round to other fp16 steps
     rms_R = (weight_RC.double().square().sum(dim=1) / max(weight_RC.shape[1], 1)).sqrt()
-    step_R = (clip_sigmas * rms_R / top).clamp(min=FP16_TINY)
-    scale_R = _to_fp16(step_R.masked_fill(rms_R == 0, 0.0), "row steps")
-    divisor_R = scale_R.float().masked_fill(scale_R == 0, 1.0)
-    codes_RC = (weight_RC / divisor_R.unsqueeze(1)).round().clamp(-top, top)
+    scale_R = _to_fp16((clip_sigmas * rms_R / top).clamp(min=FP16_TINY), "row steps")
+    codes_RC = (weight_RC / scale_R.float().unsqueeze(1)).round().clamp(-top, top)
     return Quantized(codes_RC.to(torch.int8), scale_R)
 
 
@@ -315,9 +313,8 @@ def _read_header(blob: bytes) -> tuple[dict, list[Entry], int]:
     if hashlib.sha256(blob[:-CHECKSUM_BYTES]).digest() != blob[-CHECKSUM_BYTES:]:
         raise ArtifactError("checksum does not match: the file is damaged, copy it again")
     offset = PREFIX.size + header_bytes
-    stream_bytes = len(blob) - CHECKSUM_BYTES - offset
-    if header_bytes > MAX_HEADER_BYTES or stream_bytes < 0:
-        raise ArtifactError(f"header is over {MAX_HEADER_BYTES} bytes or over the file")
+    if header_bytes > MAX_HEADER_BYTES:
+        raise ArtifactError(f"header of {header_bytes} bytes is over {MAX_HEADER_BYTES}")
     text = blob[PREFIX.size : offset]
     try:
         header = json.loads(text)
@@ -328,7 +325,7 @@ def _read_header(blob: bytes) -> tuple[dict, list[Entry], int]:
             raise ValueError("not as this format spells it")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ArtifactError(f"header is not JSON of settings and tensors: {error!r}") from error
-    _check_table(table, stream_bytes)
+    _check_table(table, len(blob) - CHECKSUM_BYTES - offset)
     return settings, [Entry(*line) for line in table], offset
 
 
@@ -392,9 +389,9 @@ def encode_to_target(
         row_of = match_plan(widened(octave), state_dict)
         return sum(map(_entropy_bytes, _symbols(state_dict, row_of)))
 
-    overhead = len(encode(state_dict, plan, settings, threads=threads)) / max(entropy_bytes(0), 1)
+    overhead_bytes = len(encode(state_dict, plan, settings, threads=threads)) - entropy_bytes(0)
     octaves = np.arange(8, -2.5, -0.5)
-    sizes = overhead * np.array([entropy_bytes(octave) for octave in octaves])
+    sizes = overhead_bytes + np.array([entropy_bytes(octave) for octave in octaves])
     # np.interp wants rising sizes, which these are from the widest clip to the peak
     octaves, sizes = octaves[: sizes.argmax() + 1], sizes[: sizes.argmax() + 1]
     aim = wanted = np.clip(0.995 * target_bytes, sizes[0], sizes[-1])
@@ -403,8 +400,10 @@ def encode_to_target(
         artifact = encode(state_dict, chosen, settings, threads=threads)
         if 0.99 * target_bytes <= len(artifact) <= target_bytes:
             return artifact, chosen
-        wanted *= aim / len(artifact)
-        if not sizes[0] <= wanted <= sizes[-1]:
+        # the damping, because real sizes can change up to twice as fast as the table
+        last, wanted = wanted, wanted * (aim / len(artifact)) ** 0.75
+        wanted = np.clip(wanted, sizes[0], sizes[-1])
+        if wanted == last:
             break
     raise ValueError(
         f"target_bytes={target_bytes} is out of reach: clip widths of this plan give about "

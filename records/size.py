@@ -23,7 +23,7 @@ MODULES = (".py", ".pyc", ".so", ".pyd")
 FREE = {
     "data": ("*.model", "*.vocab", "*_train_*.bin", "*_val_*.bin"),
     "uncompressed weights": ("checkpoint.pt", "final_model.pt"),
-    "report": ("*.log", "*.jsonl", "*.md", "*.txt", "settings.json", "submission.json"),
+    "report": ("*.log", "*.jsonl", "*.md", "*.txt", "*.lock", "settings.json", "submission.json"),
 }
 # Calls that execute what their strings name: a file, a module or a command line.
 RUNNERS = {"exec", "compile", "__import__", "import_module", "run_path", "run_module", "system"}

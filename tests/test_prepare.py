@@ -134,6 +134,25 @@ def test_the_tokenizer_splits_numbers_into_digits():
     assert tokenizer.encode("2026 and", out_type=str)[:4] == list("2026")
 
 
+def test_long_documents_train_the_tokenizer():
+    """A document beyond SentencePiece's default limit of 4192 bytes is not left out."""
+    model = prepare.train_tokenizer(["zebra " * 2000], 271)
+    tokenizer = sentencepiece.SentencePieceProcessor(model_proto=model)
+    assert tokenizer.encode("zebra zebra", out_type=str)[1] == "▁zebra"
+
+
+def test_validation_text_does_not_train_the_tokenizer(small, tmp_path, monkeypatch):
+    """The tokenizer sees the training documents and no other."""
+    seen = []
+    train = prepare.train_tokenizer
+    monkeypatch.setattr(
+        prepare, "train_tokenizer", lambda *args: seen.append(args[0]) or train(*args)
+    )
+    prepare.build_toy(tmp_path)
+    splits = prepare.split_documents(prepare.toy_documents(), prepare.TOY_VAL_BYTES)
+    assert seen == [splits["train"]] and splits["val"]
+
+
 def test_a_wrong_byte_count_stops_the_build(small, tmp_path, monkeypatch):
     """The byte table is compared with the text before anything gets its final name."""
     count = evaluate.ByteTable.count
