@@ -935,7 +935,7 @@ class Trainer:
         now instead of after training, and the time that the end of the run takes is measured: that
         much is kept back from the cap.
 
-        Raises: ValueError when the cap leaves less than half of the time for training.
+        Raises: ValueError when the cap leaves no time for training.
         """
         hp, rng = self.hp, torch.Generator().manual_seed(0)
         before, started = self.state(), time.perf_counter()
@@ -959,9 +959,9 @@ class Trainer:
         self.load(before)
         # Twice the rehearsal: packing depends on the weights, and on what else the machine does.
         self.reserve_seconds = 2 * seconds
-        if 0 < hp.max_wallclock_seconds < 2 * self.reserve_seconds:
-            raise ValueError(f"MAX_WALLCLOCK_SECONDS={hp.max_wallclock_seconds} must be at least"
-                             f" {2 * self.reserve_seconds:.0f} (or 0: no cap), because choosing,"
+        if 0 < hp.max_wallclock_seconds <= self.reserve_seconds:
+            raise ValueError(f"MAX_WALLCLOCK_SECONDS={hp.max_wallclock_seconds} must be over"
+                             f" {self.reserve_seconds:.0f} (or 0: no cap), because choosing,"
                              f" packing and writing took {seconds:.1f} s in rehearsal")
         self.run.log(f"warmup steps:{hp.warmup_steps} warmup_time:{1000 * warm_seconds:.0f}ms"
                      f" reserve_time:{1000 * self.reserve_seconds:.0f}ms")
