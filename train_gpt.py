@@ -361,7 +361,7 @@ class Run:
 
 # Data ---------------------------------------------------------------------------------------------
 
-HOLDOUT_TOKENS = 524_288  # at most, and at most 2 % of the training text
+HOLDOUT_TOKENS = 524_288  # at most, and at most 16 batches or 2 % of the training text
 
 
 class TrainingText:
@@ -387,7 +387,8 @@ class TrainingText:
                 raise ValueError(f"{path} holds token {highest}, outside VOCAB_SIZE="
                                  f"{hp.vocab_size}; its tokenizer is another one")
         blocks = [max(0, len(shard) - 1) // self.seq_len for shard in self.shards]
-        holdout = min(HOLDOUT_TOKENS // self.seq_len, sum(blocks) // 50, blocks[-1] - 1)
+        holdout = min(HOLDOUT_TOKENS, 16 * hp.train_batch_tokens) // self.seq_len
+        holdout = min(holdout, sum(blocks) // 50, blocks[-1] - 1)
         if holdout < 1:
             raise ValueError(f"{hp.data_path} must hold at least 50 blocks of TRAIN_SEQ_LEN="
                              f"{self.seq_len} tokens, not {sum(blocks)}, and 2 in its last shard")
