@@ -310,6 +310,8 @@ class Run:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"{self.folder} is in use by another process; wait for it") from None
+        for leftover in self.folder.glob("*.tmp"):  # of a write that a kill cut short
+            leftover.unlink()
         for name, text in sources.items():
             copy = self.folder / name
             if not copy.exists():
@@ -339,7 +341,7 @@ class Run:
         if self.is_writer and sys.stdout.isatty():
             print("\r\033[K" + line, end="", flush=True)
 
-    def metrics(self, record: dict) -> None:
+    def metrics(self, **record: float) -> None:
         if self.is_writer:
             with open(self.folder / "metrics.jsonl", "a") as file:
                 file.write(json.dumps(record) + "\n")
@@ -348,14 +350,9 @@ class Run:
         """Forget steps that a resumed run will take again, so that each step stands once."""
         path = self.folder / "metrics.jsonl"
         if self.is_writer and path.exists():
-            kept = []
-            for line in path.read_text().splitlines():
-                try:
-                    record = json.loads(line)
-                except json.JSONDecodeError:  # the line that a kill cut short is always the last
-                    break
-                if record["step"] <= step:
-                    kept.append(line + "\n")
+            # A line that a kill cut short is the last one, and has no end.
+            lines = [line for line in path.read_text().splitlines(True) if line.endswith("\n")]
+            kept = [line for line in lines if json.loads(line)["step"] <= step]
             quantize.write_atomic(path, "".join(kept).encode())
 
 
@@ -995,10 +992,10 @@ class Trainer:
                 run.log(f"step:{self.step}/{hp.iterations} train_loss:{loss.item():.4f}"
                         f" train_time:{1000 * seconds:.0f}ms step_avg:{1000 * step_seconds:.2f}ms"
                         f" tok_s:{tokens_s:.0f} mfu:{mfu}")
-                run.metrics(dict(
+                run.metrics(
                     step=self.step, tokens=self.step * hp.train_batch_tokens, train_seconds=seconds,
                     progress=progress, train_loss=loss.item(), grad_norm=grad_norm.item(),
-                    lr_scale=lr, tok_s=tokens_s))
+                    lr_scale=lr, tok_s=tokens_s)
             else:
                 run.progress(f"step {self.step}  {progress:.0%}  {seconds:.0f} s")
             if hp.val_loss_every and self.step % hp.val_loss_every == 0 and progress < 1.0:
@@ -1164,7 +1161,7 @@ def main() -> None:
             score = trainer.score_blocks(val_T, table)
             run.log(f"step:{trainer.step}/{hp.iterations} val_loss:{score.loss:.4f}"
                     f" val_bpb:{score.bpb:.4f}")
-            run.metrics(dict(step=trainer.step, val_loss=score.loss, val_bpb=score.bpb))
+            run.metrics(step=trainer.step, val_loss=score.loss, val_bpb=score.bpb)
 
         with plain_errors():
             if trainer.exported is None:
