@@ -266,7 +266,7 @@ class Clock:
 
     def run(self) -> None:
         self.rt.synchronize()
-        self.since = time.perf_counter()
+        self.since = self.since or time.perf_counter()
 
     def pause(self) -> None:
         self.rt.synchronize()
@@ -1030,7 +1030,8 @@ class Trainer:
 
     def finish(self, table: evaluate.ByteTable, code_bytes: int) -> None:
         """Choose the weights, save them, and write the artifact: the last part of the timed run."""
-        if self.exported is None:  # else a killed run is resumed after this decision
+        self.clock.run()
+        if self.exported is None:
             scores = self.choose(self.text.holdout_T, table)
             gain = scores["raw"].loss - scores[self.exported].loss
             losses = " ".join(f"{name}_loss:{score.loss:.4f}" for name, score in scores.items())
@@ -1110,8 +1111,10 @@ def describe_machine(rt: Runtime) -> list[str]:
     lines = [f"python:{platform.python_version()} torch:{torch.__version__} device:{rt.device}",
              f"world_size:{rt.world_size} cores:{os.cpu_count()} threads:{torch.get_num_threads()}"]
     if rt.device.type == "cuda":
-        lines.append(f"gpu:{torch.cuda.get_device_name(rt.device)}")
-        lines.append(subprocess.run(["nvidia-smi"], capture_output=True, text=True).stdout)
+        lines.append(f"gpu:{torch.cuda.get_device_name(rt.device)} cuda:{torch.version.cuda}")
+        # By a shell: a container without this program is no reason to stop.
+        shown = subprocess.run("nvidia-smi", shell=True, capture_output=True, text=True)
+        lines.append(shown.stdout)
     return lines
 
 
@@ -1163,10 +1166,10 @@ def main() -> None:
                     f" val_bpb:{score.bpb:.4f}")
             run.metrics(step=trainer.step, val_loss=score.loss, val_bpb=score.bpb)
 
-        with plain_errors():
-            if trainer.exported is None:
+        if trainer.exported is None:  # else it was killed between that choice and the artifact
+            with plain_errors():
                 trainer.rehearse(table)
-        trainer.train(validate)
+            trainer.train(validate)
         trainer.finish(table, code_bytes)
         seconds, cap = trainer.clock.seconds(), hp.max_wallclock_seconds
         run.log(f"trained steps:{trainer.step} train_time:{1000 * seconds:.0f}ms"

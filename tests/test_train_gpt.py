@@ -634,11 +634,16 @@ def test_a_diverged_run_stops_and_says_what_to_lower(toy, tmp_path, monkeypatch)
     assert trainer.step <= 2
 
 
+def resuming(toy: Path, run_id: str) -> dict:
+    """What a user sets to continue a run: nothing but its name."""
+    ours = {name.upper() for name in (*TINY, "data_path", "tokenizer_path")}
+    kept = {name: value for name, value in environment(toy).items() if name not in ours}
+    return {**kept, "RESUME": run_id}
+
+
 def kill_and_resume(folder: Path, toy: Path, run_id: str, delays, **settings) -> str:
     """Start a run, kill -9 after each delay in seconds, resume; the last one's output."""
     env = environment(toy, run_id=run_id, **settings)
-    ours = {name.upper() for name in (*TINY, "run_id", "data_path", "tokenizer_path")}
-    resumable = {name: value for name, value in env.items() if name not in ours}
     for delay in delays:
         process = start(folder, env)
         begun = time.monotonic()
@@ -648,7 +653,7 @@ def kill_and_resume(folder: Path, toy: Path, run_id: str, delays, **settings) ->
         time.sleep(max(0.0, delay - (time.monotonic() - begun)))
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        env = {**resumable, "RESUME": run_id}
+        env = resuming(toy, run_id)
     return run(folder, env)
 
 
@@ -660,6 +665,20 @@ def test_a_killed_run_resumes_to_the_same_weights(finished, toy, tmp_path):
     assert losses(tmp_path / "logs/one") == losses(folder / "logs/one")
     artifacts = [(f / "logs/one/artifact.pgz").read_bytes() for f in (folder, tmp_path)]
     assert artifacts[0] == artifacts[1]
+
+
+def test_a_run_killed_after_its_choice_trains_no_further(toy, tmp_path, monkeypatch):
+    """Between choosing the average and writing the artifact, a kill repeats neither."""
+    trainer = trainer_on(toy, tmp_path, monkeypatch, max_wallclock_seconds=600.0)
+    table = evaluate.ByteTable.from_sentencepiece(trainer.hp.tokenizer_path, 1024)
+    trainer.train(validate=None)
+    trainer.finish(table, code_bytes=0)
+    artifact = trainer.run.artifact_path.read_bytes()
+    trainer.run.artifact_path.unlink()
+    trainer.run.lock.close()
+    output = run(tmp_path, resuming(toy, trainer.run.run_id))
+    assert f"trained steps:{trainer.step} " in output and "average " not in output
+    assert trainer.run.artifact_path.read_bytes() == artifact
 
 
 @pytest.mark.slow
@@ -691,3 +710,16 @@ def test_compiled_model_equals_eager():
         torch.testing.assert_close(p.grad, eager[name], rtol=1e-3, atol=1e-4)
     bf16 = GPT(tiny(), torch.bfloat16).init_weights(0)
     assert math.isfinite(torch.compile(bf16.loss, fullgraph=True)(x).item())
+
+
+@pytest.mark.gpu
+def test_the_full_recipe_runs_on_a_gpu(toy, tmp_path):
+    """Thirty compiled bf16 steps of the default recipe learn, and the device is known."""
+    env = environment(toy, run_id="gpu")
+    ours = {name.upper() for name in TINY} | {"PRESET", "OMP_NUM_THREADS"}
+    env = {name: value for name, value in env.items() if name not in ours}
+    env |= {"PRESET": "pr334", "ITERATIONS": "30", "MAX_WALLCLOCK_SECONDS": "0"}
+    output = run(tmp_path, env)
+    fields = [json.loads(line) for line in (tmp_path / "logs/gpu/metrics.jsonl").open()][-1]
+    assert fields["train_loss"] < 5.0
+    assert "model_params:26666073" in output and "mfu:unknown" not in output
