@@ -131,6 +131,16 @@ def test_every_requirement_is_a_name_and_a_minimum():
         assert name.isprintable() and all(map(str.isdigit, minimum.split("."))), need
 
 
+def test_threads_sleep_while_they_wait(launched, monkeypatch):
+    """A busy machine does not slow the commands tenfold; a setting of the user's own stands."""
+    monkeypatch.setattr(golf, "prepared", lambda needs: sys.executable)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    golf.main(["quantize", "report"])
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    golf.main(["quantize", "report"])
+    assert [call[2]["OMP_WAIT_POLICY"] for call in launched] == ["PASSIVE", "ACTIVE"]
+
+
 @pytest.mark.parametrize(
     "found, met",
     [
