@@ -122,15 +122,11 @@ def fuse(
 
     A marker after "▁" is never text: text would have an ESCAPE before it.
     """
-    table = np.arange(1 << 16, dtype=np.uint16)
-    table[list(fused_ids)] = list(fused_ids.values())
-    fused_T = table[tokens_T]
-    second_T = fused_T != tokens_T
-    second_T[1:] &= tokens_T[:-1] == space_id
-    second_T[:1] = False
-    first_T = np.append(second_T[1:], False)
-    fused_T = np.where(second_T, fused_T, tokens_T)
-    bytes_T = bytes_T.copy()
+    pair_P = (tokens_T[:-1] == space_id) & np.isin(tokens_T[1:], list(fused_ids))
+    first_T = np.append(pair_P, False)[: len(tokens_T)]
+    second_T = np.append(False, pair_P)[: len(tokens_T)]
+    fused_T, bytes_T = tokens_T.copy(), bytes_T.copy()
+    fused_T[second_T] = [fused_ids[token] for token in tokens_T[second_T].tolist()]
     bytes_T[second_T] += bytes_T[first_T]
     return fused_T[~first_T], bytes_T[~first_T]
 
