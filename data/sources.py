@@ -247,7 +247,7 @@ def _cut(path: Path, separator: bytes) -> Iterator[bytes]:
             what = f"{path}: no {separator.decode()!r} in {size:,} bytes"
             raise ValueError(f"{what}; name the mark between documents with --separator")
         chunks, size = [rest], len(rest)
-    rest = b"".join(chunks).rstrip()
+    rest = b"".join(chunks).rstrip(b"\r\n")
     if rest:
         yield rest.removesuffix(separator)
 
