@@ -7,6 +7,7 @@ index holds 8 bytes for each document, so whether two splits meet is one interse
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -105,15 +106,16 @@ def check_manifest(manifest: dict, name: str) -> None:
         require(plain, f"{name}: file {file!r} must be a plain name in the folder")
     require(len(set(files)) == len(files), f"{name} names a file twice")
     for split in SPLITS:
+        require(manifest["splits"][split]["documents"] > 0, f"{name}: no {split} documents")
         for key in ("documents", "tokens"):
-            total, want = 0, manifest["splits"][split][key]
+            want = manifest["splits"][split][key]
             total = sum(shard[key] for shard in shards if shard["split"] == split)
             require(total == want, f"{name}: {split} shards hold {total} {key}, split says {want}")
         if index:
             count, want = index[split], manifest["splits"][split]["documents"]
             require(count == want, f"{name}: {count} {split} hashes for {want} documents")
     if manifest["sidecar_required"]:
-        bare = [shard["file"] for shard in shards if not shard["sidecar"]]
+        bare = [s["file"] for s in shards if s["split"] == "val" and not s["sidecar"]]
         require(not bare, f"{name} requires sidecars and names none for {bare[:1]}")
 
 
@@ -124,7 +126,8 @@ def read_manifest(folder: str | Path) -> dict:
     """
     path = Path(folder) / MANIFEST
     if not path.is_file():
-        raise FileNotFoundError(f"no {path}; the folder was not made, or not finished, by prepare")
+        what = "the folder was not made, or not finished, by data/prepare.py"
+        raise FileNotFoundError(errno.ENOENT, what, str(path))
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

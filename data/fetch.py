@@ -1,0 +1,9 @@
+"""Fetch published shards."""
+
+
+def add_arguments(parser):
+    pass
+
+
+def main(args):
+    raise NotImplementedError
