@@ -219,8 +219,8 @@ class Folder:
         self.add(check, "fault", f"{what}; {remedy}")
 
     def ok(self, check: str, message: str) -> None:
-        """The check is done: it passed, unless a fault of it was added before."""
-        if not self.failed(check):
+        """The check is done: it passed, unless it found something before."""
+        if not any(finding.check == check for finding in self.findings):
             self.add(check, "ok", message)
 
     def failed(self, *checks: str) -> bool:
@@ -406,10 +406,10 @@ class Folder:
             usual = FINEWEB_CASEOPS_TOKENS if tokenizer.vocab_size == 8192 and not fused else 0
         found = f"{documents} documents, {size} bytes, {tokens} tokens"
         if documents == want["documents"] and want["bytes"] in sizes:
-            self.ok("fingerprint", f"validation is that of the challenge: {found}")
             if usual and not usual <= tokens < usual + 2048:
                 what = f"{tokens} tokens where published records have about {usual}"
                 self.add("fingerprint", "warning", f"{what}: the tokenizer is another")
+            self.ok("fingerprint", f"validation is that of the challenge: {found}")
         elif re.search(r"fineweb(?!-edu)", name):
             must = f"{want['documents']} documents and {want['bytes']} bytes"
             self.fault("fingerprint", f"FineWeb's validation has {must}, this has {found}")

@@ -74,6 +74,7 @@ def test_one_place_reads_the_environment():
             text = path.read_text()
             readers[path.name] = text.count("os.environ") + text.count("getenv")
     assert readers.pop("train_gpt.py") == 2
+    assert readers.pop("fetch.py") == 1  # the field names its repositories by variables
     assert not any(readers.values()), readers
 
 
