@@ -421,6 +421,7 @@ def merge_parts(work: Path, out: Path) -> dict:
         for split in manifests.SPLITS
     }
     if not splits["train"]["documents"]:
+        shutil.rmtree(work)  # another number is another request: nothing here can be used
         what = f"{border} documents, val_documents={request['val_documents']}: none to train on"
         raise ValueError(f"{first['source']['name']}: {what}; set --val-documents lower")
     side = work / "merged"
@@ -586,7 +587,7 @@ def main(args: argparse.Namespace) -> dict:
             return state if args.range else _finish(work, out)
         except ValueError:
             if not args.range and not any(work.glob(PARTS)):
-                shutil.rmtree(work)
+                shutil.rmtree(work, ignore_errors=True)
             raise
 
 

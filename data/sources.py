@@ -233,21 +233,20 @@ def _unpacked(path: Path) -> Iterator[bytes]:
 
 def _cut(path: Path, separator: bytes) -> Iterator[bytes]:
     """The content of a file, cut at separators into runs of whole documents."""
-    chunks, size = [], 0
+    buffer, searched = bytearray(), 0
     for chunk in _unpacked(path):
-        chunks.append(chunk)
-        size += len(chunk)
-        if size < BLOCK_BYTES:
+        buffer += chunk
+        if len(buffer) < BLOCK_BYTES:
             continue
-        data = b"".join(chunks)
-        head, found, rest = data.rpartition(separator)
-        if found:
-            yield head
-        elif size > MAX_LINE_BYTES:
-            what = f"{path}: no {separator.decode()!r} in {size:,} bytes"
+        cut = buffer.rfind(separator, max(0, searched - len(separator)))
+        if cut >= 0:
+            yield bytes(buffer[:cut])
+            del buffer[: cut + len(separator)]
+        elif len(buffer) > MAX_LINE_BYTES:
+            what = f"{path}: no {separator.decode()!r} in {len(buffer):,} bytes"
             raise ValueError(f"{what}; name the mark between documents with --separator")
-        chunks, size = [rest], len(rest)
-    rest = b"".join(chunks).rstrip(b"\r\n")
+        searched = len(buffer)
+    rest = bytes(buffer).rstrip(b"\r\n")
     if rest:
         yield rest.removesuffix(separator)
 
