@@ -16,7 +16,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import sys
 import threading
 import time
 import zlib
@@ -553,7 +552,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--merge", action="store_true", help="join the ranges that stand beside --out")
 
 
-def main(args: argparse.Namespace) -> dict:
+def main(args: argparse.Namespace) -> int:
+    build(args)
+    return 0
+
+
+def build(args: argparse.Namespace) -> dict:
     """Build what the arguments ask for; returns the manifest, or the state of a range."""
     out = args.out.resolve()
     work = out.with_name(f".{out.name}.partial")
@@ -608,12 +612,3 @@ def _finish(work: Path, out: Path) -> dict:
     facts += [f"left_out:{json.dumps(manifest['source']['left_out'])}"]
     print(*facts)
     return manifest
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="data.build", description=__doc__.splitlines()[0])
-    add_arguments(parser)
-    try:
-        main(parser.parse_args())
-    except (OSError, ValueError, ImportError) as error:
-        sys.exit(f"data.build: {error}")

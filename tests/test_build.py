@@ -43,7 +43,7 @@ def run(source, out, model, *options, workers=1, val_documents=VAL):
     given = [source] if source else []
     given += ["--tokenizer", model] if model else []
     given += ["--out", out, "--workers", workers, "--val-documents", val_documents, *options]
-    return build.main(parser.parse_args(list(map(str, given))))
+    return build.build(parser.parse_args(list(map(str, given))))
 
 
 def documents(folder: Path, split: str) -> list[tuple[list[int], int]]:

@@ -1,7 +1,15 @@
 """Sources: the same documents from every container, ranges, and what bad files are told."""
 
 import gzip
+import http.server
 import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import urllib.parse
+from pathlib import Path
 
 import pytest
 import zstandard
@@ -186,3 +194,132 @@ def test_a_description_changes_with_the_files(tmp_path):
     path.write_bytes(path.read_bytes().replace(b"Document 3", b"Document 8"))
     assert sources.describe(str(path)) != before
     assert before["files"]["a.jsonl"]["bytes"] == path.stat().st_size
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """As much of the hub as the `datasets` client asks for: files at one commit, and their list."""
+
+    protocol_version = "HTTP/1.1"
+    commit = "5" * 40
+    files: dict[str, dict[str, bytes]] = {}  # by repository and path
+
+    def log_message(self, *args):
+        pass
+
+    def answer(self, body: bytes, status: int = 200, **headers) -> None:
+        self.send_response(status)
+        for name, value in ({"Content-Length": len(body)} | headers).items():
+            self.send_header(name.replace("_", "-"), str(value))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def do_GET(self):
+        path = urllib.parse.unquote(self.path.partition("?")[0]).strip("/")
+        where = re.match(r"(api/)?datasets/([^/]+/[^/]+)/?(\w*)/?\w*/?(.*)", path)
+        api, repository, place, name = where.groups()
+        files = self.files[repository]
+        if api and place == "tree":
+            inside = [file for file in files if file.startswith(name)]
+            entry = {"type": "file", "oid": "0"}
+            entries = [entry | {"path": file, "size": len(files[file])} for file in inside]
+            if not name:
+                folders = {file.partition("/")[0] for file in files}
+                entries = [entry | {"type": "directory", "path": f, "size": 0} for f in folders]
+            self.answer(json.dumps(entries).encode())
+        elif api:
+            siblings = [{"rfilename": file} for file in files]
+            about = {"id": repository, "sha": self.commit, "siblings": siblings}
+            self.answer(json.dumps(about | {"downloads": 0, "tags": []}).encode())
+        elif name not in files:
+            self.answer(b"{}", 404, X_Error_Code="EntryNotFound")
+        else:
+            data = files[name]
+            headers = {"ETag": f'"{len(data)}"', "X-Repo-Commit": self.commit}
+            span = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+            if span and self.command == "GET":
+                begin, end = int(span[1]), min(int(span[2] or len(data)), len(data) - 1)
+                headers["Content-Range"] = f"bytes {begin}-{end}/{len(data)}"
+                self.answer(data[begin : end + 1], 206, **headers)
+            else:
+                self.answer(data, **headers)
+
+    do_HEAD = do_GET
+
+
+STREAM = """
+import argparse, json, sys
+from pathlib import Path
+from data import build, tokenizers
+import evaluate
+found = {}
+for name, val_documents, span in json.loads(sys.argv[1]):
+    parser = argparse.ArgumentParser()
+    build.add_arguments(parser)
+    out = Path(sys.argv[2], name)
+    options = ["--out", out, "--tokenizer", "bytes", "--val-documents", val_documents]
+    options += ["--workers", 2] + (["--range", span] if span else [])
+    told = build.build(parser.parse_args([name, *map(str, options)]))
+    folder = out.with_name(f".{name}.partial") / f"part_{int(span[:-1]):012d}" if span else out
+    found[name] = [told["source"]["revision"]]
+    for shard in told["shards"]:
+        tokens_T = evaluate.read_shard(folder / shard["file"])
+        texts = "".join("|" if i == 1 else chr(i - 4) for i in tokens_T.tolist())
+        found[name].append([shard["split"], texts[1:].split("|")])
+print(json.dumps(found))
+"""
+
+
+def test_hub_sets_are_streamed(tmp_path, monkeypatch):
+    """Through the real client from a stand-in for the hub: Parquet, JSON lines, split, range."""
+    for name in ("datasets", "pyarrow"):
+        pytest.importorskip(name, reason=f"pip install {name}")
+
+    def parquet(texts) -> bytes:
+        write_parquet(tmp_path / "x.parquet", texts)
+        return (tmp_path / "x.parquet").read_bytes()
+
+    articles = [["", f" = T{i} = \n", "", f" text {i} \n"] for i in range(4)]
+    stories = [f"Story {i}." for i in range(20)]
+    wikitext = "wikitext-103-raw-v1"
+    card = f"---\nconfigs:\n- config_name: {wikitext}\n  data_files:\n"
+    card += "".join(f"  - split: {s}\n    path: {wikitext}/{s}*\n" for s in ("train", "validation"))
+    files = {
+        "willdepueoai/parameter-golf": {"datasets/docs_selected.jsonl": jsonl(stories)},
+        "roneneldan/TinyStories": {
+            "data/train-00000-of-00002.parquet": parquet(stories[:9]),
+            "data/train-00001-of-00002.parquet": parquet(stories[9:]),
+            "data/validation-00000-of-00001.parquet": parquet(["Val 0.", "Val 1.", "Val 2."]),
+        },
+        "Salesforce/wikitext": {
+            "README.md": f"{card}---\n".encode(),
+            f"{wikitext}/train.parquet": parquet(sum(articles[1:], [])),
+            f"{wikitext}/validation.parquet": parquet(articles[0]),
+        },
+    }
+    monkeypatch.setattr(Hub, "files", files)
+    asked = [("fineweb", 3, ""), ("tinystories", 2, "10:"), ("wikitext-103", 1, "")]
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        done = subprocess.run(
+            [sys.executable, "-c", STREAM, json.dumps(asked), tmp_path],
+            cwd=Path(__file__).parents[1],
+            env=os.environ
+            | {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}"}
+            | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_TELEMETRY": "1"},
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+        server.shutdown()
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    lines = ["".join(article) for article in articles]
+    assert (
+        found
+        == {
+            "fineweb": [Hub.commit, ["val", stories[:3]], ["train", stories[3:]]],
+            "tinystories": [Hub.commit, ["train", stories[8:]]],  # two of validation stand before
+            "wikitext-103": [Hub.commit, ["val", lines[:1]], ["train", lines[1:]]],
+        }
+    )
