@@ -413,3 +413,38 @@ def test_a_merge_refuses_validation_text_in_a_training_part(tmp_path, model):
     build.build_part([TEXTS[3]], work / "part_1", request, start=20, val_hashes=none)
     with pytest.raises(ValueError, match="1 validation documents are in a training part"):
         build.merge_parts(work, tmp_path / "out")
+
+
+def test_datasets_builds_ranges_in_its_processes(tmp_path, source, model):
+    """The recipe of data/README.md: two processes of map, a range a batch, one merge."""
+    datasets = pytest.importorskip("datasets", reason="pip install datasets")
+    write(source, [*TEXTS, TEXTS[3]])
+    whole = run(source, tmp_path / "whole", model, "--name", "x")
+    work, size = tmp_path / "work", 20
+    work.mkdir()
+    (work / tokenizers.MODEL_FILE).write_bytes(model.read_bytes())
+    entry = tokenizers.describe("sentencepiece", work / tokenizers.MODEL_FILE, False, False)
+    request = build.Request("x", entry, VAL)
+    dataset = datasets.Dataset.from_dict({"text": [*TEXTS, TEXTS[3]]})
+    documents_in_all = len(dataset)
+
+    def build_range(texts, start, stop):
+        val = None
+        if start:
+            val = np.fromfile(work / "part_000000000000/hashes.u64", "<u8", VAL)
+        part = work / f"part_{start:012d}"
+        build.build_part(texts, part, request, start=start, stop=stop, val_hashes=val)
+
+    def build_batch(batch, at):
+        stop = at[-1] + 1
+        build_range(batch["text"], at[0], stop if stop < documents_in_all else None)
+        return {"documents": [len(at)]}
+
+    build_range(dataset[:size]["text"], 0, size)
+    options = {"batched": True, "with_indices": True, "remove_columns": ["text"]}
+    dataset.map(build_batch, batch_size=size, num_proc=2, **options)
+    assert len(list(work.glob("part_*"))) == 4  # 31 and 30 documents, at most 20 a range
+    told = build.merge_parts(work, tmp_path / "out")
+    assert told["splits"] == whole["splits"]
+    assert told["source"]["sha256"] == whole["source"]["sha256"]
+    assert texts_in(tmp_path / "out", "train") == TEXTS[VAL:]
