@@ -140,9 +140,17 @@ def write_manifest(folder: str | Path, manifest: dict) -> None:
     """Write manifest.json, in one rename, as the last file of a folder, and stamp what it names.
 
     The caller has just hashed the shards: the stamp lets a run trust them until they are touched.
+
+    Raises: ManifestError also where a document is in both splits. Published text may repeat some:
+    "shared_documents" says how many.
     """
     path = Path(folder) / MANIFEST
     check_manifest(manifest, str(path))
+    if manifest["document_index"]:
+        index = read_index(folder, manifest)
+        both, allowed = len(shared(index["train"], index["val"])), manifest.get("shared_documents")
+        what = f"{path}: {both} validation documents are in the training text"
+        require(both <= (allowed or 0), what)
     write_atomic(path, json.dumps(manifest, indent=1) + "\n")
     write_stamp(folder, manifest)
 

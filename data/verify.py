@@ -23,7 +23,7 @@ from data import tokenizers
 from data.manifest import hash_document, sha256_file
 
 CHUNK_TOKENS = 1 << 22
-SHINGLE_TOKENS = 8
+SHINGLE_TOKENS = 16  # about five words
 SHINGLE_SHARE = 32  # one shingle of so many stands for the others
 MIN_SHINGLES = 4  # fewer say nothing: about a hundred tokens
 NEAR_FRAC = 0.5  # of a validation document's shingles in one training document: a near-duplicate
@@ -65,10 +65,13 @@ def documents_of(tokens_T: np.ndarray, bos_id: int) -> Iterator[np.ndarray]:
         yield tokens_T[start:end]
 
 
-def sampled_shingles(tokens_T: np.ndarray, bos_id: int) -> np.ndarray:
+def sampled_shingles(
+    tokens_T: np.ndarray, bos_id: int, known_S: np.ndarray | None = None
+) -> np.ndarray:
     """Hashes of one in SHINGLE_SHARE runs of SHINGLE_TOKENS tokens: rows (hash, document).
 
     Which runs are taken depends on their hash alone, so two copies of a text give the same ones.
+    With known_S, sorted, only those that are in it.
     """
     rows, documents = [np.empty((0, 2), np.uint64)], 0
     for begin in range(0, len(tokens_T), CHUNK_TOKENS):
@@ -79,7 +82,9 @@ def sampled_shingles(tokens_T: np.ndarray, bos_id: int) -> np.ndarray:
             hash_T += chunk_T[offset : offset + len(hash_T)]
         hash_T ^= hash_T >> np.uint64(29)
         hash_T *= np.uint64(0xBF58476D1CE4E5B9)
-        taken = np.flatnonzero(hash_T >> np.uint64(32) & np.uint64(SHINGLE_SHARE - 1) == 0)
+        taken = np.flatnonzero((hash_T >> np.uint64(32)) % np.uint64(SHINGLE_SHARE) == 0)
+        if known_S is not None:
+            taken = taken[is_in(hash_T[taken], known_S)]
         starts_D = np.flatnonzero(chunk_T[:CHUNK_TOKENS] == bos_id)
         number = documents + np.searchsorted(starts_D, taken, side="right")
         rows.append(np.stack([hash_T[taken], number.astype(np.uint64)], axis=1))
@@ -87,8 +92,20 @@ def sampled_shingles(tokens_T: np.ndarray, bos_id: int) -> np.ndarray:
     return np.unique(np.concatenate(rows), axis=0)
 
 
+def is_in(values: np.ndarray, known_S: np.ndarray) -> np.ndarray:
+    """Which values are among the known ones, which are sorted."""
+    if not len(known_S):
+        return np.zeros(len(values), bool)
+    return known_S[np.searchsorted(known_S, values).clip(max=len(known_S) - 1)] == values
+
+
 def read_facts(
-    path: Path, entry: dict | None, vocab_size: int, bos_id: int, needs_sidecar: bool
+    path: Path,
+    entry: dict | None,
+    vocab_size: int,
+    bos_id: int,
+    needs_sidecar: bool,
+    known_S: np.ndarray | None = None,
 ) -> ShardFacts:
     """Read a shard and its sidecar whole, and compare them with the manifest's entry, if any."""
     try:
@@ -133,7 +150,7 @@ def read_facts(
         ),
         head_T=np.array(tokens_T[: starts[0]]),
         tail_T=np.array(tokens_T[starts[-1] :]),
-        shingles=sampled_shingles(tokens_T, bos_id),
+        shingles=sampled_shingles(tokens_T, bos_id, known_S),
     )
 
 
@@ -155,23 +172,23 @@ def split_hashes(facts: list[ShardFacts]) -> np.ndarray:
 
 def near_duplicates(val: list[np.ndarray], train: list[np.ndarray]) -> int:
     """How many validation documents have NEAR_FRAC of their shingles in one training document."""
-    offsets = np.cumsum([0, *(int(part[:, 1].max(initial=0)) + 1 for part in val)])
-    parts = [part + [[0, int(offset)]] for part, offset in zip(val, offsets, strict=False)]
-    rows = np.concatenate(
-        [np.empty((0, 2), np.uint64), *(part.astype(np.uint64) for part in parts)]
-    )
-    hashes, first, counts = np.unique(rows[:, 0], return_index=True, return_counts=True)
-    owner = rows[first, 1].astype(np.int64)
-    owner, hashes = owner[counts == 1], hashes[counts == 1]  # what several share tells nothing
-    want = np.bincount(owner, minlength=1)
+    first_D = np.cumsum([0, *(int(part[:, 1].max(initial=0)) + 1 for part in val)])
+    rows = [
+        part + np.array([0, first], np.uint64) for part, first in zip(val, first_D, strict=False)
+    ]
+    rows = np.concatenate([np.empty((0, 2), np.uint64), *rows])
+    known_S, at, counts = np.unique(rows[:, 0], return_index=True, return_counts=True)
+    owner_S = rows[at, 1].astype(np.int64)
+    owner_S[counts > 1] = -1  # what several documents share tells nothing
+    want_D = np.bincount(owner_S[counts == 1], minlength=1)
     found = set()
     for part in train:
-        at = np.searchsorted(hashes, part[:, 0]).clip(max=max(0, len(hashes) - 1))
-        hit = np.flatnonzero(hashes[at] == part[:, 0]) if len(hashes) else []
-        pairs = np.stack([owner[at[hit]], part[hit, 1].astype(np.int64)], axis=1)
+        part = part[is_in(part[:, 0], known_S)]
+        owner = owner_S[np.searchsorted(known_S, part[:, 0])]
+        pairs = np.stack([owner, part[:, 1].astype(np.int64)], axis=1)[owner >= 0]
         pairs, shared = np.unique(pairs, axis=0, return_counts=True)
-        of = want[pairs[:, 0]]
-        found |= set(pairs[(of >= MIN_SHINGLES) & (shared >= NEAR_FRAC * of), 0].tolist())
+        want = want_D[pairs[:, 0]]
+        found |= set(pairs[(want >= MIN_SHINGLES) & (shared >= NEAR_FRAC * want), 0].tolist())
     return len(found)
 
 
@@ -269,7 +286,10 @@ class Folder:
         if self.failed("tokenizer"):
             return None
         try:
-            tokenizer = tokenizers.load(entry | {"file": path and path.absolute()}, self.path)
+            entry = entry | {"file": path and path.absolute()}
+            tokenizer = tokenizers.load(entry, self.path)
+            if self.manifest is None and tokenizer.table.needs_sidecar:
+                tokenizer = tokenizers.load(entry | {"caseops": True}, self.path)
         except ValueError as error:
             self.add("tokenizer", "fault", str(error))
             return None
@@ -286,21 +306,31 @@ class Folder:
 
     def check_shards(self, vocab_size: int, needs_sidecar: bool, workers: int) -> None:
         """Headers, hashes, token range, BOS and sidecars of every shard; overlap of the splits."""
-        jobs = [
-            (path, self.entries.get(path.name), vocab_size, self.bos_id, needs)
-            for split, needs in (("train", False), ("val", needs_sidecar))
-            for path in self.paths[split]
-        ]
-        if workers > 1 and len(jobs) > 1:
-            with ProcessPoolExecutor(min(workers, len(jobs))) as pool:
-                results = list(pool.map(read_facts, *zip(*jobs, strict=True)))
-        else:
-            results = [read_facts(*job) for job in jobs]
+        found: dict[str, list[ShardFacts]] = {}
+        known_S = None  # validation comes first: of training text only what it repeats is kept
+        with ProcessPoolExecutor(workers) as pool:
+            for split in ("val", "train"):
+                jobs = [
+                    pool.submit(
+                        read_facts,
+                        path,
+                        self.entries.get(path.name),
+                        vocab_size,
+                        self.bos_id,
+                        needs_sidecar and split == "val",
+                        known_S,
+                    )
+                    for path in self.paths[split]
+                ]
+                found[split] = [job.result() for job in jobs]
+                parts = [
+                    facts.shingles[:, 0] for facts in found[split] if facts.hashes_D is not None
+                ]
+                known_S = np.unique(np.concatenate([np.empty(0, np.uint64), *parts]))
+        results = found["train"] + found["val"]
         for facts in results:
             for check, message in facts.faults:
                 self.add(check, "fault", message)
-        cut = len(self.paths["train"])
-        found = {"train": results[:cut], "val": results[cut:]}
         for split, shards in found.items():
             if shards and shards[0].head_T is not None and len(shards[0].head_T):
                 self.fault("bos", f"{self.paths[split][0]} must start with BOS={self.bos_id}")
@@ -310,9 +340,9 @@ class Folder:
                 what = f"{split} sidecars add up to {size} bytes, the manifest says {want}"
                 self.fault("sidecar", what)
         tokens = {split: sum(f.tokens for f in shards) for split, shards in found.items()}
-        self.ok("headers", f"{len(jobs)} shards are whole")
+        self.ok("headers", f"{len(results)} shards are whole")
         if self.manifest:
-            self.ok("hashes", f"{len(jobs)} shards are as they were written")
+            self.ok("hashes", f"{len(results)} shards are as they were written")
             self.ok("tokens", f"{tokens['train']} train and {tokens['val']} validation")
         self.ok("range", f"every token is below {vocab_size}")
         self.ok("bos", f"{sum(f.documents for f in results)} document starts")

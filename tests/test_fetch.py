@@ -341,7 +341,7 @@ def test_case_sidecars_are_fetched_with_their_shards(hub, tmp_path, texts, monke
 
 
 def test_the_fields_variables_choose_the_repository():
-    """Repository and prefix as people know them; several are tried in order; else the known ones."""
+    """Repository and prefix as people know them; several go in order; else the known ones."""
     both = {"MATCHED_FINEWEB_REPO_ID": "x/y, z/w", "MATCHED_FINEWEB_REMOTE_ROOT_PREFIX": "p/"}
     assert fetch.mirrors_from(both) == [Mirror("x/y", "p"), Mirror("z/w", "p")]
     one = {"MATCHED_FINEWEB_REPO_ID": "x/y"}

@@ -21,7 +21,7 @@ def folder(tmp_path):
         facts = {"file": path.name, "split": split, "documents": documents, "tokens": 9}
         shards.append(facts | {"sha256": manifests.sha256_file(path), "sidecar": None})
     counts = {"tokens": 9, "bytes": 20, "raw_bytes": 20, "changed_documents": 0}
-    hashes = {"train": [30, 10, 20], "val": [5, 10]}
+    hashes = {"train": [30, 10, 20], "val": [5, 4]}
     manifests.write_manifest(
         tmp_path,
         {
@@ -44,7 +44,7 @@ def test_what_was_written_is_read_back(folder):
     manifest = manifests.read_manifest(folder)
     assert manifest["splits"]["train"]["documents"] == 3
     index = manifests.read_index(folder, manifest)
-    assert index["train"].tolist() == [10, 20, 30] and index["val"].tolist() == [5, 10]
+    assert index["train"].tolist() == [10, 20, 30] and index["val"].tolist() == [4, 5]
     stamp = json.loads((folder / manifests.STAMP).read_text())
     path = folder / "x_val_000000.bin"
     status = path.stat()
@@ -92,6 +92,25 @@ def test_a_wrong_manifest_is_refused_by_name(folder, keys, value, message):
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ManifestError, match=message):
         manifests.read_manifest(folder)
+
+
+def test_splits_that_meet_get_no_manifest(folder):
+    """A document in both splits is refused, unless published text is known to repeat as many."""
+    manifest = manifests.read_manifest(folder)
+    hashes = {"train": [30, 10, 20], "val": [5, 10]}
+    manifest["document_index"] = manifests.write_index(folder, hashes, "text")
+    with pytest.raises(ManifestError, match="1 validation documents are in the training text"):
+        manifests.write_manifest(folder, manifest)
+    manifests.write_manifest(folder, manifest | {"shared_documents": 1})
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_empty_split_is_refused(folder, split):
+    """A folder without documents on one side is fit for nothing."""
+    manifest = manifests.read_manifest(folder)
+    manifest["splits"][split]["documents"] = 0
+    with pytest.raises(ManifestError, match=f"no {split} documents"):
+        manifests.write_manifest(folder, manifest)
 
 
 @pytest.mark.parametrize("key", ["bytes", "raw_bytes", "changed_documents"])

@@ -35,7 +35,7 @@ def imports(path: Path) -> set[str]:
     [
         ("train_gpt.py", 1200),
         ("quantize.py", 550),
-        ("evaluate.py", 625),
+        ("evaluate.py", 635),
         ("golf.py", 150),
         ("README.md", 250),
         ("data/prepare.py", 350),
