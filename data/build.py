@@ -225,10 +225,6 @@ class Part:
         self.val_hashes = np.fromfile(hashes_path, np.uint64, self.count("val"))
         self.hashes: list[np.ndarray] = []  # since the last shard
         self.save()
-        kept = {name for shard in self.state["shards"] for name in _names(shard)}
-        for path in folder.glob("*.bin"):
-            if path.name not in kept:
-                path.unlink()  # of the shard that was being written
 
     def count(self, split: str) -> int:
         return self.state["splits"][split]["documents"]
@@ -311,10 +307,6 @@ class Part:
             with contextlib.suppress(OSError):  # a full disk fails here too, with the same news
                 file.file.close()
             file.path.unlink(missing_ok=True)
-
-
-def _names(shard: dict) -> list[str]:
-    return [shard["file"]] + ([shard["sidecar"]["file"]] if shard["sidecar"] else [])
 
 
 def build_part(

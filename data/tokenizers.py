@@ -96,7 +96,7 @@ class SentencePiece:
         """Whether decoding gives another text; the tokens are decoded only where that is open."""
         if excess_bytes or (self.drops_lines and "\n" in text):
             return True
-        return (self.changes_text or "▁" in text) and self.decode(tokens_T) != text
+        return self.changes_text and self.decode(tokens_T) != text
 
 
 @dataclass(frozen=True)

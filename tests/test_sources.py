@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+import types
 import urllib.parse
 from pathlib import Path
 
@@ -196,11 +197,34 @@ def test_a_description_changes_with_the_files(tmp_path):
     assert before["files"]["a.jsonl"]["bytes"] == path.stat().st_size
 
 
+@pytest.mark.parametrize("start", [0, 1, 2, 5])
+@pytest.mark.parametrize("name, val_split", [("tinystories", "validation"), ("fineweb-edu", None)])
+def test_hub_sets_begin_with_their_validation_documents(monkeypatch, name, val_split, start):
+    """The first N of the validation split, then all of train; or the first N of train."""
+    splits = {"validation": ["v0", "v1", "v2"], "train": ["t0", "t1", "t2", "t3"]}
+
+    class Rows(list):
+        def skip(self, count):
+            return Rows(self[count:])
+
+        def iter(self, size):
+            yield {"text": self}
+
+    def load_dataset(repository, *, split, streaming, **options):
+        assert streaming
+        return Rows(splits[split])
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    texts = (["v0", "v1"] if val_split else []) + splits["train"]
+    assert texts_of(name, start, val_documents=2) == texts[start:]
+
+
 class Hub(http.server.BaseHTTPRequestHandler):
     """As much of the hub as the `datasets` client asks for: files at one commit, and their list."""
 
     protocol_version = "HTTP/1.1"
-    commit = "5" * 40
+    commit, later = "5" * 40, "6" * 40  # main moves on after the first question
+    asked: list[str] = []
     files: dict[str, dict[str, bytes]] = {}  # by repository and path
 
     def log_message(self, *args):
@@ -216,9 +240,12 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         path = urllib.parse.unquote(self.path.partition("?")[0]).strip("/")
-        where = re.match(r"(api/)?datasets/([^/]+/[^/]+)/?(\w*)/?\w*/?(.*)", path)
-        api, repository, place, name = where.groups()
-        files = self.files[repository]
+        where = re.match(r"(api/)?datasets/([^/]+/[^/]+)/?(\w*)/?(\w*)/?(.*)", path)
+        api, repository, place, commit, name = where.groups()
+        if commit != self.commit:
+            commit = self.later if repository in self.asked else self.commit
+            self.asked.append(repository)
+        files = self.files[repository] if commit == self.commit else {}
         if api and place == "tree":
             inside = [file for file in files if file.startswith(name)]
             entry = {"type": "file", "oid": "0"}
@@ -229,7 +256,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
             self.answer(json.dumps(entries).encode())
         elif api:
             siblings = [{"rfilename": file} for file in files]
-            about = {"id": repository, "sha": self.commit, "siblings": siblings}
+            about = {"id": repository, "sha": commit, "siblings": siblings}
             self.answer(json.dumps(about | {"downloads": 0, "tags": []}).encode())
         elif name not in files:
             self.answer(b"{}", 404, X_Error_Code="EntryNotFound")
@@ -261,11 +288,12 @@ for name, val_documents, span in json.loads(sys.argv[1]):
     options += ["--workers", 2] + (["--range", span] if span else [])
     told = build.build(parser.parse_args([name, *map(str, options)]))
     folder = out.with_name(f".{name}.partial") / f"part_{int(span[:-1]):012d}" if span else out
-    found[name] = [told["source"]["revision"]]
+    key = f"{name} {span}".strip()
+    found[key] = [told["source"]["revision"]]
     for shard in told["shards"]:
         tokens_T = evaluate.read_shard(folder / shard["file"])
         texts = "".join("|" if i == 1 else chr(i - 4) for i in tokens_T.tolist())
-        found[name].append([shard["split"], texts[1:].split("|")])
+        found[key].append([shard["split"], texts[1:].split("|")])
 print(json.dumps(found))
 """
 
@@ -298,7 +326,7 @@ def test_hub_sets_are_streamed(tmp_path, monkeypatch):
         },
     }
     monkeypatch.setattr(Hub, "files", files)
-    asked = [("fineweb", 3, ""), ("tinystories", 2, "10:"), ("wikitext-103", 1, "")]
+    asked = [("fineweb", 3, ""), ("tinystories", 2, "1:"), ("wikitext-103", 1, "")]
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         done = subprocess.run(
@@ -315,11 +343,8 @@ def test_hub_sets_are_streamed(tmp_path, monkeypatch):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     lines = ["".join(article) for article in articles]
-    assert (
-        found
-        == {
-            "fineweb": [Hub.commit, ["val", stories[:3]], ["train", stories[3:]]],
-            "tinystories": [Hub.commit, ["train", stories[8:]]],  # two of validation stand before
-            "wikitext-103": [Hub.commit, ["val", lines[:1]], ["train", lines[1:]]],
-        }
-    )
+    assert found == {
+        "fineweb": [Hub.commit, ["val", stories[:3]], ["train", stories[3:]]],
+        "tinystories 1:": [Hub.commit, ["val", ["Val 1."]], ["train", stories]],
+        "wikitext-103": [Hub.commit, ["val", lines[:1]], ["train", lines[1:]]],
+    }
