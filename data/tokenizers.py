@@ -22,6 +22,12 @@ BYTE_OFFSET = 4  # after pad, BOS, EOS and unknown, as upstream's byte tokenizer
 GPT2_BOS_ID = 50_256  # <|endoftext|>
 # Everything that a normaliser may fold or drop: wide and joined letters, blanks of all sorts.
 NORMALISER_PROBE = "  Ａ\ufb01\n\tx  y "
+PLAIN_PROBES = [joint.join(map(chr, range(33, 127))) for joint in ("", " ")]
+
+
+def is_plain(text: str) -> bool:
+    """Whether a text is printable ASCII with single spaces inside, as no usual normaliser folds."""
+    return text.isascii() and text.isprintable() and "  " not in text and text == text.strip()
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,7 @@ class SentencePiece:
     space_id: int
     changes_text: bool
     drops_lines: bool
+    keeps_plain: bool
     bos_id: int = evaluate.BOS_ID
 
     @classmethod
@@ -69,6 +76,7 @@ class SentencePiece:
             fused_ids=fused_ids if fused else {},
             space_id=model.piece_to_id("▁"),
             changes_text=model.decode(model.encode(NORMALISER_PROBE)) != NORMALISER_PROBE,
+            keeps_plain=all(model.decode(model.encode(text)) == text for text in PLAIN_PROBES),
             drops_lines="\n" not in model.decode(model.encode("x\ny")),
         )
 
@@ -96,7 +104,9 @@ class SentencePiece:
         """Whether decoding gives another text; the tokens are decoded only where that is open."""
         if excess_bytes or (self.drops_lines and "\n" in text):
             return True
-        return self.changes_text and self.decode(tokens_T) != text
+        if not self.changes_text or (self.keeps_plain and is_plain(text)):
+            return False
+        return self.decode(tokens_T) != text
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,16 @@ def test_round_trip_and_bytes(kinds, kind, texts):
         assert tokenizer.changed(text, ids_T[1:], excess_bytes) == (back != text)
 
 
+@pytest.mark.parametrize("text", ["a b", "a  b", " a", "a ", "a\tb", "é b", "\0a", "a b", "ﬁ"])
+def test_changed_is_what_decoding_says(kinds, text):
+    """Where decoding is saved, too: plain text never changes, and all else is looked at."""
+    for name in ("own", "nfkc", "nfkc_fused"):
+        ids_T = kinds[name].encode([text])[0][1:]
+        back = kinds[name].decode(ids_T)
+        excess_bytes = len(back.encode()) - len(text.encode())
+        assert kinds[name].changed(text, ids_T, excess_bytes) == (back != text)
+
+
 def test_fusion_shortens_the_stream(kinds):
     """A space and the marker behind it become one token, which counts the space."""
     plain_T, fused_T = (kinds[k].encode([WORDS])[0] for k in ("own_caseops", "own_fused"))
