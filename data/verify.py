@@ -24,8 +24,8 @@ from data.manifest import hash_document, sha256_file
 
 CHUNK_TOKENS = 1 << 22
 SHINGLE_TOKENS = 16  # about five words
-SHINGLE_SHARE = 32  # one shingle of so many stands for the others
-MIN_SHINGLES = 4  # fewer say nothing: about a hundred tokens
+SHINGLE_SHARE = 16  # one shingle of so many stands for the others
+MIN_SHINGLES = 8  # fewer say nothing: about 130 tokens
 NEAR_FRAC = 0.5  # of a validation document's shingles in one training document: a near-duplicate
 MAX_PUBLISHED_FRAC = 0.01  # of validation documents that a published crawl may repeat in training
 ROUND_TRIPS = 200  # documents that are decoded and encoded again

@@ -52,7 +52,7 @@ def texts(toy) -> dict[str, list[str]]:
 def small(monkeypatch):
     """Builds take a tenth of a second: sixty made-up documents instead of a standard library."""
     letters = "abcdefghijklmnopq"
-    made_up = [" ".join(letters[i * j % 17] * 3 for j in range(60)) for i in range(1, 61)]
+    made_up = [" ".join(letters[i * j % 17] * (3 + i // 17) for j in range(60)) for i in range(61)]
     monkeypatch.setattr(prepare, "toy_documents", lambda: made_up)
     monkeypatch.setattr(prepare, "TOY_VOCAB_SIZE", 290)
     monkeypatch.setattr(prepare, "TOY_VAL_BYTES", 1000)
