@@ -25,11 +25,6 @@ NORMALISER_PROBE = "  Ａ\ufb01\n\tx  y "
 PLAIN_PROBES = [joint.join(map(chr, range(33, 127))) for joint in ("", " ")]
 
 
-def is_plain(text: str) -> bool:
-    """Whether a text is printable ASCII with single spaces inside, as no usual normaliser folds."""
-    return text.isascii() and text.isprintable() and "  " not in text and text == text.strip()
-
-
 @dataclass(frozen=True)
 class SentencePiece:
     """A SentencePiece model, with CaseOps before it and fusion behind it where asked for."""
@@ -104,9 +99,9 @@ class SentencePiece:
         """Whether decoding gives another text; the tokens are decoded only where that is open."""
         if excess_bytes or (self.drops_lines and "\n" in text):
             return True
-        if not self.changes_text or (self.keeps_plain and is_plain(text)):
-            return False
-        return self.decode(tokens_T) != text
+        # Blanks that are dropped change the length, and so are known already.
+        plain = self.keeps_plain and text.isascii() and text.isprintable()
+        return self.changes_text and not plain and self.decode(tokens_T) != text
 
 
 @dataclass(frozen=True)

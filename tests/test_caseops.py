@@ -72,6 +72,13 @@ def test_decode_keeps_all_bytes_but_those_of_operators(text):
     assert counted == len(caseops.decode(text).encode("utf-8", "surrogatepass"))
 
 
+def test_the_bytes_of_a_literal_marker_are_its_own():
+    """In a run of escapes every second one is text, and a marker only behind one of the others."""
+    tokens_T = np.array([7, 7, 7, 4, 4, 3, 7, 7, 4, 7, 6])
+    silent = [True, False, True, False, True, False, True, False, True, True, False]
+    assert caseops.marker_bytes(tokens_T, MARKER_IDS).tolist() == silent
+
+
 @settings(deadline=None)
 @given(st.lists(st.sampled_from([*MARKER_IDS, SPACE_ID, 10, 11]), max_size=30))
 def test_fusion_comes_apart_again(tokens):
