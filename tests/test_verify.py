@@ -273,6 +273,16 @@ def test_a_missing_bos(models, tmp_path, train):
     assert_matches("must start with BOS=1", train(folder))
 
 
+def test_a_training_shard_without_bos(models, tmp_path, train):
+    """One training shard in which no document starts is named, the others being right."""
+    folder = make(tmp_path / "x", models)
+    (folder / "manifest.json").unlink()
+    path = folder / "x_train_000001.bin"
+    tokens_T = np.array(evaluate.read_shard(path))
+    evaluate.write_shard(path, tokens_T[tokens_T != 1])
+    assert_matches("x_train_000001.bin has no document start, BOS=1", train(folder))
+
+
 def test_one_missing_bos(models, tmp_path):
     """A single document that runs into the next one is found by its count."""
     folder = make(tmp_path / "x", models)
