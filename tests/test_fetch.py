@@ -39,6 +39,7 @@ class Hub(http.server.ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.faults: dict[str, list[str]] = {}
         self.requests, self.ranges = Counter(), Counter()
+        self.revisions: set[tuple[str, str]] = set()
         self.lock = threading.Lock()
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
@@ -72,6 +73,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         data, fault = self.server.files.get(path), ""
         with self.server.lock:
             self.server.requests[self.command, path.rpartition("/")[2]] += 1
+            self.server.revisions.add((path.rpartition("/")[2], rest.partition("/")[0]))
             if with_body and self.server.faults.get(path):
                 fault = self.server.faults[path].pop(0)
         if data is None or fault == "503":
@@ -159,6 +161,9 @@ def test_what_is_published_is_fetched_and_verified(hub, tmp_path):
     for path, data in hub.files.items():
         if path.endswith(("bin", "model")):
             assert (tmp_path / path.removeprefix("datasets/a/b/datasets/")).read_bytes() == data
+    # Whatever is pushed meanwhile: all files are of the commit that main was at.
+    revisions = hub.revisions - {("manifest.json", "main")}
+    assert {revision for _, revision in revisions} == {COMMIT} and len(revisions) == 6
     assert manifest["source"]["revision"] == COMMIT and manifest["source"]["train_shards"] == 3
     assert manifest["splits"]["val"]["documents"] == 150
     # Its tokens are fewer than the challenge's, and nothing else is remarkable.
