@@ -15,16 +15,20 @@ rows, N batches. Target i of a stream is tokens[i+1], predicted from the inputs 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib
 import json
 import math
+import mmap
 import os
+import re
 import sys
 import time
 import zlib
 from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +44,10 @@ SHARD_VERSION = 1
 HEADER_BYTES = 1024  # 256 little-endian int32: magic, version, count, and 253 reserved
 BATCH_TOKENS = 32_768  # per forward pass; with a vocabulary of 8192, 1 GB of float32 logits
 CHUNK_TOKENS = 32_768  # targets between two rounds of TTT
+SAMPLE_TOKENS = 1_000_000  # of each shard, at a start; data.prepare verify reads them all
+HEAD_TOKENS = 64  # tell one document from another
+FINEWEB_VAL = {"documents": 50_000, "bytes": 151_080_891}  # the challenge's validation split
+CASE_MARKERS = {"\ue001", "\ue002", "\ue003"}  # pieces that stand for no byte of the original
 
 
 def require(condition: bool, message: str, error: type[Exception] = ValueError) -> None:
@@ -48,7 +56,12 @@ def require(condition: bool, message: str, error: type[Exception] = ValueError) 
 
 
 class ShardError(ValueError):
-    """A file is damaged or is not a shard."""
+    """A file is damaged or is not a shard, or a folder of shards is unfit."""
+
+
+def refuse(fault: bool, what: str) -> None:
+    remedy = "build or fetch it again (data/prepare.py)"
+    require(not fault, f"{what}; {remedy}", ShardError)
 
 
 def read_shard(path: str | Path, verify: bool = True) -> np.ndarray:
@@ -56,13 +69,15 @@ def read_shard(path: str | Path, verify: bool = True) -> np.ndarray:
 
     Shards from write_shard carry a CRC-32 of their tokens; to check it reads the file once, which
     verify=False saves. Published shards have zeros there: a changed token in them goes unnoticed.
+    What was not read once is mapped for rows from all over it, without reading ahead.
 
     Raises: ShardError naming the file and what is wrong with it.
     """
 
     def check(condition: bool, what: str) -> None:
-        require(condition, f"{path}: {what}; build or fetch it again (data/prepare.py)", ShardError)
+        refuse(not condition, f"{path}: {what}")
 
+    check(Path(path).is_file(), "is missing")
     size_bytes = Path(path).stat().st_size
     check(size_bytes >= HEADER_BYTES, f"{size_bytes} bytes must be at least {HEADER_BYTES}")
     header = np.fromfile(path, dtype="<i4", count=HEADER_BYTES // 4)
@@ -75,6 +90,9 @@ def read_shard(path: str | Path, verify: bool = True) -> np.ndarray:
     stored = int(reserved[0])
     check((reserved == stored).all(), "reserved header words must be zero or one repeated checksum")
     tokens_T = np.memmap(path, dtype="<u2", mode="r", offset=HEADER_BYTES, shape=(count,))
+    if not verify:
+        # Read ahead around each row, a CPU fed 0.3 M tokens/s from files not in memory, not 130 M.
+        tokens_T.base.madvise(mmap.MADV_RANDOM)
     found = zlib.crc32(tokens_T) if verify and stored else stored
     check(found == stored, f"checksum {found:08x} of the tokens must be {stored:08x}")
     return tokens_T
@@ -100,7 +118,8 @@ def write_shard(path: str | Path, tokens: np.ndarray) -> None:
 
 def find_shards(data_path: str | Path, split: str) -> list[Path]:
     """List a folder's shards of one split, "train" or "val", in reading order."""
-    shards = sorted(Path(data_path).glob(f"*_{split}_*.bin"))
+    found = sorted(Path(data_path).glob(f"*_{split}_*.bin"))
+    shards = [path for path in found if "bytes" not in re.split("[._]", path.name)]
     what = f"no *_{split}_*.bin in {Path(data_path).resolve()}; run: python -m data.prepare"
     require(bool(shards), f"{what} fetch --variant sp1024 (or toy)", FileNotFoundError)
     return shards
@@ -110,6 +129,12 @@ def read_split(data_path: str | Path, split: str) -> np.ndarray:
     """Return all tokens of a split as one stream; a single shard stays mapped."""
     shards = [read_shard(path) for path in find_shards(data_path, split)]
     return shards[0] if len(shards) == 1 else np.concatenate(shards)
+
+
+def sidecar_path(shard: Path) -> Path:
+    """Name the file that holds the original bytes of each token of a shard; it may not exist."""
+    published = shard.with_name(re.sub("_(train|val)_", r"_\1_bytes_", shard.name))
+    return published if published.exists() else shard.with_suffix(".bytes.bin")
 
 
 @dataclass(frozen=True)
@@ -123,6 +148,9 @@ class ByteTable:
     base_bytes_V: np.ndarray  # int64, without the leading space
     leading_space_V: np.ndarray  # bool
     boundary_V: np.ndarray  # bool: the next token's leading space does not count
+    needs_sidecar: bool = False  # the text was changed before it was tokenised
+    sidecar_T: np.ndarray | None = None  # bytes of each validation token, in place of the table
+    metric: str = "val_bpb_partial"  # "val_bpb" where the validation split is known to be whole
 
     @classmethod
     def from_sentencepiece(cls, model_path: str | Path, vocab_size: int) -> ByteTable:
@@ -154,12 +182,21 @@ class ByteTable:
             base_bytes_V=np.where(byte_V, 1, np.where(silent, 0, length_V)),
             leading_space_V=np.array([piece.startswith("▁") for piece in pieces]),
             boundary_V=np.array(silent) & (not keeps_first_space),
+            needs_sidecar=CASE_MARKERS <= set(pieces),
         )
 
     def count(self, prev_T: np.ndarray, target_T: np.ndarray) -> np.ndarray:
         """Return the bytes of each target, int64; prev_T holds the token before each."""
         space_T = self.leading_space_V[target_T] & ~self.boundary_V[prev_T]
         return self.base_bytes_V[target_T] + space_T
+
+    def total(self, tokens_T: np.ndarray) -> int:
+        """Return the bytes of all targets; a stream as long as the sidecar is the sidecar's."""
+        if self.sidecar_T is not None and len(self.sidecar_T) == len(tokens_T):
+            return int(self.sidecar_T[1:].sum(dtype=np.int64))
+        cuts = [*range(0, len(tokens_T) - 1, 1 << 20), len(tokens_T) - 1]
+        parts = [(tokens_T[a:b], tokens_T[a + 1 : b + 1]) for a, b in pairwise(cuts)]
+        return sum(int(self.count(*part).sum()) for part in parts)
 
     def check(self, model_path: str | Path, tokens_T: np.ndarray) -> None:
         """Compare the table with the decoded text of every document.
@@ -191,6 +228,104 @@ class ByteTable:
             raise ValueError(f"{what} against its decoded text, first at {pieces}; {remedy}")
 
 
+def read_manifest(data_path: str | Path) -> dict | None:
+    """Return what data/prepare.py says of a folder it made; None where it says nothing."""
+    path = Path(data_path) / "manifest.json"
+    try:
+        manifest = json.loads(path.read_bytes()) if path.exists() else None
+        require(manifest is None or manifest["version"] == 1, "another version")
+    except (ValueError, KeyError, TypeError):
+        raise ShardError(f"{path} is damaged, or not of data/prepare.py: move it away") from None
+    return manifest
+
+
+def read_validation(data_path: str | Path, table: ByteTable) -> tuple[np.ndarray, ByteTable]:
+    """Return the validation tokens, and the table with their sidecar and the score's name.
+
+    That is val_bpb where documents and bytes are those of the manifest, or of FINEWEB_VAL.
+
+    Raises: ShardError for a sidecar that is missing or gives a token more bytes than it spells.
+    """
+    tokens_T = _as_stream(read_split(data_path, "val"), table)
+    paths = [sidecar_path(shard) for shard in find_shards(data_path, "val")]
+    if table.needs_sidecar or any(path.exists() for path in paths):
+        sidecar_T = np.concatenate([read_shard(path) for path in paths])
+        sizes = f"{len(sidecar_T)} entries for {len(tokens_T)} tokens"
+        refuse(len(sidecar_T) != len(tokens_T), f"{paths[0]}: {sizes}")
+        head_T = tokens_T[:SAMPLE_TOKENS]
+        above_T = sidecar_T[1:SAMPLE_TOKENS] > table.count(head_T[:-1], head_T[1:])
+        place = f"{paths[0]}: entry {1 + above_T.argmax()}"
+        refuse(above_T.any(), f"{place} is more bytes than its token spells")
+        table = replace(table, sidecar_T=sidecar_T)
+    manifest, documents = read_manifest(data_path), int((tokens_T == BOS_ID).sum())
+    want = manifest["splits"]["val"] if manifest else FINEWEB_VAL
+    whole = (documents, table.total(tokens_T)) == (want["documents"], want["bytes"])
+    return tokens_T, replace(table, metric="val_bpb" if whole else "val_bpb_partial")
+
+
+def check_files(folder: Path, manifest: dict, tokenizer_path: str | Path) -> None:
+    """Raise ShardError where shards, sidecars or tokenizer are not those of the manifest."""
+
+    def is_other(path: str | Path, sha256: str) -> bool:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() != sha256
+
+    stamp = folder / ".verified.json"
+    stamps = json.loads(stamp.read_bytes()) if stamp.exists() else {}
+    known = {e["file"]: e["sha256"] for s in manifest["shards"] for e in (s, s["sidecar"]) if e}
+    for name, sha256 in known.items():
+        path = folder / name
+        refuse(not path.is_file(), f"{path} is missing")
+        touched = stamps.get(name) != [sha256, path.stat().st_size, path.stat().st_mtime_ns]
+        refuse(touched and is_other(path, sha256), f"{path} is not the file that was verified")
+    for path in [*find_shards(folder, "train"), *find_shards(folder, "val")]:
+        refuse(path.name not in known, f"{path} is not in manifest.json, so nobody verified it")
+    other = is_other(tokenizer_path, manifest["tokenizer"]["sha256"])
+    refuse(other, f"{tokenizer_path} is not the tokenizer of {folder}")
+
+
+def check_data(data_path: str | Path, tokenizer_path: str | Path, vocab_size: int):
+    """Return validation tokens, byte table and a line for the log, of a folder fit for training.
+
+    With a manifest: every shard is there and no other, one touched since it was verified is hashed,
+    tokenizer and counts are right. In any case: documents start with BOS, and of the first ones of
+    a training shard not 1 % are in the validation split (the crawl itself repeats a few).
+
+    Raises: ShardError naming the file or folder, what is wrong with it, and the remedy.
+    """
+    folder, manifest = Path(data_path), read_manifest(data_path)
+    paths = find_shards(folder, "train")
+    table = ByteTable.from_sentencepiece(tokenizer_path, vocab_size)
+    note = f"warning: {folder} has no manifest.json; its first tokens alone were checked"
+    if manifest:
+        check_files(folder, manifest, tokenizer_path)
+        source, of = manifest["source"], manifest["source"].get("train_shards") or len(paths)
+        note = f"data verified source:{source['name']} train_shards:{len(paths)}/{of}"
+    val_T, table = read_validation(folder, table)
+    if manifest and table.metric != "val_bpb":
+        counts = f"{(val_T == BOS_ID).sum()} documents and {table.total(val_T)} bytes"
+        refuse(True, f"{folder}: validation has {counts}, manifest.json says otherwise")
+
+    def heads(tokens_T: np.ndarray) -> np.ndarray:
+        start_D = np.flatnonzero(tokens_T[:-HEAD_TOKENS] == BOS_ID)
+        head_DT = tokens_T[start_D[:, None] + np.arange(HEAD_TOKENS)].astype(np.uint64)
+        factors_T = np.random.default_rng(0).integers(1 << 63, size=HEAD_TOKENS, dtype=np.uint64)
+        return head_DT @ factors_T  # a hash: integers wrap
+
+    val_D = heads(val_T)
+    refuse(val_T[0] != BOS_ID, f"{folder}: validation must start with BOS={BOS_ID}")
+    starts = {s["file"]: s["documents"] for s in manifest["shards"]} if manifest else {}
+    for path in paths:
+        read_shard(path, verify=manifest is None)
+        tokens_T = np.fromfile(path, "<u2", SAMPLE_TOKENS, offset=HEADER_BYTES)
+        no_start = (tokens_T != BOS_ID).all() and starts.get(path.name, 1) > 0
+        refuse(no_start, f"{path} has no document start, BOS={BOS_ID}")
+        shared_D = np.isin(heads(tokens_T), val_D)
+        what = f"{path}: of its first {len(shared_D)} documents {shared_D.sum()} are validation"
+        refuse(shared_D.sum() > len(shared_D) / 100, f"{what} documents")
+    return val_T, table, note
+
+
 @dataclass(frozen=True)
 class Score:
     """Nats, targets and bytes. Scores of disjoint targets add up."""
@@ -219,8 +354,7 @@ def unigram_score(tokens_T: np.ndarray, table: ByteTable) -> Score:
     tokens_T = _as_stream(tokens_T, table)
     counts = np.unique(tokens_T[1:], return_counts=True)[1]
     nats = -(counts * np.log(counts / counts.sum())).sum()
-    num_bytes = table.count(tokens_T[:-1], tokens_T[1:]).sum()
-    return Score(float(nats), len(tokens_T) - 1, int(num_bytes))
+    return Score(float(nats), len(tokens_T) - 1, table.total(tokens_T))
 
 
 def _as_stream(tokens_T: np.ndarray, table: ByteTable) -> np.ndarray:
@@ -228,8 +362,9 @@ def _as_stream(tokens_T: np.ndarray, table: ByteTable) -> np.ndarray:
     tokens_T, size = np.asarray(tokens_T), len(table.base_bytes_V)
     shape = tokens_T.shape
     require(len(shape) == 1 and shape[0] > 1, f"tokens {shape=} must be one row of 2 or more")
-    what = f"token {tokens_T.max()} at {tokens_T.argmax()} must be below {size}"
-    require(tokens_T.max() < size, f"{what}; give shards, tokenizer and model that belong together")
+    if (top := tokens_T.max()) >= size:
+        what = f"token {top} at {tokens_T.argmax()} must be below {size}"
+        raise ValueError(f"{what}; give shards, tokenizer and model that belong together")
     return tokens_T
 
 
@@ -334,7 +469,7 @@ def score_first(
             chunk_tokens_T = torch.from_numpy(tokens_T[first : end + 1].astype(np.int64))
             adapt_fn(chunk_tokens_T.to(device), number, len(chunks))
     assert ledger.scored[-1][1] == num_targets, f"{ledger.scored[-1]} must end at {num_targets}"
-    return Score(nats, num_targets, int(table.count(tokens_T[:-1], tokens_T[1:]).sum()))
+    return Score(nats, num_targets, table.total(tokens_T))
 
 
 def _nats(logits_fn, tokens_T, windows_B3, rows, seq_len, table, device) -> Tensor:
@@ -412,7 +547,7 @@ def score_and_log(model, tokens_T, table, *, seq_len, stride, ttt=False, log=pri
     """
     how = {"seq_len": seq_len, "isolate": False, **how}
     ranks = {name: how[name] for name in ("rank", "world_size") if name in how}
-    results = {}
+    results, bpb = {}, table.metric
     for mode in ["blocks"] + ["sliding"] * (stride != seq_len) + ["ttt"] * ttt:
         started, step = time.perf_counter(), seq_len if mode == "blocks" else stride
         if mode == "ttt":
@@ -422,13 +557,13 @@ def score_and_log(model, tokens_T, table, *, seq_len, stride, ttt=False, log=pri
             score = score_windows(model, tokens_T, table, stride=step, **how)
         time_ms = round(1000 * (time.perf_counter() - started))
         size = f"targets:{score.tokens} bytes:{score.bytes} eval_time:{time_ms}ms"
-        line = f"val_loss:{score.loss:.8f} val_bpb:{score.bpb:.8f} {size}"
+        line = f"val_loss:{score.loss:.8f} {bpb}:{score.bpb:.8f} {size}"
         log(f"score mode:{mode} stride:{step} isolate:{how['isolate']:d} {line}")
-        results[mode] = {"val_loss": score.loss, "val_bpb": score.bpb, "eval_time_ms": time_ms}
+        results[mode] = {"val_loss": score.loss, bpb: score.bpb, "eval_time_ms": time_ms}
     unigram = unigram_score(tokens_T, table)
-    log(f"unigram val_loss:{unigram.loss:.8f} val_bpb:{unigram.bpb:.8f}")
+    log(f"unigram val_loss:{unigram.loss:.8f} {bpb}:{unigram.bpb:.8f}")
     log(f"final {line}")
-    results |= {"final": results[mode], "unigram": {"val_bpb": unigram.bpb}}
+    results |= {"final": results[mode], "unigram": {bpb: unigram.bpb}}
     return {"targets": score.tokens, "bytes": score.bytes, **results}
 
 
@@ -445,9 +580,10 @@ def score_artifact(args: argparse.Namespace, log: Callable[[str], None], **ranks
     settings = (json.loads(saved.read_text()) if saved.exists() else {}) | settings | given
     for name, flag in (("data_path", "--data"), ("tokenizer_path", "--tokenizer")):
         require(name in settings, f"{name} is not in {saved}; pass {flag}")
-    tokens_T = read_split(settings["data_path"], "val")
     table = ByteTable.from_sentencepiece(settings["tokenizer_path"], settings["vocab_size"])
-    table.check(settings["tokenizer_path"], tokens_T)
+    tokens_T, table = read_validation(settings["data_path"], table)
+    if table.sidecar_T is None:
+        table.check(settings["tokenizer_path"], tokens_T)
     how = {"seq_len": settings["train_seq_len"], "stride": settings.get("eval_stride", 64)}
     how |= {"isolate": args.isolate, "ttt": args.ttt, "batch_tokens": args.batch_tokens}
     if sys.stdout.isatty():

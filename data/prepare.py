@@ -1,6 +1,9 @@
 """Prepare training data: documents in, tokenizer and shards out.
 
     python3 golf.py data.prepare toy [--out DIR]
+    python3 golf.py --with data data.prepare fetch --variant sp1024 --train-shards 80
+    python3 golf.py data.prepare build SOURCE --tokenizer bpe:1024 --val-documents 50000 --out DIR
+    python3 golf.py data.prepare verify DIR
 
 `toy` makes real English text from the Python that runs it, so a first run needs no download.
 """
@@ -10,8 +13,6 @@ import ast
 import fcntl
 import hashlib
 import importlib
-import io
-import json
 import os
 import re
 import shutil
@@ -25,6 +26,15 @@ from pathlib import Path
 import numpy as np
 
 import evaluate
+from data import build, fetch, verify
+from data.manifest import (
+    hash_document,
+    read_manifest,
+    sha256_file,
+    write_index,
+    write_manifest,
+)
+from data.tokenizers import train_bpe
 
 HERE = Path(__file__).resolve().parent
 TOY_DATASET = "datasets/toy_sp1024"
@@ -32,7 +42,9 @@ TOY_TOKENIZER = "tokenizers/toy_1024_bpe.model"
 TOY_VOCAB_SIZE = 1024
 TOY_VAL_BYTES = 115_000  # about 45,000 tokens: enough to rank smoke runs, seconds to score
 TOY_MIN_BYTES = 1_000_000
-TOY_RECIPE = 1  # raise when text, split or tokenizer change: older folders are then made again
+TOY_RECIPE = (
+    2  # raise when text, split, tokenizer or manifest change: older folders are then made again
+)
 # Other people's packages, test fixtures, and a grammar library whose docstrings are code.
 SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "lib2to3"}
 HEADING = re.compile(r'\n(?=[^\n]+\n[*=~"-]{3,}\n)')
@@ -113,31 +125,6 @@ def split_documents(documents: list[str], val_bytes: int) -> dict[str, list[str]
     return splits
 
 
-def train_tokenizer(documents: list[str], vocab_size: int) -> bytes:
-    """A lossless SentencePiece BPE model with byte fallback, the same for the same documents."""
-    import sentencepiece
-
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(documents),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=vocab_size,
-        byte_fallback=True,
-        split_digits=True,
-        character_coverage=0.999,
-        # Nothing is added, folded or dropped: decoding gives back the very text.
-        normalization_rule_name="identity",
-        add_dummy_prefix=False,
-        remove_extra_whitespaces=False,
-        max_sentence_length=1 << 30,  # longer documents would be left out without a word
-        num_threads=1,
-        minloglevel=2,
-        **{"pad_id": 0, "bos_id": evaluate.BOS_ID, "eos_id": 2, "unk_id": 3},
-    )
-    return model.getvalue()
-
-
 def write_split(documents: list[str], model_path: Path, shard: Path) -> dict[str, int]:
     """Write one shard, read it back, and prove that it holds these documents byte for byte."""
     import sentencepiece
@@ -155,43 +142,62 @@ def write_split(documents: list[str], model_path: Path, shard: Path) -> dict[str
     return {"documents": len(documents), "tokens": len(tokens_T), "bytes": size_bytes}
 
 
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def toy_fault(out: Path) -> str:
     """Why the toy data under out cannot be used as it is; empty when it can."""
+    folder = out / TOY_DATASET
     try:
-        manifest = json.loads((out / TOY_DATASET / "manifest.json").read_text())
-        if manifest["recipe"] != TOY_RECIPE:
-            return f"made by recipe {manifest['recipe']}, this is {TOY_RECIPE}"
-        hashes = manifest["sha256"].items()
-        changed = [name for name, digest in hashes if sha256(out / name) != digest]
+        manifest = read_manifest(folder)
+        recipe = manifest["source"].get("recipe")
+        if recipe != TOY_RECIPE:
+            return f"made by recipe {recipe}, this is {TOY_RECIPE}"
+        files = [manifest["tokenizer"], manifest["document_index"], *manifest["shards"]]
+        changed = [f["file"] for f in files if sha256_file(folder / f["file"]) != f["sha256"]]
     except FileNotFoundError as error:
         return f"no {Path(error.filename).name}"
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except ValueError:
         return "manifest.json is damaged"
     return f"{changed[0]} is not as it was written" if changed else ""
 
 
 def write_toy(folder: Path) -> None:
-    """Tokenizer, shards and a manifest with their hashes stand under the empty folder."""
-    for name in (TOY_DATASET, Path(TOY_TOKENIZER).parent):
-        (folder / name).mkdir(parents=True)
-    splits = split_documents(toy_documents(), TOY_VAL_BYTES)
+    """Tokenizer, shards, document index and manifest stand under the empty folder."""
+    dataset, tokenizer = folder / TOY_DATASET, folder / TOY_TOKENIZER
+    for path in (dataset, tokenizer.parent):
+        path.mkdir(parents=True)
+    documents = split_documents(toy_documents(), TOY_VAL_BYTES)
     # Validation text takes no part in the tokenizer either.
-    (folder / TOY_TOKENIZER).write_bytes(train_tokenizer(splits["train"], TOY_VOCAB_SIZE))
-    shards = {split: f"{TOY_DATASET}/toy_{split}_000000.bin" for split in splits}
+    tokenizer.write_bytes(train_bpe(documents["train"], TOY_VOCAB_SIZE))
+    shards, splits = [], {}
+    for split in ("train", "val"):
+        path = dataset / f"toy_{split}_000000.bin"
+        counts = write_split(documents[split], tokenizer, path)
+        splits[split] = {**counts, "raw_bytes": counts["bytes"], "changed_documents": 0}
+        shard = {"file": path.name, "split": split, "documents": counts["documents"]}
+        shard |= {"tokens": counts["tokens"], "sha256": sha256_file(path), "sidecar": None}
+        shards.append(shard)
+    hashes = {split: map(hash_document, documents[split]) for split in splits}
+    version = sys.version.split()[0]
     manifest = {
-        "source": f"Python {sys.version.split()[0]}: documentation and docstrings",
-        "recipe": TOY_RECIPE,
-        "splits": {
-            split: write_split(documents, folder / TOY_TOKENIZER, folder / shards[split])
-            for split, documents in splits.items()
+        "version": 1,
+        "source": {
+            "name": f"Python {version}: documentation and docstrings",
+            "sha256": None,
+            "recipe": TOY_RECIPE,
         },
-        "sha256": {name: sha256(folder / name) for name in (TOY_TOKENIZER, *shards.values())},
+        "tokenizer": {
+            "kind": "sentencepiece",
+            "file": os.path.relpath(tokenizer, dataset),
+            "sha256": sha256_file(tokenizer),
+            "vocab_size": TOY_VOCAB_SIZE,
+        },
+        "split_rule": {"rule": "first by hash", "val_documents": splits["val"]["documents"]},
+        "splits": splits,
+        "shards": shards,
+        "sidecar_required": False,
+        "bos_id": evaluate.BOS_ID,
+        "document_index": write_index(dataset, hashes, "text"),
     }
-    (folder / TOY_DATASET / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    write_manifest(dataset, manifest)
 
 
 def build_toy(out: Path = HERE) -> dict:
@@ -222,10 +228,10 @@ def build_toy(out: Path = HERE) -> dict:
             finally:
                 shutil.rmtree(side)
             print(f"toy data: built in {time.perf_counter() - started:.1f}s")
-        manifest = json.loads((dataset / "manifest.json").read_text())
+        manifest = read_manifest(dataset)
     facts = [f"toy data: {dataset}"]
     for split, counts in manifest["splits"].items():
-        facts += [f"{split}_{name}:{count}" for name, count in counts.items()]
+        facts += [f"{split}_{name}:{counts[name]}" for name in ("documents", "tokens", "bytes")]
         facts.append(f"{split}_bytes_per_token:{counts['bytes'] / counts['tokens']:.3f}")
     print(" ".join(facts))
     return manifest
@@ -236,14 +242,18 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     toy = commands.add_parser("toy", help="English text from this Python, offline, in seconds")
     toy.add_argument("--out", type=Path, default=HERE, help="folder to write under (%(default)s)")
-    toy.set_defaults(run=lambda args: build_toy(args.out))
+    toy.set_defaults(run=lambda args: build_toy(args.out) and None)
+    for name, module in (("fetch", fetch), ("build", build), ("verify", verify)):
+        summary = module.__doc__.splitlines()[0]
+        command = commands.add_parser(name, help=summary, description=summary)
+        module.add_arguments(command)
+        command.set_defaults(run=module.main)
     args = parser.parse_args(argv)
     try:
-        args.run(args)
-    except OSError as error:
+        return args.run(args) or 0
+    except (ValueError, OSError, ImportError) as error:
         print(f"data.prepare {args.command}: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 if __name__ == "__main__":

@@ -206,6 +206,16 @@ def test_split_is_its_shards_in_order(tmp_path):
         evaluate.find_shards(tmp_path / "nowhere", "val")
 
 
+@pytest.mark.parametrize("name", ["toy_val_000000.bytes.bin", "toy_val_bytes_000000.bin"])
+def test_a_sidecar_is_no_shard(tmp_path, name):
+    """Neither our name nor that of published sidecars is read as tokens; both are found."""
+    shard = tmp_path / "toy_val_000000.bin"
+    evaluate.write_shard(shard, np.full(3, 7))
+    evaluate.write_shard(tmp_path / name, np.full(3, 1))
+    assert evaluate.find_shards(tmp_path, "val") == [shard]
+    assert evaluate.sidecar_path(shard) == tmp_path / name
+
+
 # Bytes
 
 
@@ -352,6 +362,102 @@ def test_check_accepts_a_stream_cut_anywhere(tokenizers):
     for length in range(2, len(tokens_T) + 1):
         table.check(path, tokens_T[:length])
     table.check(path, tokens_T[1:])
+
+
+def test_total_is_the_sum_over_all_targets():
+    """However the stream is cut for counting, the total is that of all targets at once."""
+    tokens_T = stream(3000)
+    table = table_of()
+    want = int(table.count(tokens_T[:-1], tokens_T[1:]).sum())
+    assert table.total(tokens_T) == want
+    long_T = np.tile(tokens_T, 800)  # more than one part
+    want = int(table.count(long_T[:-1], long_T[1:]).sum())
+    assert table.total(long_T) == want
+
+
+def test_the_sidecar_replaces_the_table(tokenizers, tmp_path):
+    """The bytes of the validation stream are the sidecar's, in every score; others' the table's."""
+    _, tokens_T, _, table = encode(tokenizers["keep"], HOSTILE)
+    spelt_T = np.append(0, table.count(tokens_T[:-1], tokens_T[1:]))
+    bytes_T = np.where(np.arange(len(tokens_T)) % 3 == 0, 0, spelt_T)
+    evaluate.write_shard(tmp_path / "x_val_000000.bin", tokens_T)
+    assert evaluate.read_validation(tmp_path, table)[1].total(tokens_T) == spelt_T.sum()
+    evaluate.write_shard(tmp_path / "x_val_000000.bytes.bin", bytes_T)
+    val_T, sided = evaluate.read_validation(tmp_path, table)
+    assert (val_T == tokens_T).all() and sided.total(val_T) == bytes_T.sum() < spelt_T.sum()
+    assert sided.total(val_T[:-1]) == spelt_T[:-1].sum()
+    assert evaluate.unigram_score(val_T, sided).bytes == bytes_T.sum()
+
+
+@pytest.mark.parametrize("fault", ["missing", "short", "above", "bos"])
+def test_wrong_sidecars_are_refused(tokenizers, tmp_path, fault):
+    """Missing beside one that is there, of another length, or more bytes than a piece spells."""
+    _, tokens_T, _, table = encode(tokenizers["keep"], HOSTILE)
+    bytes_T = np.append(0, table.count(tokens_T[:-1], tokens_T[1:]))
+    if fault == "above":
+        bytes_T[5] += 1
+    if fault == "bos":
+        bytes_T[np.flatnonzero(tokens_T == 1)[1]] = 1
+    for number in range(2):
+        shard = tmp_path / f"x_val_{number:06d}.bin"
+        evaluate.write_shard(shard, tokens_T)
+        if number == 0 or fault != "missing":
+            cut = bytes_T[:-1] if fault == "short" else bytes_T
+            evaluate.write_shard(evaluate.sidecar_path(shard), cut)
+    messages = {
+        "missing": "x_val_000001.bytes.bin: is missing",
+        "short": r"\d+ entries for \d+ tokens",
+        "above": "entry 5 is more bytes than its token spells",
+        "bos": "is more bytes than its token spells",
+    }
+    with pytest.raises(ShardError, match=messages[fault]):
+        evaluate.read_validation(tmp_path, table)
+
+
+def test_case_markers_demand_a_sidecar(tmp_path):
+    """A vocabulary with the markers of CaseOps is of changed text: the table alone will not do."""
+    marked = train_tokenizer(tmp_path, "m", user_defined_symbols=["\ue001", "\ue002", "\ue003"])
+    _, tokens_T, _, table = encode(marked, ["a text"])
+    evaluate.write_shard(tmp_path / "x_val_000000.bin", tokens_T)
+    assert table.needs_sidecar
+    with pytest.raises(ShardError, match="x_val_000000.bytes.bin: is missing"):
+        evaluate.read_validation(tmp_path, table)
+
+
+def manifest_of(folder, documents, size):
+    """The few keys of a manifest that scoring reads."""
+    val = {"documents": documents, "bytes": size}
+    (folder / "manifest.json").write_text(
+        json.dumps({"version": 1, "splits": {"val": val}, "shards": []})
+    )
+
+
+def test_only_a_whole_split_has_a_val_bpb(tokenizers, tmp_path, monkeypatch):
+    """val_bpb by the counts of the manifest, or the challenge's; else val_bpb_partial."""
+    _, tokens_T, _, table = encode(tokenizers["keep"], HOSTILE)
+    documents, size = len(HOSTILE), table.total(tokens_T)
+
+    def metric() -> str:
+        return evaluate.read_validation(tmp_path, table)[1].metric
+
+    evaluate.write_shard(tmp_path / "x_val_000000.bin", tokens_T)
+    assert metric() == "val_bpb_partial"
+    monkeypatch.setattr(evaluate, "FINEWEB_VAL", {"documents": documents, "bytes": size})
+    assert metric() == "val_bpb"
+    manifest_of(tmp_path, documents, size + 1)
+    assert metric() == "val_bpb_partial"
+    manifest_of(tmp_path, documents, size)
+    assert metric() == "val_bpb"
+    evaluate.write_shard(tmp_path / "x_val_000000.bin", tokens_T[:-1])
+    assert metric() == "val_bpb_partial"
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"version": 2}', "{"])
+def test_a_manifest_that_cannot_be_read_is_refused(tmp_path, content):
+    """Damaged, another version, not one of ours: refused by the file's name, never ignored."""
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(ShardError, match="manifest.json is damaged, or not of data/prepare.py"):
+        evaluate.read_manifest(tmp_path)
 
 
 def test_unknown_piece_in_the_text_is_found(tokenizers):
@@ -849,10 +955,10 @@ def test_command_line_scores_an_artifact(run_folder, call_main):
     assert code == 0 and len(out.splitlines()) == 1
     result = json.loads(out)
     sliding = result["sliding"]
-    digits = f"val_loss:{sliding['val_loss']:.8f} val_bpb:{sliding['val_bpb']:.8f}"
+    digits = f"val_loss:{sliding['val_loss']:.8f} val_bpb_partial:{sliding['val_bpb_partial']:.8f}"
     assert f"final {digits} targets:{result['targets']} bytes:{result['bytes']} " in lines[-1]
     assert result["final"] == result["ttt"] and result["seq_len"] == 32
-    assert sliding["val_bpb"] != result["blocks"]["val_bpb"]
+    assert sliding["val_bpb_partial"] != result["blocks"]["val_bpb_partial"]
     assert [line.split()[0] for line in err.splitlines()] == ["score"] * 3 + ["unigram", "final"]
 
 
@@ -903,8 +1009,8 @@ def test_score_and_log_returns_what_it_logs():
         Causal(), tokens_T, table_of(), seq_len=16, stride=4, device="cpu", log=lines.append
     )
     score = evaluate.score_windows(Causal(), tokens_T, table_of(), **HOW)
-    assert result["final"]["val_bpb"] == pytest.approx(score.bpb)
+    assert result["final"]["val_bpb_partial"] == pytest.approx(score.bpb)
     assert lines[-1].startswith(f"final val_loss:{score.loss:.6f}"[:-2])
     assert f"targets:199 bytes:{score.bytes} eval_time:" in lines[-1]
     unigram = evaluate.unigram_score(tokens_T, table_of())
-    assert f"unigram val_loss:{unigram.loss:.8f} val_bpb:{unigram.bpb:.8f}" == lines[-2]
+    assert f"unigram val_loss:{unigram.loss:.8f} val_bpb_partial:{unigram.bpb:.8f}" == lines[-2]

@@ -17,7 +17,8 @@ import pytest
 import sentencepiece
 
 import evaluate
-from data import prepare
+from data import manifest as manifests
+from data import prepare, tokenizers, verify
 
 ROOT = Path(__file__).parents[1]
 MODEL = "tokenizers/toy_1024_bpe.model"
@@ -51,7 +52,7 @@ def texts(toy) -> dict[str, list[str]]:
 def small(monkeypatch):
     """Builds take a tenth of a second: sixty made-up documents instead of a standard library."""
     letters = "abcdefghijklmnopq"
-    made_up = [" ".join(letters[i * j % 17] * 3 for j in range(60)) for i in range(1, 61)]
+    made_up = [" ".join(letters[i * j % 17] * (3 + i // 17) for j in range(60)) for i in range(61)]
     monkeypatch.setattr(prepare, "toy_documents", lambda: made_up)
     monkeypatch.setattr(prepare, "TOY_VOCAB_SIZE", 290)
     monkeypatch.setattr(prepare, "TOY_VAL_BYTES", 1000)
@@ -68,6 +69,14 @@ def test_the_manifest_counts_what_the_shards_hold(toy, texts):
         assert counts["bytes"] == sum(len(text.encode()) for text in texts[split])
     assert 40_000 <= splits["val"]["tokens"] <= 60_000
     assert splits["train"]["tokens"] >= 400_000
+
+
+def test_the_toy_folder_is_verified(toy):
+    """Its manifest has the common schema, and every check of `verify` passes on it."""
+    folder = toy / "datasets/toy_sp1024"
+    manifest = manifests.read_manifest(folder)
+    assert manifest["tokenizer"]["vocab_size"] == 1024 and not manifest["sidecar_required"]
+    assert {finding.level for finding in verify.verify(folder)} == {"ok"}
 
 
 def test_the_text_is_english_prose(texts):
@@ -129,7 +138,7 @@ def test_the_tokenizer_is_lossless(toy):
 
 def test_the_tokenizer_splits_numbers_into_digits():
     """However often a number stands in the text, its digits stay apart, as is the field's way."""
-    model = prepare.train_tokenizer(["2026 and 2026 and 1999 " * 20, "and 2026 "] * 9, 272)
+    model = tokenizers.train_bpe(["2026 and 2026 and 1999 " * 20, "and 2026 "] * 9, 272)
     tokenizer = sentencepiece.SentencePieceProcessor(model_proto=model)
     assert tokenizer.encode("2026 and", out_type=str)[:4] == list("2026")
 
@@ -234,7 +243,8 @@ def build_and_die(folder: Path, module: object, name: str, calls: int) -> None:
         (prepare.tempfile, "mkdtemp", 1),
         (evaluate, "write_shard", 1),
         (evaluate, "write_shard", 2),
-        (prepare.json, "dumps", 1),
+        (prepare, "write_index", 1),
+        (prepare, "write_manifest", 1),
         (prepare.os, "replace", 1),
         (prepare.Path, "rename", 1),
         (prepare.Path, "rename", 2),
