@@ -145,7 +145,7 @@ def test_the_tokenizer_splits_numbers_into_digits():
 
 def test_long_documents_train_the_tokenizer():
     """A document beyond SentencePiece's default limit of 4192 bytes is not left out."""
-    model = prepare.train_tokenizer(["zebra " * 2000], 271)
+    model = tokenizers.train_bpe(["zebra " * 2000], 271)
     tokenizer = sentencepiece.SentencePieceProcessor(model_proto=model)
     assert tokenizer.encode("zebra zebra", out_type=str)[1] == "▁zebra"
 
@@ -153,10 +153,8 @@ def test_long_documents_train_the_tokenizer():
 def test_validation_text_does_not_train_the_tokenizer(small, tmp_path, monkeypatch):
     """The tokenizer sees the training documents and no other."""
     seen = []
-    train = prepare.train_tokenizer
-    monkeypatch.setattr(
-        prepare, "train_tokenizer", lambda *args: seen.append(args[0]) or train(*args)
-    )
+    train = prepare.train_bpe
+    monkeypatch.setattr(prepare, "train_bpe", lambda *args: seen.append(args[0]) or train(*args))
     prepare.build_toy(tmp_path)
     splits = prepare.split_documents(prepare.toy_documents(), prepare.TOY_VAL_BYTES)
     assert seen == [splits["train"]] and splits["val"]
