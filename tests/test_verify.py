@@ -483,6 +483,7 @@ def sparse_shards(folder, count: int, tokens: int) -> None:
         os.truncate(path, 1024 + 2 * size)
 
 
+@pytest.mark.slow  # a benchmark: it measures time
 def test_a_hundred_large_shards_open_at_once(models, tmp_path):
     """Start-up over 100 shards of 100 M tokens is a matter of two seconds, not of their size."""
     sparse_shards(tmp_path, 100, 100_000_000)
@@ -494,6 +495,7 @@ def test_a_hundred_large_shards_open_at_once(models, tmp_path):
     assert time.perf_counter() - started < 8  # 1 s is measured; the machine may be busy
 
 
+@pytest.mark.slow  # a benchmark: it measures time
 def test_feeding_costs_little(models, tmp_path):
     """A tenth of a core feeds 1.5 M tokens a second from shards that are not in memory."""
     sparse_shards(tmp_path, 20, 100_000_000)
