@@ -1,0 +1,74 @@
+"""What every checker here reports: one finding, with its rule, its evidence and its remedy."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+# Every rule that audit, lint and check know, in the order in which a report shows them. C1 to C4
+# are the four conditions of upstream issue #1017, the others the challenge's README and rulings.
+RULES = {
+    "causal": "C1: a score depends on the artifact and the tokens before it, on nothing else",
+    "normalised": "C2: one full distribution over the vocabulary, before the target is looked at",
+    "score-first": "C3: a token is scored before anything learns from it",
+    "one-pass": "C4: every target is scored exactly once, in order, head and tail included",
+    "isolation": "where it is claimed, no score depends on another document",
+    "bytes": "the bytes of the targets are those of the decoded text",
+    "validation": "the whole validation split, as published, and nothing of it in training",
+    "artifact-only": "the score depends on artifact, code, tokenizer and validation text alone",
+    "network": "nothing is fetched while scoring",
+    "phases": "training data is read inside the training clock only, calibration included",
+    "dead-feature": "what claims to act changes the forward pass; every parameter learns",
+    "hard-coded": "a score is computed, not written down",
+    "size": "code and artifact, as shipped, are at most 16,000,000 bytes, for every seed",
+    "time": "training and scoring keep to their ten minutes each, for every seed",
+    "files": "the folder holds what a record needs, and runs from inside itself",
+    "schema": "submission.json is valid JSON with the field's names and types",
+    "figures": "every number in submission.json and README.md is that of a log",
+    "seeds": "three seeds or more, of one code and one set of settings",
+    "selection": "every launch is listed; none is left out without a stated reason",
+    "significance": "the gain over the row it claims to beat is not noise",
+}
+LEVELS = ("fail", "warn", "ok")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of one check.
+
+    Raises: ValueError for a rule or a level that does not exist.
+    """
+
+    rule: str  # a key of RULES
+    level: str  # "fail": breaks the rule; "warn": a person has to look; "ok": checked and holds
+    where: str  # file, file:line, or what was probed
+    evidence: str  # what was found, with its numbers
+    remedy: str = ""  # what to do about it; empty where the level is "ok"
+
+    def __post_init__(self):
+        for value, known in ((self.rule, RULES), (self.level, LEVELS)):
+            if value not in known:
+                raise ValueError(f"{value!r} must be one of {', '.join(known)}")
+
+
+def status(findings: Iterable[Finding]) -> int:
+    """Exit status: 1 where a finding breaks a rule, else 0. A warning alone does not fail."""
+    return int(any(finding.level == "fail" for finding in findings))
+
+
+def report(findings: Iterable[Finding], as_json: bool = False, verbose: bool = False) -> str:
+    """The findings as text, worst first and by rule, or as one JSON object.
+
+    What holds is counted in the last line; verbose shows it one by one.
+    """
+    order = [(level, rule) for level in LEVELS for rule in RULES]
+    ranked = sorted(findings, key=lambda f: order.index((f.level, f.rule)))
+    if as_json:
+        return json.dumps({"status": status(ranked), "findings": [asdict(f) for f in ranked]})
+    lines = []
+    for f in ranked:
+        if f.level == "ok" and not verbose:
+            continue
+        lines.append(f"{f.level.upper():4}  {f.rule}  {f.where}: {f.evidence}")
+        lines += [f"      -> {f.remedy}"] if f.remedy else []
+    counts = [f"{sum(f.level == level for f in ranked)} {level}" for level in LEVELS]
+    return "\n".join([*lines, f"findings: {', '.join(counts)}"])
