@@ -1,21 +1,20 @@
 """What the score is: bits per byte (bpb), the sum over all targets of -ln p(target) / ln 2, divided
-by the UTF-8 bytes that the targets stand for.
+by the UTF-8 bytes that the targets stand for; and what proves it.
 
 All that lies between a shard on disk and that number is here: the shard format, the bytes of a
-token, the windows a model sees, the order of scoring and training in test-time training (TTT). A
+token, the windows a model sees, the order of scoring and test-time training (TTT), the probes. A
 model maps tokens to logits; it hands over no probability, so none that is not normalised.
 
     python evaluate.py logs/<run_id>/artifact.pgz [--stride 64] [--ttt] [--json]
     torchrun --standalone --nproc_per_node=8 evaluate.py logs/<run_id>/artifact.pgz
 
 Shapes: B batch rows, T tokens, V vocabulary, D documents, W windows, S scored targets, R training
-rows, N batches. Target i of a stream is tokens[i+1], predicted from the inputs up to tokens[i].
+rows, N batches, P positions. Target i is tokens[i+1], predicted from the inputs up to tokens[i].
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib
 import json
 import math
@@ -25,10 +24,8 @@ import re
 import sys
 import time
 import zlib
-from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -39,13 +36,10 @@ from sentencepiece import SentencePieceProcessor
 from torch import Tensor
 
 BOS_ID = 1  # starts every document
-SHARD_MAGIC = 20240520
-SHARD_VERSION = 1
+SHARD_MAGIC, SHARD_VERSION = 20240520, 1
 HEADER_BYTES = 1024  # 256 little-endian int32: magic, version, count, and 253 reserved
 BATCH_TOKENS = 32_768  # per forward pass; with a vocabulary of 8192, 1 GB of float32 logits
 CHUNK_TOKENS = 32_768  # targets between two rounds of TTT
-SAMPLE_TOKENS = 1_000_000  # of each shard, at a start; data.prepare verify reads them all
-HEAD_TOKENS = 64  # tell one document from another
 FINEWEB_VAL = {"documents": 50_000, "bytes": 151_080_891}  # the challenge's validation split
 CASE_MARKERS = {"\ue001", "\ue002", "\ue003"}  # pieces that stand for no byte of the original
 
@@ -60,8 +54,7 @@ class ShardError(ValueError):
 
 
 def refuse(fault: bool, what: str) -> None:
-    remedy = "build or fetch it again (data/prepare.py)"
-    require(not fault, f"{what}; {remedy}", ShardError)
+    require(not fault, f"{what}; build or fetch it again (data/prepare.py)", ShardError)
 
 
 def read_shard(path: str | Path, verify: bool = True) -> np.ndarray:
@@ -69,32 +62,25 @@ def read_shard(path: str | Path, verify: bool = True) -> np.ndarray:
 
     Shards from write_shard carry a CRC-32 of their tokens; to check it reads the file once, which
     verify=False saves. Published shards have zeros there: a changed token in them goes unnoticed.
-    What was not read once is mapped for rows from all over it, without reading ahead.
-
     Raises: ShardError naming the file and what is wrong with it.
     """
-
-    def check(condition: bool, what: str) -> None:
-        refuse(not condition, f"{path}: {what}")
-
-    check(Path(path).is_file(), "is missing")
+    refuse(not Path(path).is_file(), f"{path}: is missing")
     size_bytes = Path(path).stat().st_size
-    check(size_bytes >= HEADER_BYTES, f"{size_bytes} bytes must be at least {HEADER_BYTES}")
+    refuse(size_bytes < HEADER_BYTES, f"{path}: {size_bytes} bytes must be at least {HEADER_BYTES}")
     header = np.fromfile(path, dtype="<i4", count=HEADER_BYTES // 4)
-    *kind, count = header[:3].tolist()
-    want = [SHARD_MAGIC, SHARD_VERSION]
-    check(kind == want, f"magic and version {kind} must be {want}, as in every token shard")
-    check(count > 0, f"token count {count} must be positive")
-    check(size_bytes == HEADER_BYTES + 2 * count, f"{size_bytes} bytes do not hold {count} tokens")
+    (*kind, count), want = header[:3].tolist(), [SHARD_MAGIC, SHARD_VERSION]
+    refuse(kind != want, f"{path}: magic and version {kind} must be {want}, as in every shard")
+    fits = count > 0 and size_bytes == HEADER_BYTES + 2 * count
+    refuse(not fits, f"{path}: {size_bytes} bytes do not hold {count} tokens")
     reserved = header[3:].view("<u4")
-    stored = int(reserved[0])
-    check((reserved == stored).all(), "reserved header words must be zero or one repeated checksum")
+    odd, stored = (reserved != reserved[0]).any(), int(reserved[0])
+    refuse(odd, f"{path}: reserved header words must be zero or one repeated checksum")
     tokens_T = np.memmap(path, dtype="<u2", mode="r", offset=HEADER_BYTES, shape=(count,))
     if not verify:
-        # Read ahead around each row, a CPU fed 0.3 M tokens/s from files not in memory, not 130 M.
+        # For rows from all over it. With read-ahead a CPU fed 0.3 M tokens/s from a disk, not 130.
         tokens_T.base.madvise(mmap.MADV_RANDOM)
     found = zlib.crc32(tokens_T) if verify and stored else stored
-    check(found == stored, f"checksum {found:08x} of the tokens must be {stored:08x}")
+    refuse(found != stored, f"{path}: checksum {found:08x} of the tokens must be {stored:08x}")
     return tokens_T
 
 
@@ -159,7 +145,6 @@ class ByteTable:
         Control, unknown and unused pieces count 0 and are boundaries; byte pieces count 1; others
         their UTF-8 length. A model that decodes a first space as a space (no dummy prefix, extra
         whitespace kept) has no boundaries, because there that space is text.
-
         Source: upstream's root script; the last rule and the refusals are ours.
         Raises: ValueError for models of another size, and those that miscount: without the piece
         "▁" a lone space is 3 bytes, without byte pieces a rare character is none.
@@ -177,13 +162,11 @@ class ByteTable:
         require(bos == BOS_ID, f"{model_path} has bos_id={bos}; train it with bos_id={BOS_ID}")
         text = [piece.removeprefix("▁").replace("▁", " ") for piece in pieces]
         length_V = np.array([len(piece.encode()) for piece in text])
+        base_bytes_V = np.where(byte_V, 1, np.where(silent, 0, length_V))
+        leading_space_V = np.array([piece.startswith("▁") for piece in pieces])
         keeps_first_space = model.decode([pieces.index("▁")]) == " "
-        return cls(
-            base_bytes_V=np.where(byte_V, 1, np.where(silent, 0, length_V)),
-            leading_space_V=np.array([piece.startswith("▁") for piece in pieces]),
-            boundary_V=np.array(silent) & (not keeps_first_space),
-            needs_sidecar=CASE_MARKERS <= set(pieces),
-        )
+        boundary_V = np.array(silent) & (not keeps_first_space)
+        return cls(base_bytes_V, leading_space_V, boundary_V, CASE_MARKERS <= set(pieces))
 
     def count(self, prev_T: np.ndarray, target_T: np.ndarray) -> np.ndarray:
         """Return the bytes of each target, int64; prev_T holds the token before each."""
@@ -194,56 +177,33 @@ class ByteTable:
         """Return the bytes of all targets; a stream as long as the sidecar is the sidecar's."""
         if self.sidecar_T is not None and len(self.sidecar_T) == len(tokens_T):
             return int(self.sidecar_T[1:].sum(dtype=np.int64))
-        cuts = [*range(0, len(tokens_T) - 1, 1 << 20), len(tokens_T) - 1]
-        parts = [(tokens_T[a:b], tokens_T[a + 1 : b + 1]) for a, b in pairwise(cuts)]
-        return sum(int(self.count(*part).sum()) for part in parts)
+        prev_T, target_T, step = tokens_T[:-1], tokens_T[1:], 1 << 20  # at once: 24 bytes a token
+        parts = (slice(a, a + step) for a in range(0, len(prev_T), step))
+        return sum(int(self.count(prev_T[part], target_T[part]).sum()) for part in parts)
 
     def check(self, model_path: str | Path, tokens_T: np.ndarray) -> None:
         """Compare the table with the decoded text of every document.
 
         A stream is read as if it began with BOS. Byte pieces at its end are left out, because a
         stream cut to a round length may stop inside a character.
-
-        Raises: ValueError naming the first document that differs and the pieces where it starts to.
+        Raises: ValueError naming the first document that differs, by how much, and its text.
         """
         tokens_T, model = _as_stream(tokens_T, self), SentencePieceProcessor(str(model_path))
         byte_V = np.array([model.is_byte(i) for i in range(len(self.base_bytes_V))])
-
-        def excess(ids_T: np.ndarray) -> int:
-            counted = self.count(np.append(BOS_ID, ids_T[:-1]), ids_T).sum()
-            return int(counted) - len(model.decode(ids_T.tolist()).encode())
-
         starts = np.union1d([0], np.flatnonzero(tokens_T == BOS_ID))
         end = len(tokens_T) - int(byte_V[tokens_T[::-1]].argmin())
         for number, ids_T in enumerate(np.split(tokens_T[:end].astype(np.int64), starts[1:])):
-            if not (wrong := excess(ids_T)):
-                continue
-            # A prefix is whole text unless a byte piece follows: bisect for the first that differs.
-            cuts = [0, *(1 + np.flatnonzero(~byte_V[ids_T[1:]])).tolist(), len(ids_T)]
-            prefixes = [ids_T[:cut] for cut in cuts]
-            at = bisect_left(prefixes, True, 1, len(cuts) - 1, key=lambda ids_T: excess(ids_T) != 0)
-            pieces = [model.id_to_piece(i) for i in ids_T[cuts[at - 1] : cuts[at]].tolist()]
-            what = f"document {number} (from token {starts[number]}) counts {wrong:+} bytes"
+            text = model.decode(ids_T.tolist())
+            wrong = int(self.count(np.append(BOS_ID, ids_T[:-1]), ids_T).sum()) - len(text.encode())
+            what = f"document {number} (from token {starts[number]}) counts {wrong:+} bytes against"
             remedy = "name the tokenizer of these shards, made from text that it can spell"
-            raise ValueError(f"{what} against its decoded text, first at {pieces}; {remedy}")
-
-
-def read_manifest(data_path: str | Path) -> dict | None:
-    """Return what data/prepare.py says of a folder it made; None where it says nothing."""
-    path = Path(data_path) / "manifest.json"
-    try:
-        manifest = json.loads(path.read_bytes()) if path.exists() else None
-        require(manifest is None or manifest["version"] == 1, "another version")
-    except (ValueError, KeyError, TypeError):
-        raise ShardError(f"{path} is damaged, or not of data/prepare.py: move it away") from None
-    return manifest
+            require(not wrong, f"{what} its decoded text, {text[:60]!r}; {remedy}")
 
 
 def read_validation(data_path: str | Path, table: ByteTable) -> tuple[np.ndarray, ByteTable]:
     """Return the validation tokens, and the table with their sidecar and the score's name.
 
     That is val_bpb where documents and bytes are those of the manifest, or of FINEWEB_VAL.
-
     Raises: ShardError for a sidecar that is missing or gives a token more bytes than it spells.
     """
     tokens_T = _as_stream(read_split(data_path, "val"), table)
@@ -252,78 +212,17 @@ def read_validation(data_path: str | Path, table: ByteTable) -> tuple[np.ndarray
         sidecar_T = np.concatenate([read_shard(path) for path in paths])
         sizes = f"{len(sidecar_T)} entries for {len(tokens_T)} tokens"
         refuse(len(sidecar_T) != len(tokens_T), f"{paths[0]}: {sizes}")
-        head_T = tokens_T[:SAMPLE_TOKENS]
-        above_T = sidecar_T[1:SAMPLE_TOKENS] > table.count(head_T[:-1], head_T[1:])
+        above_T = sidecar_T[1:] > table.count(tokens_T[:-1], tokens_T[1:])
         place = f"{paths[0]}: entry {1 + above_T.argmax()}"
         refuse(above_T.any(), f"{place} is more bytes than its token spells")
         table = replace(table, sidecar_T=sidecar_T)
-    manifest, documents = read_manifest(data_path), int((tokens_T == BOS_ID).sum())
-    want = manifest["splits"]["val"] if manifest else FINEWEB_VAL
-    whole = (documents, table.total(tokens_T)) == (want["documents"], want["bytes"])
+    path, found = Path(data_path) / "manifest.json", (tokens_T == BOS_ID).sum()
+    try:
+        want = json.loads(path.read_bytes())["splits"]["val"] if path.exists() else FINEWEB_VAL
+        whole = (found, table.total(tokens_T)) == (want["documents"], want["bytes"])
+    except (ValueError, KeyError, TypeError):
+        raise ShardError(f"{path} is damaged, or not of data/prepare.py: move it away") from None
     return tokens_T, replace(table, metric="val_bpb" if whole else "val_bpb_partial")
-
-
-def check_files(folder: Path, manifest: dict, tokenizer_path: str | Path) -> None:
-    """Raise ShardError where shards, sidecars or tokenizer are not those of the manifest."""
-
-    def is_other(path: str | Path, sha256: str) -> bool:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() != sha256
-
-    stamp = folder / ".verified.json"
-    stamps = json.loads(stamp.read_bytes()) if stamp.exists() else {}
-    known = {e["file"]: e["sha256"] for s in manifest["shards"] for e in (s, s["sidecar"]) if e}
-    for name, sha256 in known.items():
-        path = folder / name
-        refuse(not path.is_file(), f"{path} is missing")
-        touched = stamps.get(name) != [sha256, path.stat().st_size, path.stat().st_mtime_ns]
-        refuse(touched and is_other(path, sha256), f"{path} is not the file that was verified")
-    for path in [*find_shards(folder, "train"), *find_shards(folder, "val")]:
-        refuse(path.name not in known, f"{path} is not in manifest.json, so nobody verified it")
-    other = is_other(tokenizer_path, manifest["tokenizer"]["sha256"])
-    refuse(other, f"{tokenizer_path} is not the tokenizer of {folder}")
-
-
-def check_data(data_path: str | Path, tokenizer_path: str | Path, vocab_size: int):
-    """Return validation tokens, byte table and a line for the log, of a folder fit for training.
-
-    With a manifest: every shard is there and no other, one touched since it was verified is hashed,
-    tokenizer and counts are right. In any case: documents start with BOS, and of the first ones of
-    a training shard not 1 % are in the validation split (the crawl itself repeats a few).
-
-    Raises: ShardError naming the file or folder, what is wrong with it, and the remedy.
-    """
-    folder, manifest = Path(data_path), read_manifest(data_path)
-    paths = find_shards(folder, "train")
-    table = ByteTable.from_sentencepiece(tokenizer_path, vocab_size)
-    note = f"warning: {folder} has no manifest.json; its first tokens alone were checked"
-    if manifest:
-        check_files(folder, manifest, tokenizer_path)
-        source, of = manifest["source"], manifest["source"].get("train_shards") or len(paths)
-        note = f"data verified source:{source['name']} train_shards:{len(paths)}/{of}"
-    val_T, table = read_validation(folder, table)
-    if manifest and table.metric != "val_bpb":
-        counts = f"{(val_T == BOS_ID).sum()} documents and {table.total(val_T)} bytes"
-        refuse(True, f"{folder}: validation has {counts}, manifest.json says otherwise")
-
-    def heads(tokens_T: np.ndarray) -> np.ndarray:
-        start_D = np.flatnonzero(tokens_T[:-HEAD_TOKENS] == BOS_ID)
-        head_DT = tokens_T[start_D[:, None] + np.arange(HEAD_TOKENS)].astype(np.uint64)
-        factors_T = np.random.default_rng(0).integers(1 << 63, size=HEAD_TOKENS, dtype=np.uint64)
-        return head_DT @ factors_T  # a hash: integers wrap
-
-    val_D = heads(val_T)
-    refuse(val_T[0] != BOS_ID, f"{folder}: validation must start with BOS={BOS_ID}")
-    starts = {s["file"]: s["documents"] for s in manifest["shards"]} if manifest else {}
-    for path in paths:
-        read_shard(path, verify=manifest is None)
-        tokens_T = np.fromfile(path, "<u2", SAMPLE_TOKENS, offset=HEADER_BYTES)
-        no_start = (tokens_T != BOS_ID).all() and starts.get(path.name, 1) > 0
-        refuse(no_start, f"{path} has no document start, BOS={BOS_ID}")
-        shared_D = np.isin(heads(tokens_T), val_D)
-        what = f"{path}: of its first {len(shared_D)} documents {shared_D.sum()} are validation"
-        refuse(shared_D.sum() > len(shared_D) / 100, f"{what} documents")
-    return val_T, table, note
 
 
 @dataclass(frozen=True)
@@ -351,8 +250,7 @@ class Score:
 
 def unigram_score(tokens_T: np.ndarray, table: ByteTable) -> Score:
     """Score the targets by their own frequencies: the bound for a model that sees no context."""
-    tokens_T = _as_stream(tokens_T, table)
-    counts = np.unique(tokens_T[1:], return_counts=True)[1]
+    counts = np.unique(_as_stream(tokens_T, table)[1:], return_counts=True)[1]
     nats = -(counts * np.log(counts / counts.sum())).sum()
     return Score(float(nats), len(tokens_T) - 1, table.total(tokens_T))
 
@@ -360,11 +258,11 @@ def unigram_score(tokens_T: np.ndarray, table: ByteTable) -> Score:
 def _as_stream(tokens_T: np.ndarray, table: ByteTable) -> np.ndarray:
     """Return the tokens as an array, or say why they cannot be scored."""
     tokens_T, size = np.asarray(tokens_T), len(table.base_bytes_V)
-    shape = tokens_T.shape
-    require(len(shape) == 1 and shape[0] > 1, f"tokens {shape=} must be one row of 2 or more")
-    if (top := tokens_T.max()) >= size:
-        what = f"token {top} at {tokens_T.argmax()} must be below {size}"
-        raise ValueError(f"{what}; give shards, tokenizer and model that belong together")
+    fits, shape = tokens_T.ndim == 1 and tokens_T.size > 1, tokens_T.shape
+    require(fits, f"tokens {shape=} must be one row of 2 or more")
+    what = f"token {tokens_T.max()} at {tokens_T.argmax()} must be below {size}"
+    remedy = "give shards, tokenizer and model that belong together"
+    require(tokens_T.max() < size, f"{what}; {remedy}")
     return tokens_T
 
 
@@ -376,7 +274,6 @@ def plan_windows(tokens_T, seq_len: int, stride: int, isolate: bool, chunk_token
     others what is new. Where a chunk of targets ends, a window becomes two with one start, so each
     target keeps its context. With `isolate` a document reaches from its BOS to the next one, which
     it predicts; without, the stream is one document.
-
     Raises: ValueError for a stride outside 1..seq_len and for chunk_tokens below 1.
     """
     require(1 <= stride <= seq_len, f"{stride=} must lie in 1..{seq_len=}; choose a smaller stride")
@@ -391,25 +288,67 @@ def plan_windows(tokens_T, seq_len: int, stride: int, isolate: bool, chunk_token
     return np.stack([start_W, first_W, np.append(first_W[1:], num_targets)], axis=1)
 
 
+class IllegalScore(ValueError):
+    """A score breaks a rule: its name in records.finding.RULES, and what happened."""
+
+    def __init__(self, rule: str, what: str):
+        super().__init__(f"{rule}: {what}")
+        self.rule = rule
+
+
 @dataclass
 class Ledger:
-    """Which targets were scored and trained on, as intervals, asserted at every entry."""
+    """Which targets were scored and trained on, as intervals first..end. Raises: IllegalScore."""
 
     scored: list[tuple[int, int]] = field(default_factory=list)
     trained: list[tuple[int, int]] = field(default_factory=list)
+    done: int = 0  # targets scored so far
 
-    def score(self, windows_W3: np.ndarray) -> None:
-        """Enter windows that have just been scored: they tile the targets that come next."""
-        done = self.scored[-1][1] if self.scored else 0
-        first_W, end_W = windows_W3[:, 1], windows_W3[:, 2]
-        tiled = (first_W == np.append(done, end_W[:-1])).all() and (first_W < end_W).all()
-        assert tiled, f"windows score a target after {done} twice or never"
-        self.scored.append((done, int(end_W[-1])))
+    def score(self, first: int | np.ndarray, end: int | np.ndarray) -> None:
+        """Enter targets just scored, one interval or an array of each: they tile what is next."""
+        first_W, end_W = np.atleast_1d(first), np.atleast_1d(end)
+        if not ((first_W == np.append(self.done, end_W[:-1])).all() and (first_W < end_W).all()):
+            raise IllegalScore("one-pass", f"a target after {self.done} is scored twice or never")
+        self.scored.append((self.done, int(end_W[-1])))
+        self.done = int(end_W[-1])
 
-    def train(self, chunk: tuple[int, int]) -> None:
-        """Enter a chunk that is about to be trained on: it has been scored."""
-        assert chunk in self.scored, f"targets {chunk} trained on before they were scored"
-        self.trained.append(chunk)
+    def train(self, first: int, end: int) -> None:
+        """Enter targets about to be trained on: all of them have been scored."""
+        if not 0 <= first < end <= self.done:
+            what = f"targets {first} to {end} trained on when {self.done} were scored"
+            raise IllegalScore("score-first", what)
+        self.trained.append((first, end))
+
+    def close(self, num_targets: int) -> None:
+        """End the pass: no target is left."""
+        if self.done != num_targets:
+            raise IllegalScore("one-pass", f"{self.done} of {num_targets} targets were scored")
+
+
+def influence(nats_fn, tokens_T: np.ndarray, changed: slice, watched: slice, seed=0) -> float:
+    """Return how far, at most, the nats of watched targets move when changed tokens are others.
+
+    nats_fn(tokens_T) is a fresh evaluation: the nats of each target, float64. Document starts stay
+    where they are. Of targets before a change a causal scorer gives 0.
+    Source: the flip test of upstream PR #1240.
+    """
+    flipped_T, ids = np.array(tokens_T), np.setdiff1d(tokens_T, BOS_ID)
+    part_T = flipped_T[changed]
+    shift_T = np.random.default_rng(seed).integers(1, len(ids), size=len(part_T))
+    others_T = ids[(np.searchsorted(ids, part_T) + shift_T) % len(ids)]
+    part_T[:] = np.where(part_T == BOS_ID, part_T, others_T)
+    moved_S = np.abs(nats_fn(flipped_T)[watched] - nats_fn(np.array(tokens_T))[watched])
+    return float(np.nan_to_num(moved_S, nan=math.inf).max(initial=0.0))
+
+
+def total_mass(logp_PV: np.ndarray) -> np.ndarray:
+    """Return what the probabilities at each position add up to: 1, or they are none."""
+    return np.exp(np.asarray(logp_PV, dtype=np.float64)).sum(axis=-1)
+
+
+def implied_bytes(loss: float, bpb: float, targets: int) -> float:
+    """Return the bytes that a loss (nats per target) and its bpb have been divided by."""
+    return loss / math.log(2) / bpb * targets
 
 
 def score_windows(logits_fn, tokens_T: np.ndarray, table: ByteTable, **how) -> Score:
@@ -418,20 +357,10 @@ def score_windows(logits_fn, tokens_T: np.ndarray, table: ByteTable, **how) -> S
 
 
 def score_first(
-    logits_fn: Callable[[Tensor], Tensor],
-    adapt_fn: Callable[[Tensor, int, int], None] | None,
-    tokens_T: np.ndarray,
-    table: ByteTable,
-    *,
-    seq_len: int,
-    stride: int,
-    isolate: bool,
-    device: torch.device | str,
-    chunk_tokens: int = CHUNK_TOKENS,
-    batch_tokens: int = BATCH_TOKENS,
-    rank: int = 0,
-    world_size: int = 1,
-    ledger: Ledger | None = None,
+    logits_fn: Callable[[Tensor], Tensor], adapt_fn: Callable[[Tensor, int, int], None] | None,
+    tokens_T: np.ndarray, table: ByteTable, *, seq_len: int, stride: int, isolate: bool,
+    device: torch.device | str, chunk_tokens: int = CHUNK_TOKENS, batch_tokens: int = BATCH_TOKENS,
+    rank: int = 0, world_size: int = 1, ledger: Ledger | None = None,
     progress: Callable[[float], None] = lambda done_frac: None,
 ) -> Score:
     """Score chunk after chunk, and let the model learn from each once its score is final.
@@ -440,7 +369,6 @@ def score_first(
     no more. The last chunk is never trained on: nothing is left to gain. Contexts reach back into
     earlier chunks. Any number of ranks returns one score: batches are planned before they are dealt
     out, and each has its own place for its sum.
-
     Source: upstream's score-first rule, conditions C3 and C4 of its issue #1017.
     Raises: ValueError for tokens outside the vocabulary, logits of another shape or not finite.
     """
@@ -462,13 +390,13 @@ def score_first(
         if world_size > 1:
             dist.all_reduce(nats_N)  # exact: all other ranks hold 0.0
         nats += math.fsum(nats_N.tolist())
-        ledger.score(chunk_W3)
+        ledger.score(chunk_W3[:, 1], chunk_W3[:, 2])
         if number + 1 < len(chunks):
             first, end = ledger.scored[-1]
-            ledger.train((first, end))
+            ledger.train(first, end)
             chunk_tokens_T = torch.from_numpy(tokens_T[first : end + 1].astype(np.int64))
             adapt_fn(chunk_tokens_T.to(device), number, len(chunks))
-    assert ledger.scored[-1][1] == num_targets, f"{ledger.scored[-1]} must end at {num_targets}"
+    ledger.close(num_targets)
     return Score(nats, num_targets, table.total(tokens_T))
 
 
@@ -492,30 +420,27 @@ def _nats(logits_fn, tokens_T, windows_B3, rows, seq_len, table, device) -> Tens
     require(found == want, f"logits of shape {found} must be {want}; score every token there is")
     logits_SV = logits_BTV.flatten(0, 1)[place_S].float()
     finite_S = logits_SV.isfinite().all(dim=1)
-    if not finite_S.all():
-        token = 1 + at_BT[scored_BT][int(finite_S.int().argmin())]
-        raise ValueError(f"logits for token {token} of the stream must be finite; train again")
+    token = 1 + at_BT[scored_BT][int(finite_S.int().argmin())]
+    require(finite_S.all(), f"logits for token {token} of the stream must be finite; train again")
     return F.cross_entropy(logits_SV, target_S, reduction="none").double().sum()
 
 
-def sgd_adapter(
-    model, *, seq_len, lr=0.002, momentum=0.9, epochs=3, freeze_blocks=2, rank=0, world_size=1
-) -> Callable[[Tensor, int, int], None]:
+def sgd_adapter(model, *, seq_len, lr=0.002, momentum=0.9, epochs=3, freeze_blocks=2, rank=0,
+                world_size=1) -> Callable[[Tensor, int, int], None]:
     """Return an adapt_fn that trains the model in place: its weights are changed for good.
 
     An epoch is one step on the chunk's mean loss, in rows of seq_len (the last may be short). The
     rate falls by half a cosine over the chunks, momentum carries over. All but the first blocks is
     trained, the embedding too. Ranks share the rows and add up their gradients, so that they agree
     with one rank but for rounding. Modes and flags of the model stay as they are.
-
     Source: upstream PR #549.
     Raises: ValueError when there are no parameters blocks.N.* to freeze.
     """
     named = dict(model.named_parameters())
     frozen = tuple(f"blocks.{i}." for i in range(freeze_blocks))
     trained = [p for name, p in named.items() if not name.startswith(frozen)]
-    found = len(trained) < len(named)
-    require(found or not frozen, f"{freeze_blocks=} finds no parameters blocks.N.*; set it to 0")
+    found = len(trained) < len(named) or not frozen
+    require(found, f"{freeze_blocks=} finds no parameters blocks.N.*; set it to 0")
     optimizer = torch.optim.SGD(trained, lr=lr, momentum=momentum)
 
     def adapt(chunk_tokens_T: Tensor, chunk_index: int, num_chunks: int) -> None:
@@ -556,8 +481,8 @@ def score_and_log(model, tokens_T, table, *, seq_len, stride, ttt=False, log=pri
         else:
             score = score_windows(model, tokens_T, table, stride=step, **how)
         time_ms = round(1000 * (time.perf_counter() - started))
-        size = f"targets:{score.tokens} bytes:{score.bytes} eval_time:{time_ms}ms"
-        line = f"val_loss:{score.loss:.8f} {bpb}:{score.bpb:.8f} {size}"
+        line = (f"val_loss:{score.loss:.8f} {bpb}:{score.bpb:.8f} targets:{score.tokens}"
+                f" bytes:{score.bytes} eval_time:{time_ms}ms")
         log(f"score mode:{mode} stride:{step} isolate:{how['isolate']:d} {line}")
         results[mode] = {"val_loss": score.loss, bpb: score.bpb, "eval_time_ms": time_ms}
     unigram = unigram_score(tokens_T, table)
@@ -568,26 +493,24 @@ def score_and_log(model, tokens_T, table, *, seq_len, stride, ttt=False, log=pri
 
 
 def score_artifact(args: argparse.Namespace, log: Callable[[str], None], **ranks) -> dict:
-    """Load an artifact, check the bytes of the text, and score."""
-    given, folder = vars(args), args.artifact.resolve().parent
+    """Load an artifact with the code that ran, check the bytes of the text, and score."""
+    folder = args.artifact.resolve().parent
     sys.path.insert(0, str(folder))  # its own sources, or where it has none those beside this file
-    try:
-        train_gpt = importlib.import_module("train_gpt")
-        model, settings = train_gpt.load_artifact(args.artifact, args.device)
-    finally:
-        sys.path.remove(str(folder))
+    train_gpt = importlib.import_module("train_gpt")
+    sys.path.remove(str(folder))
+    model, settings = train_gpt.load_artifact(args.artifact, args.device)
     saved = folder / "settings.json"
-    settings = (json.loads(saved.read_text()) if saved.exists() else {}) | settings | given
+    settings = (json.loads(saved.read_text()) if saved.exists() else {}) | settings | vars(args)
     for name, flag in (("data_path", "--data"), ("tokenizer_path", "--tokenizer")):
         require(name in settings, f"{name} is not in {saved}; pass {flag}")
     table = ByteTable.from_sentencepiece(settings["tokenizer_path"], settings["vocab_size"])
     tokens_T, table = read_validation(settings["data_path"], table)
     if table.sidecar_T is None:
         table.check(settings["tokenizer_path"], tokens_T)
-    how = {"seq_len": settings["train_seq_len"], "stride": settings.get("eval_stride", 64)}
-    how |= {"isolate": args.isolate, "ttt": args.ttt, "batch_tokens": args.batch_tokens}
     if sys.stdout.isatty():
         ranks["progress"] = lambda done_frac: log(f"scored:{done_frac:.1%}", end="\r")
+    how = {"seq_len": settings["train_seq_len"], "stride": settings.get("eval_stride", 64),
+           "isolate": args.isolate, "ttt": args.ttt}
     return how | score_and_log(model, tokens_T, table, log=log, device=args.device, **how, **ranks)
 
 
@@ -604,7 +527,6 @@ def main(argv: list[str] | None = None) -> int:
     add("--ttt", action="store_true", help="score also while training on what has been scored")
     add("--json", action="store_true", help="print one JSON object; the lines go to stderr")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
-    add("--batch-tokens", type=int, default=BATCH_TOKENS, help="tokens in one forward pass")
     args, rank, world_size = parser.parse_args(argv), 0, 1
     if dist.is_torchelastic_launched():
         if args.device == "cuda":

@@ -374,8 +374,8 @@ class TrainingText:
 
     def __init__(self, hp: Hyperparameters):
         paths = evaluate.find_shards(hp.data_path, "train")
-        val_paths = evaluate.find_shards(hp.data_path, "val")
-        refuse_validation_shards(paths, val_paths)
+        heads = {evaluate.read_shard(path, verify=False)[:65_536].tobytes(): path
+                 for path in evaluate.find_shards(hp.data_path, "val")}
         self.seq_len, self.seed = hp.train_seq_len, hp.seed
         self.shards = [evaluate.read_shard(path, verify=False) for path in paths]
         for path, shard in zip(paths, self.shards, strict=True):
@@ -383,6 +383,9 @@ class TrainingText:
             if highest >= hp.vocab_size:
                 raise ValueError(f"{path} holds token {highest}, outside VOCAB_SIZE="
                                  f"{hp.vocab_size}; its tokenizer is another one")
+            if twin := heads.get(shard[:65_536].tobytes()):
+                raise ValueError(f"{path} is the validation shard {twin}; training on it is not"
+                                 " legal: remove it from the training files")
         blocks = [max(0, len(shard) - 1) // self.seq_len for shard in self.shards]
         holdout = min(HOLDOUT_TOKENS, 16 * hp.train_batch_tokens) // self.seq_len
         holdout = min(holdout, sum(blocks) // 50, blocks[-1] - 1)
@@ -415,24 +418,6 @@ class TrainingText:
             start = (block - (int(self.ends[shard - 1]) if shard else 0)) * self.seq_len
             rows[i] = self.shards[shard][start : start + self.seq_len + 1]
         return torch.from_numpy(rows.astype(np.int64))
-
-
-def refuse_validation_shards(train_paths: list[Path], val_paths: list[Path]) -> None:
-    """Stop a run whose training text holds a validation shard, under whatever name.
-
-    Raises: ValueError naming both files.
-    """
-    heads = {}
-    for path in val_paths:
-        shard = evaluate.read_shard(path, verify=False)
-        heads[len(shard), shard[:65_536].tobytes()] = path
-        heads[path.resolve()] = path
-    for path in train_paths:
-        shard = evaluate.read_shard(path, verify=False)
-        twin = heads.get(path.resolve()) or heads.get((len(shard), shard[:65_536].tobytes()))
-        if twin:
-            raise ValueError(f"{path} is the validation shard {twin}; training on it is not legal:"
-                             " remove it from the training files")
 
 
 class Batches:
@@ -1097,13 +1082,27 @@ def load_artifact(path: str | Path, device: str | torch.device, compile=True) ->
 # main ---------------------------------------------------------------------------------------------
 
 
-def prepare_toy_data(hp: Hyperparameters, given: dict, rt: Runtime) -> None:
-    """Build the smoke preset's text below ./data where it is used and absent; no download."""
-    is_default = hp.data_path == PRESETS["smoke"]["data_path"] and "data_path" not in given
-    if rt.rank == 0 and is_default:
-        command = [sys.executable, "-m", "data.prepare", "toy", "--out", os.path.abspath("data")]
-        subprocess.run(command, cwd=Path(__file__).parent, check=True)
-    rt.broadcast(None)
+def prepare_data(hp: Hyperparameters, given: dict, rt: Runtime) -> str:
+    """Make the smoke preset's text where it is used and absent; have any other checked.
+
+    Returns a line for the log. A packed record has no data/prepare.py beside it, and says so.
+    Raises: ValueError naming what is wrong with the data, and the remedy.
+    """
+    here, text = Path(__file__).resolve().parent, os.path.abspath(hp.data_path)
+    if not (here / "data" / "prepare.py").exists():
+        return f"warning: {hp.data_path} is not verified: no data/prepare.py beside train_gpt.py"
+    check = ["verify", text, "--tokenizer", os.path.abspath(hp.tokenizer_path), "--start"]
+    toy = hp.data_path == PRESETS["smoke"]["data_path"] and "data_path" not in given
+    failed, said = 0, ""
+    for words in [["toy", "--out", os.path.abspath("data")]] * toy + [[*check, str(hp.vocab_size)]]:
+        if rt.rank == 0 and not failed:
+            command = [sys.executable, "-m", "data.prepare", *words]
+            done = subprocess.run(command, cwd=here, capture_output=True, text=True)
+            failed, said = done.returncode, done.stderr if done.returncode else done.stdout
+    failed, said = rt.broadcast((failed, said.strip()))
+    if failed:
+        raise ValueError(said.removeprefix("data.prepare verify: "))
+    return said
 
 
 def describe_machine(rt: Runtime) -> list[str]:
@@ -1132,8 +1131,9 @@ def main() -> None:
     with plain_errors():
         rt = Runtime.start(os.environ)
         hp, preset, given = settings_from_env(os.environ, torch.cuda.is_available())
-        prepare_toy_data(hp, given, rt)
-        val_T, table, note = evaluate.check_data(hp.data_path, hp.tokenizer_path, hp.vocab_size)
+        note = prepare_data(hp, given, rt)
+        table = evaluate.ByteTable.from_sentencepiece(hp.tokenizer_path, hp.vocab_size)
+        val_T, table = evaluate.read_validation(hp.data_path, table)
         text = TrainingText(hp)
         run = Run(hp, preset, rt, sources)
 

@@ -349,7 +349,7 @@ def in_place(name: str, train_shards: int, out: Path) -> dict | None:
         return None
     try:
         manifest = manifests.read_manifest(folder)
-        evaluate.check_files(folder, manifest, folder / manifest["tokenizer"]["file"])
+        manifests.check_files(folder, manifest, folder / manifest["tokenizer"]["file"])
     except (ValueError, OSError) as error:
         print(f"fetch {folder} again: {error}", flush=True)
         return None

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from evaluate import find_shards
+
 VERSION = 1
 MANIFEST = "manifest.json"
 INDEX = "documents.idx"
@@ -163,6 +165,26 @@ def write_stamp(folder: str | Path, manifest: dict) -> None:
             status = (folder / entry["file"]).stat()
             stamp[entry["file"]] = [entry["sha256"], status.st_size, status.st_mtime_ns]
     write_atomic(folder / STAMP, json.dumps(stamp))
+
+
+def check_files(folder: str | Path, manifest: dict, tokenizer_path: str | Path) -> None:
+    """Raise ManifestError where shards, sidecars or tokenizer are not those of the manifest.
+
+    A file that was touched since it was verified is hashed.
+    """
+    folder = Path(folder)
+    stamp = folder / STAMP
+    stamps = json.loads(stamp.read_bytes()) if stamp.exists() else {}
+    known = {e["file"]: e["sha256"] for s in manifest["shards"] for e in (s, s["sidecar"]) if e}
+    for name, sha256 in known.items():
+        path = folder / name
+        require(path.is_file(), f"{path} is missing")
+        same = stamps.get(name) == [sha256, path.stat().st_size, path.stat().st_mtime_ns]
+        require(same or sha256_file(path) == sha256, f"{path} is not the file that was verified")
+    for path in [*find_shards(folder, "train"), *find_shards(folder, "val")]:
+        require(path.name in known, f"{path} is not in {MANIFEST}, so nobody verified it")
+    same = sha256_file(tokenizer_path) == manifest["tokenizer"]["sha256"]
+    require(same, f"{tokenizer_path} is not the tokenizer of {folder}")
 
 
 def write_atomic(path: Path, text: str) -> None:

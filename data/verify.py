@@ -23,11 +23,13 @@ from data import tokenizers
 from data.manifest import hash_document, sha256_file
 
 CHUNK_TOKENS = 1 << 22
+HEAD_TOKENS = 64  # tell one document from another
+START_TOKENS = 1_000_000  # of each training shard, read at a start
 SHINGLE_TOKENS = 16  # about five words
 SHINGLE_SHARE = 16  # one shingle of so many stands for the others
 MIN_SHINGLES = 8  # fewer say nothing: about 130 tokens
 NEAR_FRAC = 0.5  # of a validation document's shingles in one training document: a near-duplicate
-MAX_PUBLISHED_FRAC = 0.01  # of validation documents that a published crawl may repeat in training
+MAX_PUBLISHED_FRAC = 0.01  # of documents that a published crawl may have in both splits
 ROUND_TRIPS = 200  # documents that are decoded and encoded again
 # Validation tokens of the challenge by vocabulary, as logs print them: cut to whole windows of at
 # most 2,048. Source: recomputed from the logs of published records.
@@ -464,17 +466,65 @@ def verify(path: Path, tokenizer_path: Path | None = None, workers: int = 1) -> 
     return folder.findings
 
 
+def check_start(folder: Path, tokenizer_path: Path, vocab_size: int) -> str:
+    """The cheap part, run at every start of training: raise, or return a line for its log.
+
+    With a manifest: every shard is there and no other, one touched since it was verified is hashed,
+    tokenizer and counts are right. In any case: documents start with BOS, and of the first ones of
+    a training shard not 1 % are in the validation split (the crawl itself repeats a few).
+
+    Raises: ValueError naming the file or folder, what is wrong with it, and the remedy.
+    """
+    manifest, paths = None, evaluate.find_shards(folder, "train")
+    note = f"warning: {folder} has no {manifests.MANIFEST}; its first tokens alone were checked"
+    if (folder / manifests.MANIFEST).exists():
+        manifest = manifests.read_manifest(folder)
+        manifests.check_files(folder, manifest, tokenizer_path)
+        source = manifest["source"]
+        of = source.get("train_shards") or len(paths)
+        note = f"data verified source:{source['name']} train_shards:{len(paths)}/{of}"
+    table = evaluate.ByteTable.from_sentencepiece(tokenizer_path, vocab_size)
+    val_T, table = evaluate.read_validation(folder, table)
+    if manifest and table.metric != "val_bpb":
+        counts = f"{(val_T == evaluate.BOS_ID).sum()} documents and {table.total(val_T)} bytes"
+        evaluate.refuse(True, f"{folder}: validation has {counts}, its manifest says otherwise")
+
+    def heads(tokens_T: np.ndarray) -> np.ndarray:
+        start_D = np.flatnonzero(tokens_T[:-HEAD_TOKENS] == evaluate.BOS_ID)
+        head_DT = tokens_T[start_D[:, None] + np.arange(HEAD_TOKENS)].astype(np.uint64)
+        factors_T = np.random.default_rng(0).integers(1 << 63, size=HEAD_TOKENS, dtype=np.uint64)
+        return head_DT @ factors_T  # a hash: integers wrap
+
+    val_D, bos = heads(val_T), f"BOS={evaluate.BOS_ID}"
+    evaluate.refuse(val_T[0] != evaluate.BOS_ID, f"{folder}: validation must start with {bos}")
+    starts = {s["file"]: s["documents"] for s in manifest["shards"]} if manifest else {}
+    for path in paths:
+        evaluate.read_shard(path, verify=manifest is None)
+        tokens_T = np.fromfile(path, "<u2", START_TOKENS, offset=evaluate.HEADER_BYTES)
+        no_start = (tokens_T != evaluate.BOS_ID).all() and starts.get(path.name, 1) > 0
+        evaluate.refuse(no_start, f"{path} has no document start, {bos}")
+        shared_D = np.isin(heads(tokens_T), val_D)
+        what = f"{path}: of its first {len(shared_D)} documents {shared_D.sum()} are validation"
+        too_many = shared_D.sum() > MAX_PUBLISHED_FRAC * len(shared_D)
+        evaluate.refuse(too_many, f"{what} documents")
+    return note
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folder", type=Path, help="with shards and, if it was made here, a manifest"
     )
     parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="(that of the manifest)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--start", type=int, metavar="V", help="what a run checks, of V pieces")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="(all cores)")
 
 
 def main(args: argparse.Namespace) -> int:
     """Print the findings; 0 where nothing is wrong, else 1."""
+    if args.start:
+        print(check_start(args.folder, args.tokenizer, args.start))
+        return 0
     findings = verify(args.folder, args.tokenizer, args.workers)
     passed = not any(finding.level == "fault" for finding in findings)
     if args.json:

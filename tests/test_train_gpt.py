@@ -396,6 +396,23 @@ def test_a_validation_shard_in_training_is_refused(tmp_path):
         train_gpt.TrainingText(tiny(data_path=str(tmp_path), vocab_size=65_536))
 
 
+def test_unfit_data_is_refused_by_the_tool_that_makes_it(tmp_path, toy):
+    """A folder that data.prepare refuses ends the start with its message; a good one is noted."""
+    rt, given = Runtime(0, 1, torch.device("cpu")), {"data_path": "given"}
+    dataset, tokenizer = toy / "datasets/toy_sp1024", toy / "tokenizers/toy_1024_bpe.model"
+    good = tiny(data_path=str(dataset), tokenizer_path=str(tokenizer))
+    assert train_gpt.prepare_data(good, given, rt).startswith("data verified source:")
+    with pytest.raises(ValueError, match=r"^no \*_train_\*.bin in .*; run: python -m data.prepare"):
+        train_gpt.prepare_data(tiny(data_path=str(tmp_path)), given, rt)
+
+
+def test_a_script_alone_says_that_nobody_checked_its_data(tmp_path, monkeypatch):
+    """A packed record has no data/ beside it: it trains, and its log says what was not done."""
+    monkeypatch.setattr(train_gpt, "__file__", str(tmp_path / "train_gpt.py"))
+    note = train_gpt.prepare_data(tiny(data_path="x"), {}, Runtime(0, 1, torch.device("cpu")))
+    assert note == "warning: x is not verified: no data/prepare.py beside train_gpt.py"
+
+
 def test_shards_of_another_tokenizer_or_too_little_text_are_refused(tmp_path):
     """The error names the file and the setting that it does not fit."""
     shards(tmp_path, [4000])

@@ -1,10 +1,13 @@
 """What is wrong with a folder is found, by `verify` and by train_gpt.py before its first step."""
 
+import contextlib
+import io
 import itertools
 import json
 import os
 import random
 import re
+import subprocess
 import time
 
 import numpy as np
@@ -125,12 +128,21 @@ def train(tmp_path, monkeypatch):
     def stop(*args):
         raise ReachedTheRun
 
+    def run_here(command, **how):
+        """Instead of a process for data.prepare, which would cost a second each time."""
+        assert command[1:3] == ["-m", "data.prepare"] and (how["cwd"] / "data").is_dir()
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            with contextlib.redirect_stderr(io.StringIO()) as errors:
+                status = prepare.main(command[3:])
+        return subprocess.CompletedProcess(command, status, out.getvalue(), errors.getvalue())
+
     def call(folder, model=None) -> str:
         settings = {"PRESET": "smoke", "VOCAB_SIZE": 300, "TRAIN_SEQ_LEN": 32, "ITERATIONS": 1}
         settings |= {"TRAIN_BATCH_TOKENS": 64, "MICRO_BATCH_TOKENS": 64, "EVAL_STRIDE": 32}
         settings |= {"DATA_PATH": folder, "TOKENIZER_PATH": model or folder / "tokenizer.model"}
         monkeypatch.setattr(os, "environ", {key: str(value) for key, value in settings.items()})
         monkeypatch.setattr(train_gpt, "Run", stop)
+        monkeypatch.setattr(train_gpt.subprocess, "run", run_here)
         monkeypatch.chdir(tmp_path)
         try:
             train_gpt.main()
@@ -148,12 +160,14 @@ def test_a_good_folder_passes(models, tmp_path, train, kind):
     folder = make(tmp_path / "x", models, kind)
     assert {f.level for f in verify.verify(folder)} == {"ok"}
     assert train(folder) == ""
-    tokens_T, table, note = evaluate.check_data(folder, folder / "tokenizer.model", 300)
+    note = verify.check_start(folder, folder / "tokenizer.model", 300)
+    table = evaluate.ByteTable.from_sentencepiece(folder / "tokenizer.model", 300)
+    tokens_T, table = evaluate.read_validation(folder, table)
     assert table.metric == "val_bpb" and note.startswith("data verified source:made up")
     assert table.total(tokens_T) == sum(len(text.encode()) for text in VAL)
     for name in ("manifest.json", ".verified.json"):
         (folder / name).unlink()
-    note = evaluate.check_data(folder, folder / "tokenizer.model", 300)[2]
+    note = verify.check_start(folder, folder / "tokenizer.model", 300)
     assert note.startswith("warning: ") and train(folder) == ""
     findings = verify.verify(folder, folder / "tokenizer.model")
     assert [(f.check, f.level) for f in findings if f.level != "ok"] == [("manifest", "warning")]
@@ -311,7 +325,7 @@ def test_miscounted_bytes(models, tmp_path, train, kind, miscount, name):
     assert name in found["bytes"] and ("sidecar" in found) == (kind == "caseops")
     assert name in found.get("sidecar", name)
     error = train(folder)
-    plain = r"validation has 40 documents and \d+ bytes, manifest.json says otherwise"
+    plain = r"validation has 40 documents and \d+ bytes, its manifest says otherwise"
     assert_matches("is more bytes than its token spells" if kind == "caseops" else plain, error)
 
 
@@ -364,14 +378,14 @@ def test_an_index_of_other_documents(models, tmp_path):
 def test_a_copied_folder_is_hashed_again_until_verified(models, tmp_path, monkeypatch):
     """Files with another time are hashed at every start, until `verify` has seen them."""
     folder, hashed = make(tmp_path / "x", models), []
-    digest = evaluate.hashlib.file_digest
+    digest = manifests.hashlib.file_digest
     monkeypatch.setattr(
-        evaluate.hashlib, "file_digest", lambda f, n: hashed.append(f.name) or digest(f, n)
+        manifests.hashlib, "file_digest", lambda f, n: hashed.append(f.name) or digest(f, n)
     )
 
     def shards_hashed() -> int:
         hashed.clear()
-        evaluate.check_data(folder, folder / "tokenizer.model", 300)
+        verify.check_start(folder, folder / "tokenizer.model", 300)
         return sum(str(name).endswith(".bin") for name in hashed)
 
     assert shards_hashed() == 0
@@ -490,7 +504,7 @@ def test_a_hundred_large_shards_open_at_once(models, tmp_path):
     (tmp_path / "tokenizer.model").write_bytes(models["plain"])
     started = time.perf_counter()
     hp = train_gpt.Hyperparameters(data_path=str(tmp_path), vocab_size=300)
-    evaluate.check_data(tmp_path, tmp_path / "tokenizer.model", 300)
+    verify.check_start(tmp_path, tmp_path / "tokenizer.model", 300)
     train_gpt.TrainingText(hp)
     assert time.perf_counter() - started < 8  # 1 s is measured; the machine may be busy
 
