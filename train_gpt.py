@@ -25,6 +25,7 @@ import json
 import math
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -145,8 +146,7 @@ RETIRED = {
     "EMA_DECAY": "EMA_FRAC, a fraction of the run",
     "VAL_BATCH_SIZE": "nothing: scoring batches itself",
     "TIE_EMBEDDINGS": "nothing: the embedding is always tied",
-    "EMBED_LR": "TIED_EMBED_LR",
-    "HEAD_LR": "TIED_EMBED_LR",
+    **dict.fromkeys(("EMBED_LR", "HEAD_LR"), "TIED_EMBED_LR"),
     "MUON_BACKEND_STEPS": "nothing: five Newton-Schulz iterations",
     "TTT_ENABLED": "python evaluate.py logs/<run_id>/artifact.pgz --ttt",
     "QAT_ENABLED": "nothing: there is no quantization-aware training",
@@ -653,9 +653,8 @@ class GPT(nn.Module):
         """matrix, embedding and scalar parameters, by the kind of module that owns them."""
         groups = {"matrix": [], "embedding": [], "scalar": []}
         for module in self.modules():
-            own = list(module.parameters(recurse=False))
             kind = {Linear: "matrix", nn.Embedding: "embedding"}.get(type(module), "scalar")
-            groups[kind] += own
+            groups[kind] += module.parameters(recurse=False)
         grouped = [id(p) for group in groups.values() for p in group]
         assert sorted(grouped) == sorted(map(id, self.parameters())), "not in exactly one group"
         return groups
@@ -675,9 +674,7 @@ PEAK_FLOPS = {
 
 def peak_flops(rt: Runtime) -> float | None:
     """Peak of all ranks together, None where the device is not in the table."""
-    if rt.device.type != "cuda":
-        return None
-    name = torch.cuda.get_device_name(rt.device)
+    name = torch.cuda.get_device_name(rt.device) if rt.device.type == "cuda" else "CPU"
     return next((peak * rt.world_size for key, peak in PEAK_FLOPS.items() if key in name), None)
 
 
@@ -952,9 +949,11 @@ class Trainer:
     def train(self, validate) -> None:
         """Start the clock and step until it or iterations run out; it stops during `validate`.
 
+        SIGTERM, as of a scheduler, ends the process after a step and a checkpoint.
         Raises: FloatingPointError when the loss is no longer a number.
         """
-        hp, run, first_step = self.hp, self.run, self.step
+        hp, run, first_step, stop_signals = self.hp, self.run, self.step, []
+        signal.signal(signal.SIGTERM, lambda number, frame: stop_signals.append(number))
         self.clock.run()
         last_saved = first_seconds = self.clock.seconds()
         peak, flops = peak_flops(self.rt), self.model.flops_per_token(hp.train_seq_len)
@@ -987,9 +986,14 @@ class Trainer:
                 self.clock.pause()
                 validate(self)
                 self.clock.run()
-            if hp.checkpoint_seconds and seconds - last_saved >= hp.checkpoint_seconds:
-                self.save()
+            stopped = self.rt.broadcast_float(bool(stop_signals))
+            if stopped or 0 < hp.checkpoint_seconds <= seconds - last_saved:
                 last_saved = seconds
+                self.save()
+            if stopped:
+                run.log(f"stopped step:{self.step} continue with RESUME={run.run_id}")
+                sys.exit(128 + signal.SIGTERM)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     @torch.no_grad()
     def choose(self, holdout_T: np.ndarray, table: evaluate.ByteTable) -> dict[str, evaluate.Score]:
@@ -1085,19 +1089,18 @@ def load_artifact(path: str | Path, device: str | torch.device, compile=True) ->
 def prepare_data(hp: Hyperparameters, given: dict, rt: Runtime) -> str:
     """Make the smoke preset's text where it is used and absent; have any other checked.
 
-    Returns a line for the log. A packed record has no data/prepare.py beside it, and says so.
-    Raises: ValueError naming what is wrong with the data, and the remedy.
+    Returns a line for the log. Raises: ValueError naming what is wrong, and the remedy.
     """
     here, text = Path(__file__).resolve().parent, os.path.abspath(hp.data_path)
     if not (here / "data" / "prepare.py").exists():
         return f"warning: {hp.data_path} is not verified: no data/prepare.py beside train_gpt.py"
     check = ["verify", text, "--tokenizer", os.path.abspath(hp.tokenizer_path), "--start"]
-    toy = hp.data_path == PRESETS["smoke"]["data_path"] and "data_path" not in given
+    make_toy = hp.data_path == PRESETS["smoke"]["data_path"] and "data_path" not in given
     failed, said = 0, ""
-    for words in [["toy", "--out", os.path.abspath("data")]] * toy + [[*check, str(hp.vocab_size)]]:
-        if rt.rank == 0 and not failed:
-            command = [sys.executable, "-m", "data.prepare", *words]
-            done = subprocess.run(command, cwd=here, capture_output=True, text=True)
+    for words in [["toy", "--out", os.path.abspath("data")], [*check, str(hp.vocab_size)]]:
+        if rt.rank == 0 and not failed and (words[0] != "toy" or make_toy):
+            done = subprocess.run([sys.executable, "-m", "data.prepare", *words], cwd=here,
+                                  capture_output=True, text=True)
             failed, said = done.returncode, done.stderr if done.returncode else done.stdout
     failed, said = rt.broadcast((failed, said.strip()))
     if failed:
@@ -1110,10 +1113,10 @@ def describe_machine(rt: Runtime) -> list[str]:
     lines = [f"python:{platform.python_version()} torch:{torch.__version__} device:{rt.device}",
              f"world_size:{rt.world_size} cores:{os.cpu_count()} threads:{torch.get_num_threads()}"]
     if rt.device.type == "cuda":
-        lines.append(f"gpu:{torch.cuda.get_device_name(rt.device)} cuda:{torch.version.cuda}")
+        name = torch.cuda.get_device_name(rt.device)
         # By a shell: a container without this program is no reason to stop.
         shown = subprocess.run("nvidia-smi", shell=True, capture_output=True, text=True)
-        lines.append(shown.stdout)
+        lines += [f"gpu:{name} cuda:{torch.version.cuda}", shown.stdout]
     return lines
 
 
@@ -1140,13 +1143,11 @@ def main() -> None:
     run.log(f"run:{run.folder} preset:{preset}")
     run.log("overrides " + (" ".join(f"{n.upper()}={v}" for n, v in given.items()) or "none"))
     run.log("hparams " + json.dumps(dataclasses.asdict(hp)), console=False)
-    for name, source in sources.items():
-        run.log(f"source {name} sha256:{hashlib.sha256(source).hexdigest()}", console=False)
-    for line in describe_machine(rt):
+    hashes = {name: hashlib.sha256(source).hexdigest() for name, source in sources.items()}
+    for line in [*(f"source {n} sha256:{h}" for n, h in hashes.items()), *describe_machine(rt)]:
         run.log(line, console=False)
     run.log(note)
-    train_tokens = text.num_blocks * hp.train_seq_len
-    run.log(f"data train_shards:{len(text.shards)} train_tokens:{train_tokens}"
+    run.log(f"data train_shards:{len(text.shards)} train_tokens:{text.num_blocks * text.seq_len}"
             f" holdout_tokens:{len(text.holdout_T)} val_tokens:{len(val_T)}")
     if rt.device.type == "cpu":
         run.log("no CUDA device: training in fp32 on the CPU")
@@ -1157,8 +1158,7 @@ def main() -> None:
         if run.checkpoint_path.exists():
             trainer.load(run.checkpoint_path.read_bytes())
             run.drop_metrics_after(trainer.step)
-            seconds = trainer.clock.seconds()
-            run.log(f"resumed step:{trainer.step} train_time:{1000 * seconds:.0f}ms")
+            run.log(f"resumed step:{trainer.step} train_time:{1e3 * trainer.clock.seconds():.0f}ms")
 
         def validate(trainer: Trainer) -> None:
             score = trainer.score_blocks(val_T, table)

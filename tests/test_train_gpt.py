@@ -693,6 +693,23 @@ def test_a_killed_run_resumes_to_the_same_weights(finished, toy, tmp_path):
     assert artifacts[0] == artifacts[1]
 
 
+def test_a_run_that_is_told_to_stop_can_go_on(finished, toy, tmp_path):
+    """SIGTERM ends it after a step and a checkpoint; RESUME gives the uninterrupted artifact."""
+    folder, _ = finished
+    process = start(tmp_path, environment(toy, run_id="one", checkpoint_seconds=0))
+    for line in process.stdout:
+        if line.startswith("step:1/"):
+            process.send_signal(signal.SIGTERM)
+            break
+    assert "stopped step:" in process.stdout.read()
+    assert process.wait(60) == 128 + signal.SIGTERM
+    assert not (tmp_path / "logs/one/artifact.pgz").exists()
+    resumed = run(tmp_path, resuming(toy, "one"))
+    assert "resumed step:" in resumed and "resumed step:0" not in resumed
+    artifacts = [(f / "logs/one/artifact.pgz").read_bytes() for f in (folder, tmp_path)]
+    assert artifacts[0] == artifacts[1]
+
+
 def test_a_run_killed_after_its_choice_trains_no_further(toy, tmp_path, monkeypatch):
     """Between choosing the average and writing the artifact, a kill repeats neither."""
     trainer = trainer_on(toy, tmp_path, monkeypatch, max_wallclock_seconds=600.0)
