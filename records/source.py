@@ -6,12 +6,12 @@
 Exit status 0: written, 2: nothing could be written (sources missing or unfit, file damaged or not
 ours). Both ways are lossless, run nothing of the sources, and print each file's size and sha256.
 
-Packed, the sources are bzip2 in base85, one string literal. Measured on the 119,120 bytes of one
-run's three files: bzip2 32,954, LZMA with tuned filters 34,418, zstd 34,982, zlib 37,953; brotli,
-33,010, would have to be installed first. Base85 adds a quarter and survives editors, pasting and
-git's line ends, which the same bytes in a latin-1 source, 7 KB less, do not. Shorter names for
-frequent words and indentation save another 1 %, and were left out. Damage does not run: bzip2 has
-a checksum. --plain keeps the sources readable in the one file instead.
+Packed, the sources are bzip2 in a latin-1 string literal, so a packed file is not for editors or
+pasting; git keeps it as it is, and damage does not run, as bzip2 has a checksum. --plain keeps the
+sources readable in the one file instead. Measured on the 119,120 bytes of one run's three files:
+bzip2 32,954 (33,680 in the literal, 41,195 in base85, which editors would survive), LZMA with tuned
+filters 34,418, zstd 34,982, zlib 37,953; brotli, 33,010, would have to be installed first. Shorter
+names for frequent words and indentation save another 1 %, and were left out.
 """
 
 import argparse
@@ -67,10 +67,13 @@ if __name__ == "__main__":
     sys.excepthook = traceback.print_exception  # Python's own, before 3.13, knows no such lines
 '''
 MODULES = "linecache, os, sys, traceback, types"
-PACKED_TAIL = """\
-parts = bz2.decompress(base64.b85decode("{payload}")).decode().split("\\0")
+CODING = "latin-1"  # each byte of the payload is one character of the literal
+PACKED_HEAD = f"# -*- coding: {CODING} -*-\n"
+PACKED_TAIL = f"""\
+parts = bz2.decompress("{{payload}}".encode("{CODING}")).decode().split("\\0")
 run_sources(list(zip(parts[::2], parts[1::2])))
 """
+ESCAPES = {"\0": r"\0", "\n": r"\n", "\r": r"\r", '"': r"\"", "\\": r"\\"}
 PLAIN_TAIL = "run_sources([\n{pairs}])\n"
 
 
@@ -129,9 +132,13 @@ def pack(files: dict[str, bytes], plain: bool = False) -> bytes:
         tail, modules = PLAIN_TAIL.format(pairs="".join(pairs)), MODULES
     else:
         parts = "\0".join(part for pair in texts.items() for part in pair)
-        payload = base64.b85encode(bz2.compress(parts.encode())).decode()
-        tail, modules = PACKED_TAIL.format(payload=payload), f"base64, bz2, {MODULES}"
-    return (STUB.format(names=", ".join(texts), modules=modules) + "\n" + tail).encode()
+        packed = bz2.compress(parts.encode()).decode(CODING)
+        # A digit after \0 would be read as part of it.
+        odd = r'(\0(?=[0-7]))|([\0\n\r"\\])'
+        payload = re.sub(odd, lambda m: r"\x00" if m[1] else ESCAPES[m[2]], packed)
+        tail, modules = PACKED_TAIL.format(payload=payload), f"bz2, {MODULES}"
+    stub = STUB.format(names=", ".join(texts), modules=modules) + "\n" + tail
+    return stub.encode() if plain else (PACKED_HEAD + stub).encode(CODING)
 
 
 def unpack(packed: bytes) -> dict[str, bytes]:
@@ -139,19 +146,18 @@ def unpack(packed: bytes) -> dict[str, bytes]:
 
     Raises: ValueError unless packing them again gives exactly this file: nothing else hides in it.
     """
-    text = packed.replace(b"\r\n", b"\n").decode(errors="replace")
+    packed = packed.replace(b"\r\n", b"\n")
     try:
-        last = ast.parse(text).body[-1].value.args[0]
+        *_, before, call = ast.parse(packed).body
+        last = call.value.args[0]
         if isinstance(last, ast.List):
             pairs = ast.literal_eval(last)
         else:
-            payload = re.search('b85decode\\("([^"]*)"', text)[1]
-            parts = (
-                decompress(bz2.BZ2Decompressor(), base64.b85decode(payload)).decode().split("\0")
-            )
+            (_, payload), *_ = literals(before)
+            parts = decompress(bz2.BZ2Decompressor(), payload).decode().split("\0")
             pairs = list(zip(parts[::2], parts[1::2], strict=True))
         files = {name: source.encode() for name, source in pairs}
-        same = pack(files, plain=isinstance(last, ast.List)).decode() == text
+        same = pack(files, plain=isinstance(last, ast.List)) == packed
     except (SyntaxError, LookupError, AttributeError, TypeError, ValueError, OSError) as error:
         what = "is not a file that records.source packed, or is damaged"
         raise ValueError(f"{what} ({error}); pack the run again") from None
@@ -290,10 +296,10 @@ def literals(tree: ast.AST) -> Iterator[tuple[int, bytes]]:
         if isinstance(node, ast.Constant | ast.BinOp | ast.Call) and id(node) not in docstrings:
             found = value(node)
             if found is not None and len(found) >= SHORTEST:
-                yield (
-                    node.lineno,
-                    found if isinstance(found, bytes) else found.encode(errors="replace"),
-                )
+                if isinstance(found, str) and "\x7f" < max(found) <= "\xff":
+                    yield node.lineno, found.encode("latin-1")  # perhaps bytes
+                found = found.encode(errors="replace") if isinstance(found, str) else found
+                yield node.lineno, found
 
 
 def unwrap(source: bytes, name: str) -> dict[str, str]:

@@ -535,8 +535,11 @@ def test_an_honest_script_has_no_finding(text):
     assert lint(toy(text)) == []
 
 
+SLOW = {"marks": pytest.mark.slow}
+
+
 @pytest.mark.parametrize(
-    "form", ["three files", "packed", pytest.param("plain", marks=pytest.mark.slow)]
+    "form", ["packed", pytest.param("plain", **SLOW), pytest.param("three files", **SLOW)]
 )
 def test_our_own_sources_have_no_finding(tmp_path, form):
     """Training, TTT, windows and probes of our three files, in every form."""

@@ -49,6 +49,7 @@ def main() -> None:
 if __name__ == "__main__":
     main()
 '''
+ENCODING = source.CODING  # of packed sources; the toy ones are ASCII
 SOURCES = {
     "train_gpt.py": TRAINER,
     "quantize.py": '"""Bytes."""\n\nimport numpy\n\nVERSION = numpy.int64(1)\n',
@@ -74,7 +75,9 @@ def make_log(run_id: str, seed: int, sources: dict, settings: dict, model_bytes:
     bpb = loss / math.log(2) * TOKENS / BYTES
     code = sum(len(text) for text in sources.values())
     score = f"val_loss:{loss:.8f} val_bpb:{bpb:.8f} targets:{TOKENS} bytes:{BYTES}"
-    hashes = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in sources.items()}
+    hashes = {
+        name: hashlib.sha256(text.encode(ENCODING)).hexdigest() for name, text in sources.items()
+    }
     return [
         f"run:logs/{run_id} preset:pr334 (as asked)",
         f"overrides RUN_ID={run_id} SEED={seed} ITERATIONS=500 MATRIX_LR=0.03",
@@ -114,7 +117,7 @@ def make_run(logs: Path, seed: int, run_id: str = "", sources=SOURCES, **setting
     plan = (quantize.PlanRow("w.weight", 5, 2.9),)
     artifact = quantize.encode(weights, plan, {}, threads=1)
     for name, text in sources.items():
-        (folder / name).write_text(text)
+        (folder / name).write_text(text, encoding=ENCODING)
     (folder / "artifact.pgz").write_bytes(artifact)
     lines = make_log(run_id, seed, sources, settings, len(artifact))
     (folder / "train.log").write_text("\n".join(lines) + "\n")
@@ -393,13 +396,14 @@ def test_a_resumed_run_is_as_good(runs):
 
 def test_runs_of_a_packed_script_are_packed_as_it_is(runs):
     """Who reproduces a record runs its one file; that run gives the same train_gpt.py again."""
-    script = source.pack({name: text.encode() for name, text in SOURCES.items()}).decode()
+    files = {name: text.encode() for name, text in SOURCES.items()}
+    script = source.pack(files).decode(ENCODING)
     for run in runs:
         seed = int(run.name[1:])
         shutil.rmtree(run)
         make_run(run.parent, seed, sources={"train_gpt.py": script})
     assert pack(runs) == 0
-    assert (FOLDER / "train_gpt.py").read_text() == script
+    assert (FOLDER / "train_gpt.py").read_text(encoding=ENCODING) == script
     assert "numpy" in (FOLDER / "requirements.txt").read_text()
     assert check_main([str(FOLDER)]) == 0
 

@@ -171,6 +171,8 @@ def test_ours_without_a_final_line_has_no_score(read):
     assert read("".join(lines[:13])).steps == 100
     twice = read(OURS + lines[0] + "".join(lines[17:20]))
     assert twice.score is None and len(twice.scores) == 6
+    begun = read(OURS + lines[0] + lines[17])
+    assert begun.score is None and len(begun.scores) == 4
     thrice = read(OURS + lines[0] + "".join(lines[17:]))
     assert thrice.score.line == 28 and thrice.eval_time_ms == 62236 + 767789
 
@@ -341,6 +343,8 @@ def test_several_runs_in_one_log(read):
     run = read(f"seed:7\n{one}seed:42\n{one.replace('1.13', '1.14')}")
     assert (run.seed, run.score.val_bpb, len(run.scores)) == (42, 1.14, 2)
     assert [point["step"] for point in run.curve] == [1]
+    adapted = one.replace("final_int6", "legal_ttt")
+    assert read(f"seed:7\n{adapted}seed:42\n{one}").score.name == "final_int6"
     assert read("import torch\n" + STEP).steps == 9  # printed source that no ruler ends
     longer = read(f"{STEP}{one}")
     assert [point["step"] for point in longer.curve] == [1]
@@ -390,6 +394,8 @@ def test_line_ends_encodings_and_rewritten_lines(read):
         run = read(text)
         assert (run.score.line, run.curve) == (plain.score.line, plain.curve)
         assert run.total_bytes == plain.total_bytes and run.sources == plain.sources
+    both = read("step:1/9 train_loss:3.0\rstep:2/9 train_loss:2.0\rstep 3\n")
+    assert [point["step"] for point in both.curve] == [1, 2]
 
 
 SIZES = {
@@ -407,6 +413,7 @@ SIZES = {
         (15057568, None, 15111456),
     "serialized_model_int8_zlib:15815847 bytes (payload:1)\nartifact_bytes: 15,972,854":
         (15815847, None, 15972854),
+    "Code size (compressed): 7 bytes\nCode size (uncompressed): 9 bytes": (None, 7, None),
     "Total submission size: 15.11 MB\nTotal artifact size: 16 MB": (None, None, None),
     "Code size (uncompressed): 9 bytes\nCode size (compressed): 7 bytes\nCode size: 5 bytes\n"
     "Serialized model x: 10 bytes\nTotal submission size x: 17 bytes": (10, 7, 17),

@@ -100,7 +100,6 @@ def test_packing_is_lossless(files, plain):
     packed = pack(files, plain)
     assert unpack(packed) == files
     assert unpack(packed.replace(b"\n", b"\r\n")) == files
-    assert packed.isascii() or plain
 
 
 def test_the_packed_form_is_a_third_of_ours():
@@ -199,10 +198,10 @@ for thing in (train_gpt.GPT, train_gpt.main, evaluate.ByteTable, evaluate.score_
     "change, said",
     [
         (lambda p: p[: len(p) // 2], "damaged"),
-        (lambda p: p.replace(b'b85decode("LRx4', b'b85decode("LRy4'), "damaged"),
+        (lambda p: p.replace(b'decompress("BZh91AY', b'decompress("BZh92AY'), "damaged"),
         (lambda p: p[:-200] + bytes([p[-200] ^ 1]) + p[-199:], "damaged"),
-        (lambda p: p.replace(b"import base64", b"import socket, base64"), "more or less"),
-        (lambda p: p + b"print(1)\n", "more or less"),
+        (lambda p: p.replace(b"import bz2", b"import socket, bz2"), "more or less"),
+        (lambda p: p + b"print(1)\n", "not a file"),
         (lambda p: p + b"# a comment\n", "more or less"),
         (lambda p: b"import train_gpt\n", "not a file"),
         (lambda p: b"", "not a file"),
