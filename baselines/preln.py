@@ -158,10 +158,10 @@ class GPT(nn.Module):
         if not config.tied:
             self.lm_head = Linear(config.model_dim, config.vocab_size, bias=False)
 
-    def forward(
+    def hidden(
         self, tokens_BT: Tensor, cache=None, valid_BS=None, keep: int = 0, dropout: float = 0.0
     ) -> Tensor:
-        """Logits of the new tokens, or of the last `keep` of them.
+        """What the head reads at the new tokens, or at the last `keep` of them.
 
         The cache, if any, holds what came before and takes in what is new. valid_BS is false where
         there is padding, among the tokens in the cache too; it may stand on the left only.
@@ -178,7 +178,11 @@ class GPT(nn.Module):
         mask = visible(T, S, valid_BS, x.device)
         for block in self.blocks:
             x = block(x, mask, cache, dropout)
-        x = self.ln_f(x)[:, -keep:]
+        return self.ln_f(x)[:, -keep:]
+
+    def forward(self, tokens_BT: Tensor, **how) -> Tensor:
+        """Logits where `hidden` has its values; how: the keywords of `hidden`."""
+        x = self.hidden(tokens_BT, **how)
         head = self.token_embedding if self.config.tied else self.lm_head
         logits = F.linear(x, head.weight.to(x.dtype))  # (B, T, V)
         return logits.to(torch.promote_types(x.dtype, torch.float32))
