@@ -1,9 +1,9 @@
 """Write a model as a Hugging Face folder, and prove that the folder holds the same model.
 
-    python3 golf.py records.publish CHECKPOINT_OR_ARTIFACT --out DIR [--dtype bf16] [--tokenizer DIR]
+    python3 golf.py records.publish CHECKPOINT_OR_ARTIFACT --out DIR [--tokenizer DIR]
     python3 golf.py --with hf records.publish CHECKPOINT_OR_ARTIFACT --verify DIR
 
-The first command needs no library of Hugging Face's, and is followed by the second where they are
+The first command needs no library of Hugging Face's, and is followed by the second where those are
 installed. Verifying loads the folder in a fresh process in which nothing of this repository can be
 imported, and compares: logits with those of the original, cached with whole, left-padded with not
 padded, saved and loaded with itself, greedy text with and without cache. It prints the largest
@@ -59,29 +59,18 @@ class Form:
 
 
 SENTENCEPIECE_IDS = (("bos", 1), ("eos", 2))
+GELU = Form(
+    "gelu_gpt", "GeluGPTForCausalLM", "GeluGPTConfig", special_ids=SENTENCEPIECE_IDS,
+    license="apache-2.0", title="nanochat-style GPT with a GELU MLP",
+)  # fmt: skip
 YAT = Form(
-    "yatnmn_gpt",
-    "YatGPTForCausalLM",
-    "YatGPTHfConfig",
-    special_ids=SENTENCEPIECE_IDS,
-    license="apache-2.0",
-    title="nanochat-style GPT with a YatNMN-Softplus MLP",
-)
-FORMS = {
-    "gelu_d12": Form(
-        "gelu_gpt",
-        "GeluGPTForCausalLM",
-        "GeluGPTConfig",
-        special_ids=SENTENCEPIECE_IDS,
-        license="apache-2.0",
-        title="nanochat-style GPT with a GELU MLP",
-    ),
-    "yat_d12": YAT,
-    "yat_neuron_d12": YAT,
-    "gpt2_124m": Form("gpt2", "GPT2LMHeadModel", dtype="bf16", title="GPT-2"),
-    "preln_53m": Form("nanogpt", "NanoGPTLMHeadModel", "NanoGPTConfig", license="mit", title="Pre-LN GPT"),
-}  # fmt: skip
-FORMS["preln_53m_untied"] = FORMS["preln_53m"]
+    "yatnmn_gpt", "YatGPTForCausalLM", "YatGPTHfConfig", special_ids=SENTENCEPIECE_IDS,
+    license="apache-2.0", title="nanochat-style GPT with a YatNMN-Softplus MLP",
+)  # fmt: skip
+GPT2 = Form("gpt2", "GPT2LMHeadModel", dtype="bf16", title="GPT-2")
+PRELN = Form("nanogpt", "NanoGPTLMHeadModel", "NanoGPTConfig", license="mit", title="Pre-LN GPT")
+FORMS = {"gelu_d12": GELU, "yat_d12": YAT, "yat_neuron_d12": YAT, "gpt2_124m": GPT2,
+         "preln_53m": PRELN, "preln_53m_untied": PRELN}  # fmt: skip
 
 # What the code in baselines/hf is called for each system that brings code; the classes of the
 # second are those of the first under other names.
@@ -380,7 +369,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.verify or (can_verify and not args.no_verify):
             differences = verify(args.source, folder)
     except (ValueError, OSError) as error:
-        print(f"records.publish: {error}", file=sys.stderr)
+        print("records.publish:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     text, fine = report(differences) if differences else ("not verified", True)
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}

@@ -152,7 +152,8 @@ def test_work_per_token_follows_the_convention_of_nanochat():
     assert on_meta(CONFIGS["gelu_d12"]).flops_per_token(1024) == 710_153_424
     untied = on_meta(Config(tied=False))
     assert untied.flops_per_token(1024) == 710_153_424
-    assert untied.flops_per_token(128) == 710_153_424 - 12 * 768 * (5376 - 12 * 128)
+    for T, seen in ((128, 12 * 128), (512, 9 * 256 + 3 * 512)):
+        assert untied.flops_per_token(T) == 710_153_424 - 12 * 768 * (5376 - seen)
 
 
 @pytest.mark.parametrize(
@@ -375,6 +376,9 @@ def test_yat_is_positive_and_finite_where_input_meets_kernel():
     y.sum().backward()
     assert y.isfinite().all() and y[3] > 100 and x.grad.isfinite().all()
     assert all(p.grad.isfinite().all() for p in layer.parameters())
+    with torch.no_grad():  # rounding makes some of these distances negative, and larger than e
+        layer.kernel.mul_(1000)
+        assert layer(layer.kernel.T).min() >= 0
 
 
 # Initial values
@@ -496,6 +500,17 @@ def test_padding_on_the_left_changes_nothing(chunks):
     assert (whole[1] - logits(model, ids(170, first=5))[0]).abs().max() < 3e-5
     got = cached_logits(model, tokens, chunks, valid)
     assert (got - whole)[valid].abs().max() < 3e-5
+
+
+def test_padding_is_seen_by_itself_alone():
+    """No row of a mask is empty, and text never sees padding: here two of six, the window one."""
+    valid = torch.tensor([[0, 0, 1, 1, 1, 1]])
+    mask = d12.visible(4, 6, 1, valid, "cpu")[0, 0].int().tolist()
+    assert mask == [[0, 0, 1, 0, 0, 0], [0, 0, 1, 1, 0, 0], [0, 0, 0, 1, 1, 0], [0, 0, 0, 0, 1, 1]]
+    assert d12.visible(6, 6, 1, valid, "cpu")[0, 0, :2].int().tolist() == [
+        [1, 0, 0, 0, 0, 0],
+        [0, 1, 0, 0, 0, 0],
+    ]
 
 
 def test_reordered_rows_go_on_from_what_they_were():

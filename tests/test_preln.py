@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from conftest import golden
 
-from baselines.preln import CONFIGS, GPT, Cache, Config
+from baselines.preln import CONFIGS, GPT, Cache, Config, visible
 
 SMALL = Config(vocab_size=61, seq_len=64, num_layers=3, model_dim=48, num_heads=4)
 
@@ -268,6 +268,12 @@ def test_padding_on_the_left_changes_nothing(chunks):
     assert got.isfinite().all()
     assert (got[0, 12:] - logits(model, text)[0]).abs().max() < 3e-5
     assert (got[1] - logits(model, ids(60, first=5))[0]).abs().max() < 3e-5
+
+
+def test_padding_is_seen_by_itself_alone():
+    """No row of a mask is empty, and text never sees padding: here two of four."""
+    mask = visible(4, 4, torch.tensor([[0, 0, 1, 1]]), "cpu")[0, 0].int().tolist()
+    assert mask == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
 
 
 def test_reordered_rows_go_on_from_what_they_were():
