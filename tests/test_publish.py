@@ -15,8 +15,9 @@ from records import publish
 
 ROOT = Path(__file__).parents[1]
 SHAPE = dict(vocab_size=61, num_layers=4, model_dim=48, num_heads=4)
+ODD = dict(rope_base=5000.0, logit_softcap=12.0, embed_init_std=0.03)  # not the defaults
 SMALL = {
-    "gelu_d12": d12.Config(**SHAPE, seq_len=256, num_kv_heads=2),
+    "gelu_d12": d12.Config(**SHAPE, **ODD, seq_len=256, num_kv_heads=2),
     "yat_d12": d12.Config(**SHAPE, seq_len=256, num_kv_heads=2, mlp="yat"),
     "gpt2_124m": gpt2.Config(**SHAPE, seq_len=64),
     "preln_53m": preln.Config(**SHAPE, seq_len=64),
@@ -323,6 +324,16 @@ def test_text_is_the_same_with_a_cache(folders, system, how):
     assert cached.shape == (how.get("num_return_sequences", 1), prompt.size(1) + 20)
 
 
+def test_a_model_can_assist_itself(folders):
+    """Assisted decoding crops both caches past the short windows, and gives the greedy text."""
+    model, assistant = published(folders["gelu_d12"]), published(folders["gelu_d12"])
+    with torch.no_grad():  # wrong now and then
+        assistant.model.blocks[3].mlp.c_proj.weight.mul_(0.5)
+    fixed = dict(max_new_tokens=24, do_sample=False, eos_token_id=None, pad_token_id=0)
+    greedy = model.generate(ids(140), **fixed)
+    assert torch.equal(model.generate(ids(140), assistant_model=assistant, **fixed), greedy)
+
+
 @pytest.mark.parametrize("system", REMOTE)
 def test_padded_rows_get_the_text_of_unpadded_ones(folders, system):
     """Two prompts of different length, padded on the left, against each alone."""
@@ -332,6 +343,8 @@ def test_padded_rows_get_the_text_of_unpadded_ones(folders, system):
     padded = torch.cat([torch.cat([torch.zeros(1, 21, dtype=torch.long), short], 1), long])
     mask = torch.ones_like(padded)
     mask[0, :21] = 0
+    shifted = logits(model, padded, attention_mask=mask)[0, 21:]
+    assert (shifted - logits(model, short)[0]).abs().max() < 3e-5
     texts = model.generate(padded, attention_mask=mask, **fixed)
     assert torch.equal(texts[0, 21:], model.generate(short, **fixed)[0])
     assert torch.equal(texts[1], model.generate(long, **fixed)[0])
@@ -434,7 +447,11 @@ def test_a_new_model_has_initial_weights(folders, system):
 def test_half_precision_gives_finite_logits(folders, system):
     """Loaded in bf16, logits are near those in fp32; those of our code are fp32."""
     half, full = (published(folders[system], dtype=t) for t in (torch.bfloat16, torch.float32))
+    seen = []
+    for part in (half.get_submodule(name) for name, _ in half.named_modules() if "proj" in name):
+        part.register_forward_hook(lambda part, args, x: seen.append(x.dtype))
     z = logits(half, ids(50))
+    assert set(seen) == {torch.bfloat16}
     assert (z - logits(full, ids(50))).abs().mean() < 0.2
     assert z.isfinite().all() and (z.dtype == torch.float32 or system == "gpt2_124m")
 
@@ -466,6 +483,22 @@ def test_tables_that_others_store_are_ignored(folders, tmp_path):
     assert torch.equal(
         logits(published(folder), ids(20)), logits(original(folders["gelu_d12"]), ids(20))
     )
+
+
+def test_only_what_a_file_lacks_gets_initial_weights(folders, tmp_path):
+    """Of a file without smear_lambda all other weights are kept as they are."""
+    from transformers import AutoModelForCausalLM
+
+    safetensors = pytest.importorskip("safetensors.torch", reason="python3 golf.py --with hf test")
+    folder = tmp_path / "lacking"
+    subprocess.run(["cp", "-r", str(folders["gelu_d12"]), str(folder)], check=True)
+    tensors = safetensors.load_file(folder / "model.safetensors")
+    del tensors["model.smear_lambda"]
+    safetensors.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+    state = model.state_dict()
+    assert state.pop("model.smear_lambda").item() == 0
+    assert all(torch.equal(state[name], w) for name, w in tensors.items())
 
 
 @pytest.mark.slow

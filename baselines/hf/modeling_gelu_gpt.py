@@ -61,7 +61,6 @@ class GeluGPTForCausalLM(PreTrainedModel, GenerationMixin):
 
     def __init__(self, config):
         super().__init__(config)
-        self.loss_type = "ForCausalLM"
         self.model = GPT(config.shape())
         self.post_init()
 
