@@ -187,9 +187,13 @@ class GPT(nn.Module):
         logits = F.linear(x, head.weight.to(x.dtype))  # (B, T, V)
         return logits.to(torch.promote_types(x.dtype, torch.float32))
 
+    def training_logits(self, tokens_BT: Tensor) -> Tensor:
+        """Logits with dropout, while the module is in training mode."""
+        return self(tokens_BT, dropout=self.config.dropout if self.training else 0.0)
+
     def loss(self, tokens_BT: Tensor) -> Tensor:
         """Cross-entropy in nats, summed over the T - 1 targets of every row."""
-        logits = self(tokens_BT[:, :-1], dropout=self.config.dropout if self.training else 0.0)
+        logits = self.training_logits(tokens_BT[:, :-1])
         return F.cross_entropy(logits.flatten(0, 1), tokens_BT[:, 1:].flatten(), reduction="sum")
 
     @torch.no_grad()

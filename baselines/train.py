@@ -3,6 +3,7 @@
     python -m baselines.train gpt2_124m
     SEED=1 DATA_PATH=... torchrun --standalone --nproc_per_node=8 -m baselines.train gelu_d12
     NUM_LAYERS=4 MODEL_DIM=128 NUM_HEADS=4 PEAK_LR=0.003 python -m baselines.train preln_53m
+    TEACHER=logs/<run_id>/checkpoint.pt python -m baselines.train preln_53m
     python -m baselines.train report logs/<run_id> --peak-flops 989e12
 
 Settings are environment variables, as for train_gpt.py: those of a run (`Hyperparameters` there)
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 
 import quantize
 import train_gpt
-from baselines import d12, gpt2, preln
+from baselines import d12, distill, gpt2, preln
 
 # Every system, by the name its settings carry, and the file that holds its model.
 FILES = {name: module for module in (d12, gpt2, preln) for name in module.CONFIGS}
@@ -59,9 +60,17 @@ class Recipe(train_gpt.Hyperparameters):
     adam_beta2: float = 0.95
     adam_eps: float = 1e-8
     weight_decay: float = 0.1  # of tensors with two dimensions and more
+    teacher: str = ""  # checkpoint of a baseline whose logits are learned from; empty: none
+    distill_alpha: float = 0.5  # weight of the text itself beside the teacher's logits
+    distill_temperature: float = 2.0
 
     def __post_init__(self):
         super().__post_init__()
+        if not (self.distill_alpha <= 1 and self.distill_temperature > 0):
+            raise ValueError(
+                f"DISTILL_ALPHA={self.distill_alpha} must be between 0 and 1, and"
+                f" DISTILL_TEMPERATURE={self.distill_temperature} over 0"
+            )
         for field in dataclasses.fields(Recipe):
             if field.name in GOLF_ONLY and getattr(self, field.name) != field.default:
                 raise ValueError(
@@ -221,6 +230,15 @@ def system_of(name: str) -> SimpleNamespace:
     def settings_of(hp: Recipe) -> dict:
         return model_settings(name, config_of(name, hp))
 
+    def make(hp: Recipe, compute_dtype: torch.dtype) -> nn.Module:
+        model = build(settings_of(hp), compute_dtype)
+        if hp.teacher:
+            weights, settings = quantize.load_checkpoint(hp.teacher)
+            teacher = load(settings, weights, "cuda" if torch.cuda.is_available() else "cpu")
+            how = hp.distill_alpha, hp.distill_temperature
+            model.loss = distill.loss_with_teacher(model, teacher, *how)
+        return model
+
     def pack(weights: dict[str, Tensor], hp: Recipe, code_bytes: int) -> bytes:
         state = {key: w.float().cpu() for key, w in weights.items()}
         return quantize.encode(state, plan_for(state), settings_of(hp))
@@ -235,14 +253,14 @@ def system_of(name: str) -> SimpleNamespace:
     return SimpleNamespace(
         Hyperparameters=Recipe,
         PRESETS={name: RECIPES[name]},
-        GPT=lambda hp, compute_dtype: build(settings_of(hp), compute_dtype),
+        GPT=make,
         Optimizers=Optimizers,
         Averages=NoAverages,
         model_settings=settings_of,
         pack=pack,
         load_artifact=load_artifact,
         CAP_BYTES=math.inf,
-        SOURCES=(__file__, FILES[name].__file__),
+        SOURCES=(__file__, FILES[name].__file__, distill.__file__),
     )
 
 

@@ -71,7 +71,7 @@ def test_leaves_import_nothing_of_ours():
     assert imports(ROOT / "train_gpt.py") & OURS == {"quantize", "evaluate"}
 
 
-@pytest.mark.parametrize("name", ["d12", "gpt2", "preln"])
+@pytest.mark.parametrize("name", ["d12", "gpt2", "preln", "distill"])
 def test_a_baseline_needs_pytorch_alone(name):
     """A baseline's file is published as it is, so that it runs where nothing of ours is."""
     assert imports(ROOT / "baselines" / f"{name}.py") <= {"dataclasses", "math", "torch"}

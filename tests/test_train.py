@@ -211,6 +211,30 @@ def test_the_artifact_holds_the_model_that_was_trained(toy, tmp_path, monkeypatc
     assert saved == settings and set(weights) == {n for n, _ in trainer.model.named_parameters()}
 
 
+def test_a_teacher_is_learned_from_and_stays_as_it_is(toy, tmp_path, monkeypatch):
+    """TEACHER names a checkpoint; its weights are not the student's; vocabularies must agree."""
+    teacher = trainer_on(toy, tmp_path, monkeypatch, "gpt2_124m", run_id="teacher")
+    teacher.save()
+    path = str(teacher.run.checkpoint_path)
+    system = train.system_of("preln_53m")
+    make = system.GPT
+    hp = tiny("preln_53m", teacher=path, distill_alpha=0.25)
+    student = make(hp, torch.float32).init_weights(0).eval()
+    plain = make(tiny("preln_53m"), torch.float32).init_weights(0).eval()
+    assert set(student.state_dict()) == set(plain.state_dict())
+    tokens = torch.randint(1024, (2, 33))
+    with torch.no_grad():
+        z_s, z_t = plain(tokens[:, :-1]), teacher.model(tokens[:, :-1])
+        soft = (z_t / 2).softmax(-1) * ((z_t / 2).log_softmax(-1) - (z_s / 2).log_softmax(-1))
+        expected = 0.25 * plain.loss(tokens) + 0.75 * 4 * soft.sum()
+        assert student.loss(tokens).item() == pytest.approx(expected.item(), rel=1e-5)
+    other = make(tiny("preln_53m", teacher=path, vocab_size=1000), torch.float32).init_weights(0)
+    with pytest.raises(ValueError, match="student has 1000 tokens, teacher 1024"):
+        other.loss(tokens % 1000)
+    with pytest.raises(ValueError, match="DISTILL_ALPHA=1.5 must be between 0 and 1"):
+        tiny("preln_53m", distill_alpha=1.5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_run_from_start_to_score(toy, tmp_path, system):
@@ -227,7 +251,7 @@ def test_a_run_from_start_to_score(toy, tmp_path, system):
     folder = tmp_path / "logs/run"
     kept = {path.name for path in folder.glob("*.py")}
     trunk = Path(train.FILES[system].__file__).name
-    assert kept == {"train_gpt.py", "quantize.py", "evaluate.py", "train.py", trunk}
+    assert kept == {"train_gpt.py", "quantize.py", "evaluate.py", "train.py", "distill.py", trunk}
     figures = train.report(folder, peak_flops=1e12)
     assert figures["system"] == system and figures["steps"] == 6 and 0 < figures["mfu"] < 1
 
