@@ -4,6 +4,7 @@
     SEED=1 DATA_PATH=... torchrun --standalone --nproc_per_node=8 -m baselines.train gelu_d12
     NUM_LAYERS=4 MODEL_DIM=128 NUM_HEADS=4 PEAK_LR=0.003 python -m baselines.train preln_53m
     TEACHER=logs/<run_id>/checkpoint.pt python -m baselines.train preln_53m
+    python -m baselines.train score logs/<run_id>      # again, in a fresh process
     python -m baselines.train report logs/<run_id> --peak-flops 989e12
 
 Settings are environment variables, as for train_gpt.py: those of a run (`Hyperparameters` there)
@@ -11,7 +12,7 @@ and those that `Recipe` adds; one that only the golf recipe reads is refused. Th
 checkpoints, RESUME and the score from packed bytes are train_gpt.py's. There is no cap on bytes.
 
 `report` reads a run's metrics.jsonl: smoothed loss, tokens per second, and utilisation against a
-peak that is given, never guessed. Exit status 0; 2 where there is nothing to train or report.
+peak that is given, never guessed. Exit status 0; 2 where there is nothing to train or read.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
+import evaluate
 import quantize
 import train_gpt
 from baselines import d12, distill, gpt2, preln
@@ -288,24 +290,45 @@ def utilisation(flops_per_token: int, tokens_per_second: float, peak_flops: floa
     return flops_per_token * tokens_per_second / peak_flops
 
 
+def saved_settings(folder: Path) -> tuple[str, Recipe]:
+    """The system that a run trained, and its recipe.
+
+    Raises: ValueError for a run of something else; OSError.
+    """
+    saved = json.loads((folder / "settings.json").read_text())
+    system = saved.pop("preset")
+    if system not in FILES:
+        raise ValueError(f"{folder} is a run of {system!r}, not of a baseline")
+    return system, Recipe(**saved)
+
+
+def score(folder: Path) -> dict:
+    """Log and return the score of a run's artifact, on the text that its settings name."""
+    system, hp = saved_settings(folder)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    val_T, table, _ = evaluate.check_data(hp.data_path, hp.tokenizer_path, hp.vocab_size)
+    model, _ = system_of(system).load_artifact(folder / "artifact.pgz", device, hp.compile)
+    how = dict(seq_len=hp.train_seq_len, stride=hp.eval_stride, device=device)
+    return evaluate.score_and_log(model, val_T, table, **how)
+
+
 def report(folder: Path, peak_flops: float | None) -> dict:
     """Figures of a run, from its settings and metrics; rates leave the first step out, as warm-up.
 
     Raises: ValueError where fewer than three steps were logged; OSError.
     """
-    saved = json.loads((folder / "settings.json").read_text())
+    system, hp = saved_settings(folder)
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     steps = [line for line in lines if "train_loss" in line]
     if len(steps) < 3:
         raise ValueError(f"{folder} has {len(steps)} logged steps; at least 3 are needed")
-    hp = Recipe(**{k: v for k, v in saved.items() if k != "preset"})
-    model = build(model_settings(saved["preset"], config_of(saved["preset"], hp)), device="meta")
+    model = build(model_settings(system, config_of(system, hp)), device="meta")
     rates = [
         (b["tokens"] - a["tokens"]) / (b["train_seconds"] - a["train_seconds"])
         for a, b in zip(steps, steps[1:], strict=False)
     ]
     figures = {
-        "system": saved["preset"],
+        "system": system,
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps": steps[-1]["step"],
         "tokens": steps[-1]["tokens"],
@@ -323,18 +346,22 @@ def report(folder: Path, peak_flops: float | None) -> dict:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="baselines.train", description=__doc__.splitlines()[0])
-    parser.add_argument("system", metavar="SYSTEM", help=f"{', '.join(FILES)}; or report")
-    parser.add_argument("run", type=Path, nargs="?", help="with report: folder of a run")
+    parser.add_argument("system", metavar="SYSTEM", help=f"{', '.join(FILES)}; or score, report")
+    parser.add_argument("run", type=Path, nargs="?", help="with score or report: folder of a run")
     parser.add_argument("--peak-flops", type=float, help="with report: dense peak of the device")
     args = parser.parse_args(argv)
     try:
-        if args.system == "report":
+        if args.system in ("score", "report"):
             if args.run is None:
-                raise ValueError("report needs the folder of a run")
-            print(*(f"{k}: {v}" for k, v in report(args.run, args.peak_flops).items()), sep="\n")
+                raise ValueError(f"{args.system} needs the folder of a run")
+            if args.system == "score":
+                score(args.run)
+            else:
+                figures = report(args.run, args.peak_flops)
+                print(*(f"{name}: {value}" for name, value in figures.items()), sep="\n")
             return 0
         if args.system not in FILES:
-            raise ValueError(f"{args.system!r} must be one of {', '.join(FILES)}, or report")
+            raise ValueError(f"{args.system!r} must be one of {', '.join(FILES)}, score or report")
     except (ValueError, OSError) as error:
         print(f"baselines.train: {error}", file=sys.stderr)
         return 2

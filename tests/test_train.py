@@ -252,6 +252,9 @@ def test_a_run_from_start_to_score(toy, tmp_path, system):
     kept = {path.name for path in folder.glob("*.py")}
     trunk = Path(train.FILES[system].__file__).name
     assert kept == {"train_gpt.py", "quantize.py", "evaluate.py", "train.py", "distill.py", trunk}
+    again = subprocess.run([*command[:-1], "score", str(folder)], capture_output=True, text=True)
+    final = [line for line in done.stdout.splitlines() if line.startswith("final ")]
+    assert final[0].split(" eval_time")[0] in again.stdout
     figures = train.report(folder, peak_flops=1e12)
     assert figures["system"] == system and figures["steps"] == 6 and 0 < figures["mfu"] < 1
 
@@ -324,6 +327,9 @@ def test_a_run_is_reported_from_its_metrics(tmp_path, capsys):
     assert f"peak_flops: {1e12}\nmfu: {mfu}"[:30] in capsys.readouterr().out
     path.write_text(json.dumps(lines[0]) + "\n")
     assert train.main(["report", str(tmp_path)]) == 2
-    assert train.main(["report"]) == 2 and train.main(["bert"]) == 2
-    assert "1 logged steps; at least 3" in capsys.readouterr().err
+    assert train.main(["report"]) == train.main(["score"]) == train.main(["bert"]) == 2
+    (tmp_path / "settings.json").write_text(json.dumps({"preset": "pr334"}))
+    assert train.main(["score", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "1 logged steps; at least 3" in error and "a run of 'pr334', not of a base" in error
     assert math.isclose(figures["smoothed_loss"], train.smoothed([8.0, 7.0, 6.0, 5.0]))
