@@ -461,6 +461,7 @@ def test_labels_give_the_mean_loss_of_the_next_tokens(folders, system):
     """Shifted inside, -100 left out, divided by num_items_in_batch where a trainer gives that."""
     model, tokens = published(folders[system]), ids(40)
     total = original(folders[system]).loss(tokens).item()
+    assert model.loss_type == "ForCausalLM"  # else transformers guesses, with a warning
     with torch.no_grad():
         assert model(tokens, labels=tokens).loss.item() == pytest.approx(total / 39, rel=1e-5)
         halved = model(tokens, labels=tokens, num_items_in_batch=78).loss.item()
