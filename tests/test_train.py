@@ -201,7 +201,11 @@ def test_the_artifact_holds_the_model_that_was_trained(toy, tmp_path, monkeypatc
     trainer.train(validate=None)
     table = train_gpt.evaluate.ByteTable.from_sentencepiece(trainer.hp.tokenizer_path, 1024)
     trainer.finish(table, code_bytes=10**9)
-    assert trainer.exported == "raw"
+    assert set(trainer.averages.candidates()) == {"raw"} and trainer.exported == "raw"
+    bits = {row.pattern: row.bits for row in train.plan_for(trainer.averages.live)}
+    assert set(bits.values()) == {8, 16}
+    assert all((b == 8) == (trainer.averages.live[name].ndim == 2) for name, b in bits.items()
+               if trainer.averages.live[name].numel() >= 4096)  # fmt: skip
     model, settings = trainer.system.load_artifact(trainer.run.artifact_path, "cpu")
     assert settings["system"] == system and not model.training
     tokens = torch.randint(1024, (1, 32))
