@@ -333,6 +333,7 @@ def influence(nats_fn, tokens_T: np.ndarray, changed: slice, watched: slice, see
     Source: the flip test of upstream PR #1240.
     """
     flipped_T, ids = np.array(tokens_T), np.setdiff1d(tokens_T, BOS_ID)
+    require(len(ids) > 1, f"{len(ids)} ids besides BOS must be 2 or more; probe with real text")
     part_T = flipped_T[changed]
     shift_T = np.random.default_rng(seed).integers(1, len(ids), size=len(part_T))
     others_T = ids[(np.searchsorted(ids, part_T) + shift_T) % len(ids)]

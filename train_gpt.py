@@ -127,7 +127,7 @@ class Hyperparameters:
 
 
 # What differs from the defaults. `smoke` is the same architecture, for two CPU cores and a minute.
-PRESETS = {
+PRESETS = {  # the first is the default with CUDA, the last without
     "pr334": {},
     "smoke": dict(
         data_path="./data/datasets/toy_sp1024",
@@ -170,7 +170,7 @@ def parse_setting(field: dataclasses.Field, text: str):
         raise ValueError(f"{field.name.upper()}={text!r} must be {kind}") from None
 
 
-def settings_from_env(environ, has_cuda: bool) -> tuple[Hyperparameters, str, dict]:
+def settings_from_env(environ, has_cuda: bool, system=sys.modules[__name__]):
     """Resolve the settings: (hyperparameters, why this preset, what the environment overrode).
 
     A name that is nearly a setting is an error, because a typing mistake in an hour-long run costs
@@ -178,7 +178,8 @@ def settings_from_env(environ, has_cuda: bool) -> tuple[Hyperparameters, str, di
 
     Raises: ValueError for unknown presets, near-miss and retired names, and unusable values.
     """
-    fields = {field.name.upper(): field for field in dataclasses.fields(Hyperparameters)}
+    settings, presets = system.Hyperparameters, system.PRESETS
+    fields = {field.name.upper(): field for field in dataclasses.fields(settings)}
     for name in environ:
         if name in RETIRED:
             raise ValueError(f"{name} is set but is not read here; use {RETIRED[name]}")
@@ -202,14 +203,14 @@ def settings_from_env(environ, has_cuda: bool) -> tuple[Hyperparameters, str, di
             if value != saved[name]:
                 raise ValueError(f"{name.upper()}={value} differs from {saved[name]} of the run to"
                                  " resume; unset it, or start a new run")
-        return Hyperparameters(**{**base, "resume": given["resume"]}), f"{preset} ({reason})", {}
+        return settings(**{**base, "resume": given["resume"]}), f"{preset} ({reason})", {}
 
-    preset = environ.get("PRESET") or ("pr334" if has_cuda else "smoke")
-    if preset not in PRESETS:
-        raise ValueError(f"PRESET={preset!r} must be one of {', '.join(PRESETS)}")
-    reason = "default with CUDA" if has_cuda else "default without CUDA, where pr334 takes days"
-    reason = "as asked" if "PRESET" in environ else reason
-    return Hyperparameters(**{**PRESETS[preset], **given}), f"{preset} ({reason})", given
+    preset = environ.get("PRESET") or list(presets)[0 if has_cuda else -1]
+    if preset not in presets:
+        raise ValueError(f"PRESET={preset!r} must be one of {', '.join(presets)}")
+    by_device = "with CUDA" if has_cuda else f"without CUDA, where {list(presets)[0]} takes days"
+    reason = "as asked" if "PRESET" in environ or len(presets) == 1 else f"default {by_device}"
+    return settings(**{**presets[preset], **given}), f"{preset} ({reason})", given
 
 
 # Runtime: processes, clock, run folder ------------------------------------------------------------
@@ -276,9 +277,9 @@ class Clock:
         return self.banked + (time.perf_counter() - self.since if self.since is not None else 0.0)
 
 
-def read_sources() -> dict[str, bytes]:
-    """The three files as they are on disk when the run starts; these are the counted code bytes."""
-    files = (__file__, quantize.__file__, evaluate.__file__)
+def read_sources(*more: str) -> dict[str, bytes]:
+    """These three files, and more, as they are on disk when the run starts: the counted code."""
+    files = (__file__, quantize.__file__, evaluate.__file__, *more)
     return {Path(file).name: Path(file).read_bytes() for file in files}
 
 
@@ -436,8 +437,7 @@ class Batches:
         self.first = self.rows * rt.rank // rt.world_size
         self.count = self.rows * (rt.rank + 1) // rt.world_size - self.first
         self.parts = -(-self.count * hp.train_seq_len // hp.micro_batch_tokens)
-        self.reader = ThreadPoolExecutor(1)
-        self.ready_step, self.ready = None, None
+        self.reader, self.ready_step, self.ready = ThreadPoolExecutor(1), None, None
 
     def read(self, step: int) -> Tensor:
         rows = self.text.rows(step * self.rows + self.first, self.count)
@@ -687,7 +687,6 @@ def newton_schulz(G_NRC: Tensor) -> Tensor:
     The coefficients maximise the slope at zero and do not converge: singular values end between
     about 0.7 and 1.2, which trains as well as the exact polar factor and needs fewer products.
     bf16 on CUDA, fp32 on a CPU, where bf16 products are several times slower.
-
     Source: Keller Jordan's Muon.
     """
     X = G_NRC.bfloat16() if G_NRC.is_cuda else G_NRC
@@ -759,6 +758,7 @@ class Optimizers:
 
     def __init__(self, model: GPT, hp: Hyperparameters, rt: Runtime):
         self.hp, self.params = hp, list(model.parameters())
+        self.remedy = f"lower MATRIX_LR={hp.matrix_lr} or set GRAD_CLIP_NORM"  # for a diverged run
         groups = model.param_groups()
         self.muon = Muon(groups["matrix"], rt, compile=hp.compile and rt.device.type == "cuda")
         self.adam = torch.optim.Adam(
@@ -773,12 +773,12 @@ class Optimizers:
         hp = self.hp
         norm = nn.utils.clip_grad_norm_(self.params, hp.grad_clip_norm or math.inf, foreach=True)
         warm = min(1.0, step / max(1, hp.muon_momentum_warmup_steps))
-        self.muon.param_groups[0]["momentum"] = (
-            (1 - warm) * hp.muon_momentum_warmup_start + warm * hp.muon_momentum
-        )
+        low, high = hp.muon_momentum_warmup_start, hp.muon_momentum
+        self.muon.param_groups[0]["momentum"] = (1 - warm) * low + warm * high
+        self.scale = lr_scale(progress, hp)
         for optimizer in (self.muon, self.adam):
             for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * lr_scale(progress, hp)
+                group["lr"] = group["peak_lr"] * self.scale
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         return norm
@@ -826,16 +826,16 @@ class Averages:
 class Trainer:
     """The state of one run, from made-up warm-up steps to weights ready for packing."""
 
-    def __init__(self, hp: Hyperparameters, rt: Runtime, run: Run, text: TrainingText):
-        self.hp, self.rt, self.run, self.text = hp, rt, run, text
+    def __init__(self, hp: Hyperparameters, rt: Runtime, run: Run, text: TrainingText,
+                 system=sys.modules[__name__]):
+        self.hp, self.rt, self.run, self.text, self.system = hp, rt, run, text, system
         self.batches = Batches(text, hp, rt)
-        self.model = GPT(hp, compute_dtype(rt.device)).init_weights(hp.seed).to(rt.device)
+        self.model = system.GPT(hp, compute_dtype(rt.device)).init_weights(hp.seed).to(rt.device)
         self.loss_fn = torch.compile(self.model.loss) if hp.compile else self.model.loss
         self.logits_fn = torch.compile(self.model) if hp.compile else self.model
-        self.optimizers = Optimizers(self.model, hp, rt)
-        self.averages = Averages(self.model, hp)
-        self.clock = Clock(rt)
-        self.step = 0
+        self.optimizers = system.Optimizers(self.model, hp, rt)
+        self.averages = system.Averages(self.model, hp)
+        self.clock, self.step = Clock(rt), 0
         self.exported = None  # name of the candidate to pack, once chosen
         self.reserve_seconds = 0.0  # kept back from the cap for choosing, packing and writing
 
@@ -853,7 +853,7 @@ class Trainer:
             "train_seconds": self.clock.seconds(),
             "rng": torch.get_rng_state(),
             "settings": dataclasses.asdict(self.hp),
-            "model_settings": model_settings(self.hp),
+            "model_settings": self.system.model_settings(self.hp),
         }
         torch.save(state, buffer)
         return buffer.getvalue()
@@ -931,9 +931,8 @@ class Trainer:
             self.choose(made_up_T.astype(np.uint16), table)
         if self.run.is_writer:
             scratch = self.run.folder / "rehearsal.tmp"
-            live = self.averages.live.items()
-            noise = {name: torch.randn(p.shape, generator=rng) for name, p in live}
-            quantize.write_atomic(scratch, self.state() + pack(noise, hp, code_bytes=0))
+            noise = {n: torch.randn(p.shape, generator=rng) for n, p in self.averages.live.items()}
+            quantize.write_atomic(scratch, self.state() + self.system.pack(noise, hp, 0))
             scratch.unlink()
         seconds = self.rt.broadcast_float(time.perf_counter() - started)
         self.load(before)
@@ -964,9 +963,8 @@ class Trainer:
             # right, and a run that diverged stops at once.
             if previous is not None and not math.isfinite(previous.item()):
                 raise FloatingPointError(f"train_loss is {previous.item()} at step {self.step - 1};"
-                                         f" lower MATRIX_LR={hp.matrix_lr} or set GRAD_CLIP_NORM")
-            previous, lr = loss, lr_scale(progress, hp)
-            progress = self.progress()
+                                         f" {self.optimizers.remedy}")
+            previous, progress = loss, self.progress()
             self.averages.update(self.step, progress)
             seconds = self.clock.seconds()
             step_seconds = (seconds - first_seconds) / (self.step - first_step)
@@ -979,7 +977,7 @@ class Trainer:
                 run.metrics(
                     step=self.step, tokens=self.step * hp.train_batch_tokens, train_seconds=seconds,
                     progress=progress, train_loss=loss.item(), grad_norm=grad_norm.item(),
-                    lr_scale=lr, tok_s=tokens_s)
+                    lr_scale=self.optimizers.scale, tok_s=tokens_s)
             else:
                 run.progress(f"step {self.step}  {progress:.0%}  {seconds:.0f} s")
             if hp.val_loss_every and self.step % hp.val_loss_every == 0 and progress < 1.0:
@@ -1028,13 +1026,14 @@ class Trainer:
                          f" holdout_tokens:{len(self.text.holdout_T)}")
             self.save()
         if self.run.is_writer:
-            blob = pack(self.averages.candidates()[self.exported], self.hp, code_bytes)
+            blob = self.system.pack(self.averages.candidates()[self.exported], self.hp, code_bytes)
             quantize.write_atomic(self.run.artifact_path, blob)
         self.clock.pause()
 
 
 # Artifact -----------------------------------------------------------------------------------------
 
+CAP_BYTES, SOURCES = quantize.CAP_BYTES, ()  # files beside these three that a system needs
 # What load_artifact needs to rebuild the model, and the context it was trained with.
 MODEL_SETTINGS = (
     "vocab_size", "num_layers", "model_dim", "num_heads", "num_kv_heads", "mlp_mult", "rope_dims",
@@ -1050,7 +1049,7 @@ def pack(weights: dict[str, Tensor], hp: Hyperparameters, code_bytes: int) -> by
     """The artifact's bytes: the default plan, or if that is over the cap the finest that fits."""
     state = {name: w.float().cpu() for name, w in weights.items()}
     blob = quantize.encode(state, quantize.DEFAULT_PLAN, model_settings(hp))
-    limit = quantize.CAP_BYTES - code_bytes
+    limit = CAP_BYTES - code_bytes
     if len(blob) > limit:
         blob, _ = quantize.encode_to_target(state, quantize.DEFAULT_PLAN, model_settings(hp), limit)
     return blob
@@ -1129,11 +1128,12 @@ def plain_errors():
         sys.exit(f"error: {error}")
 
 
-def main() -> None:
-    sources = read_sources()
+def main(system=sys.modules[__name__]) -> None:
+    """Train, pack and score what a system names: this module, or one with its own GPT and so on."""
+    sources = read_sources(*system.SOURCES)
     with plain_errors():
         rt = Runtime.start(os.environ)
-        hp, preset, given = settings_from_env(os.environ, torch.cuda.is_available())
+        hp, preset, given = settings_from_env(os.environ, torch.cuda.is_available(), system)
         note = prepare_data(hp, given, rt)
         table = evaluate.ByteTable.from_sentencepiece(hp.tokenizer_path, hp.vocab_size)
         val_T, table = evaluate.read_validation(hp.data_path, table)
@@ -1153,7 +1153,7 @@ def main() -> None:
         run.log("no CUDA device: training in fp32 on the CPU")
     code_bytes = sum(len(source) for source in sources.values())
     if not run.artifact_path.exists():
-        trainer = Trainer(hp, rt, run, text)
+        trainer = Trainer(hp, rt, run, text, system)
         run.log(f"model_params:{sum(p.numel() for p in trainer.model.parameters())}")
         if run.checkpoint_path.exists():
             trainer.load(run.checkpoint_path.read_bytes())
@@ -1184,16 +1184,16 @@ def main() -> None:
     model_bytes = run.artifact_path.stat().st_size
     total = model_bytes + code_bytes
     run.log(f"artifact model_bytes:{model_bytes} code_bytes:{code_bytes} total_bytes:{total}"
-            f" cap_bytes:{quantize.CAP_BYTES}")
-    model, _ = load_artifact(run.artifact_path, rt.device, hp.compile)
+            f" cap_bytes:{system.CAP_BYTES}")
+    model, _ = system.load_artifact(run.artifact_path, rt.device, hp.compile)
     evaluate.score_and_log(
         model, val_T, table, seq_len=hp.train_seq_len, stride=hp.eval_stride,
         device=rt.device, rank=rt.rank, world_size=rt.world_size, log=run.log,
     )
     if rt.world_size > 1:
         dist.destroy_process_group()
-    if total > quantize.CAP_BYTES:
-        sys.exit(f"error: {total} bytes are over the cap of {quantize.CAP_BYTES}")
+    if total > system.CAP_BYTES:
+        sys.exit(f"error: {total} bytes are over the cap of {system.CAP_BYTES}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,374 @@
+"""Train a reference model through the trainer of train_gpt.py, by the recipe of its own.
+
+    python -m baselines.train gpt2_124m
+    SEED=1 DATA_PATH=... torchrun --standalone --nproc_per_node=8 -m baselines.train gelu_d12
+    NUM_LAYERS=4 MODEL_DIM=128 NUM_HEADS=4 PEAK_LR=0.003 python -m baselines.train preln_53m
+    TEACHER=logs/<run_id>/checkpoint.pt python -m baselines.train preln_53m
+    python -m baselines.train score logs/<run_id>      # again, in a fresh process
+    python -m baselines.train report logs/<run_id> --peak-flops 989e12
+
+Settings are environment variables, as for train_gpt.py: those of a run (`Hyperparameters` there)
+and those that `Recipe` adds; one that only the golf recipe reads is refused. The run's folder, log,
+checkpoints, RESUME and the score from packed bytes are train_gpt.py's. There is no cap on bytes.
+
+`report` reads a run's metrics.jsonl: smoothed loss, tokens per second, and utilisation against a
+peak that is given, never guessed. Exit status 0; 2 where there is nothing to train or read.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+
+import evaluate
+import quantize
+import train_gpt
+from baselines import d12, distill, gpt2, preln
+
+# Every system, by the name its settings carry, and the file that holds its model.
+FILES = {name: module for module in (d12, gpt2, preln) for name in module.CONFIGS}
+
+# Fields of train_gpt.Hyperparameters that no baseline reads; num_kv_heads only d12 does.
+GOLF_ONLY = (
+    "lr_warmup_frac", "warmdown_frac", "min_lr", "mlp_mult", "rope_base", "logit_softcap",
+    "qk_gain_init", "bigram_vocab_size", "bigram_dim", "tied_embed_init_std", "tied_embed_lr",
+    "matrix_lr", "scalar_lr", "muon_momentum", "muon_momentum_warmup_start",
+    "muon_momentum_warmup_steps", "muon_wd", "ema_frac",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe(train_gpt.Hyperparameters):
+    """A run's settings and those of one AdamW for all weights, under warm-up and cosine.
+
+    Raises: ValueError naming the variable, also for one that only the golf recipe reads.
+    """
+
+    max_wallclock_seconds: float = 0.0
+    rope_dims: int = 2  # the least there is; not read
+    num_kv_heads: int = 1  # d12 alone reads it
+    peak_lr: float = 3e-4
+    end_lr: float = 0.0  # of the cosine, and after it
+    lr_warmup_steps: int = 700
+    lr_first_step: int = 1  # the first step's place in the warm-up: 0 begins at a rate of 0
+    lr_decay_steps: int = 20_000  # where the cosine ends, counted from the start of the run
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.95
+    adam_eps: float = 1e-8
+    weight_decay: float = 0.1  # of tensors with two dimensions and more
+    teacher: str = ""  # checkpoint of a baseline whose logits are learned from; empty: none
+    distill_alpha: float = 0.5  # weight of the text itself beside the teacher's logits
+    distill_temperature: float = 2.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not (self.distill_alpha <= 1 and self.distill_temperature > 0):
+            raise ValueError(
+                f"DISTILL_ALPHA={self.distill_alpha} must be between 0 and 1, and"
+                f" DISTILL_TEMPERATURE={self.distill_temperature} over 0"
+            )
+        for field in dataclasses.fields(Recipe):
+            if field.name in GOLF_ONLY and getattr(self, field.name) != field.default:
+                raise ValueError(
+                    f"{field.name.upper()}={getattr(self, field.name)} is of the golf recipe and"
+                    " not read here; unset it"
+                )
+
+
+# What each system's recipe sets. The unpublished values of the first three (betas, decay, warm-up,
+# end, clip) are choices, as are betas and decay of the last.
+D12 = dict(
+    vocab_size=32_768, num_layers=12, model_dim=768, num_heads=12, num_kv_heads=12,
+    train_seq_len=1024, train_batch_tokens=262_144, micro_batch_tokens=32_768, iterations=19_920,
+    peak_lr=0.01, end_lr=0.0005, lr_warmup_steps=200, lr_first_step=0, lr_decay_steps=19_920,
+    weight_decay=0.01,
+)  # fmt: skip
+GPT2 = dict(
+    vocab_size=50_257, num_layers=12, model_dim=768, num_heads=12, train_seq_len=1024,
+    train_batch_tokens=524_288, micro_batch_tokens=65_536, iterations=20_000, peak_lr=6e-4,
+    val_loss_every=250, seed=42,
+)  # fmt: skip
+PRELN = dict(
+    vocab_size=50_257, num_layers=8, model_dim=384, num_heads=8, train_seq_len=512,
+    train_batch_tokens=6_144, micro_batch_tokens=6_144, iterations=20_000, peak_lr=3e-4,
+    end_lr=3e-5, lr_warmup_steps=2000, lr_first_step=0, lr_decay_steps=30_000, grad_clip_norm=0.0,
+)  # fmt: skip
+RECIPES = {
+    "gelu_d12": D12,
+    "yat_d12": {**D12, "peak_lr": 0.03, "end_lr": 0.0015},
+    "yat_neuron_d12": {
+        **D12, "peak_lr": 0.03, "end_lr": 0.0015, "iterations": 19_922, "lr_decay_steps": 19_922
+    },
+    "gpt2_124m": GPT2,
+    "preln_53m": PRELN,
+    "preln_53m_untied": PRELN,
+}  # fmt: skip
+
+
+# Models -------------------------------------------------------------------------------------------
+
+
+def config_of(system: str, hp: Recipe):
+    """The system's shape with the sizes that the settings give."""
+    sizes = dict(
+        vocab_size=hp.vocab_size, seq_len=hp.train_seq_len, num_layers=hp.num_layers,
+        model_dim=hp.model_dim, num_heads=hp.num_heads,
+    )  # fmt: skip
+    if FILES[system] is d12:
+        sizes["num_kv_heads"] = hp.num_kv_heads
+    return dataclasses.replace(FILES[system].CONFIGS[system], **sizes)
+
+
+def model_settings(system: str, config) -> dict:
+    """What `build` needs to make the model again: the system's name and its shape."""
+    return {"system": system, **dataclasses.asdict(config)}
+
+
+def build(settings: dict, compute_dtype=torch.float32, device="cpu") -> nn.Module:
+    """The model that settings describe, its weights not yet set.
+
+    Raises: ValueError for settings that are not those of a baseline.
+    """
+    shape = dict(settings)
+    system = shape.pop("system", None)
+    if system not in FILES:
+        raise ValueError(f"system={system!r} must be one of {', '.join(FILES)}")
+    module = FILES[system]
+    known = {field.name for field in dataclasses.fields(module.Config)}
+    if set(shape) != known:
+        raise ValueError(f"settings {sorted(set(shape) ^ known)} do not match those of {system}")
+    with torch.device(device):
+        return module.GPT(module.Config(**shape), compute_dtype)
+
+
+def load(settings: dict, weights: dict[str, Tensor], device="cpu") -> nn.Module:
+    """The model with its weights, in eval mode."""
+    model = build(settings, train_gpt.compute_dtype(torch.device(device)))
+    model.load_state_dict(weights)
+    return model.to(device).eval()
+
+
+def plan_for(weights: dict[str, Tensor]) -> quantize.Plan:
+    """int8 rows for matrices, fp16 for the rest: a reference should lose nothing by its packing."""
+    return tuple(
+        quantize.PlanRow(name, 8, 6.0)
+        if w.ndim == 2 and w.numel() >= 4096
+        else quantize.PlanRow(name, 16)
+        for name, w in weights.items()
+    )
+
+
+# Training -----------------------------------------------------------------------------------------
+
+
+def lr_at(step: int, hp: Recipe) -> float:
+    """The rate of a step, counted from 0: up in a line, down in half a cosine, then constant."""
+    if step < hp.lr_warmup_steps:
+        return hp.peak_lr * (step + hp.lr_first_step) / hp.lr_warmup_steps
+    done = (step - hp.lr_warmup_steps) / max(1, hp.lr_decay_steps - hp.lr_warmup_steps)
+    return hp.end_lr + (hp.peak_lr - hp.end_lr) * (1 + math.cos(math.pi * min(1.0, done))) / 2
+
+
+class Optimizers:
+    """One AdamW for all weights; decay on tensors with two dimensions and more."""
+
+    def __init__(self, model: nn.Module, hp: Recipe, rt: train_gpt.Runtime):
+        torch.manual_seed(hp.seed + rt.rank)  # dropout draws from torch's own generator
+        self.hp, self.params, self.scale = hp, list(model.parameters()), 0.0
+        self.remedy = f"lower PEAK_LR={hp.peak_lr} or set GRAD_CLIP_NORM"
+        matrices = [p for p in self.params if p.ndim >= 2]
+        others = [p for p in self.params if p.ndim < 2]
+        groups = [
+            dict(params=matrices, weight_decay=hp.weight_decay),
+            dict(params=others, weight_decay=0.0),
+        ]
+        self.adamw = torch.optim.AdamW(
+            [group for group in groups if group["params"]], lr=0.0, eps=hp.adam_eps,
+            betas=(hp.adam_beta1, hp.adam_beta2), fused=rt.device.type == "cuda",
+        )  # fmt: skip
+
+    def step(self, step: int, progress: float) -> Tensor:
+        """Clip, update, clear the gradients; returns their norm before clipping."""
+        limit = self.hp.grad_clip_norm or math.inf
+        norm = nn.utils.clip_grad_norm_(self.params, limit, foreach=True)
+        lr = lr_at(step, self.hp)
+        self.scale = lr / self.hp.peak_lr
+        for group in self.adamw.param_groups:
+            group["lr"] = lr
+        self.adamw.step()
+        self.adamw.zero_grad(set_to_none=True)
+        return norm
+
+    def state_dict(self) -> dict:
+        return self.adamw.state_dict()
+
+    def load_state_dict(self, state: dict) -> None:
+        self.adamw.load_state_dict(state)
+
+
+class NoAverages:
+    """The weights as trained are the only candidate."""
+
+    def __init__(self, model: nn.Module, hp: Recipe):
+        self.live = dict(model.named_parameters())
+        self.ema, self.swa, self.swa_count = {}, {}, 0
+
+    def update(self, step: int, progress: float) -> None:
+        pass
+
+    def candidates(self) -> dict[str, dict[str, Tensor]]:
+        return {"raw": {name: p.detach().clone() for name, p in self.live.items()}}
+
+
+def system_of(name: str) -> SimpleNamespace:
+    """What train_gpt.main takes: the names it would else find in train_gpt.py."""
+
+    def settings_of(hp: Recipe) -> dict:
+        return model_settings(name, config_of(name, hp))
+
+    def make(hp: Recipe, compute_dtype: torch.dtype) -> nn.Module:
+        model = build(settings_of(hp), compute_dtype)
+        if hp.teacher:
+            weights, settings = quantize.load_checkpoint(hp.teacher)
+            teacher = load(settings, weights, "cuda" if torch.cuda.is_available() else "cpu")
+            how = hp.distill_alpha, hp.distill_temperature
+            model.loss = distill.loss_with_teacher(model, teacher, *how)
+        return model
+
+    def pack(weights: dict[str, Tensor], hp: Recipe, code_bytes: int) -> bytes:
+        state = {key: w.float().cpu() for key, w in weights.items()}
+        return quantize.encode(state, plan_for(state), settings_of(hp))
+
+    def load_artifact(path: Path, device, compile: bool = True) -> tuple[nn.Module, dict]:
+        weights, settings = quantize.decode(Path(path).read_bytes())
+        model = load(settings, weights, device)
+        if compile and torch.device(device).type == "cuda":
+            model.compile(dynamic=True)
+        return model, settings
+
+    return SimpleNamespace(
+        Hyperparameters=Recipe,
+        PRESETS={name: RECIPES[name]},
+        GPT=make,
+        Optimizers=Optimizers,
+        Averages=NoAverages,
+        model_settings=settings_of,
+        pack=pack,
+        load_artifact=load_artifact,
+        CAP_BYTES=math.inf,
+        SOURCES=(__file__, FILES[name].__file__, distill.__file__),
+    )
+
+
+# Report -------------------------------------------------------------------------------------------
+
+
+def smoothed(losses: list[float]) -> float:
+    """s = 0.95 * s + 0.05 * loss over all, begun with the first loss; no bias correction."""
+    smooth = losses[0]
+    for loss in losses:
+        smooth = 0.95 * smooth + 0.05 * loss
+    return smooth
+
+
+def moving_average(rates: list[float]) -> float:
+    """The average of weight 0.05 for the last, corrected for having begun at 0."""
+    average = 0.0
+    for rate in rates:
+        average = 0.95 * average + 0.05 * rate
+    return average / (1 - 0.95 ** len(rates))
+
+
+def utilisation(flops_per_token: int, tokens_per_second: float, peak_flops: float) -> float:
+    """Share of the peak that went into the model's own products."""
+    return flops_per_token * tokens_per_second / peak_flops
+
+
+def saved_settings(folder: Path) -> tuple[str, Recipe]:
+    """The system that a run trained, and its recipe.
+
+    Raises: ValueError for a run of something else; OSError.
+    """
+    saved = json.loads((folder / "settings.json").read_text())
+    system = saved.pop("preset")
+    if system not in FILES:
+        raise ValueError(f"{folder} is a run of {system!r}, not of a baseline")
+    return system, Recipe(**saved)
+
+
+def score(folder: Path) -> dict:
+    """Log and return the score of a run's artifact, on the text that its settings name."""
+    system, hp = saved_settings(folder)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    table = evaluate.ByteTable.from_sentencepiece(hp.tokenizer_path, hp.vocab_size)
+    val_T, table = evaluate.read_validation(hp.data_path, table)
+    model, _ = system_of(system).load_artifact(folder / "artifact.pgz", device, hp.compile)
+    how = dict(seq_len=hp.train_seq_len, stride=hp.eval_stride, device=device)
+    return evaluate.score_and_log(model, val_T, table, **how)
+
+
+def report(folder: Path, peak_flops: float | None) -> dict:
+    """Figures of a run, from its settings and metrics; rates leave the first step out, as warm-up.
+
+    Raises: ValueError where fewer than three steps were logged; OSError.
+    """
+    system, hp = saved_settings(folder)
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    steps = [line for line in lines if "train_loss" in line]
+    if len(steps) < 3:
+        raise ValueError(f"{folder} has {len(steps)} logged steps; at least 3 are needed")
+    model = build(model_settings(system, config_of(system, hp)), device="meta")
+    rates = [
+        (b["tokens"] - a["tokens"]) / (b["train_seconds"] - a["train_seconds"])
+        for a, b in zip(steps, steps[1:], strict=False)
+    ]
+    figures = {
+        "system": system,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "steps": steps[-1]["step"],
+        "tokens": steps[-1]["tokens"],
+        "last_loss": steps[-1]["train_loss"],
+        "smoothed_loss": smoothed([line["train_loss"] for line in steps]),
+        "losses_logged": len(steps),
+        "tokens_per_second": moving_average(rates),
+        "flops_per_token": model.flops_per_token(hp.train_seq_len),
+    }
+    if peak_flops:
+        rate, flops = figures["tokens_per_second"], figures["flops_per_token"]
+        figures |= {"peak_flops": peak_flops, "mfu": utilisation(flops, rate, peak_flops)}
+    return figures
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="baselines.train", description=__doc__.splitlines()[0])
+    parser.add_argument("system", metavar="SYSTEM", help=f"{', '.join(FILES)}; or score, report")
+    parser.add_argument("run", type=Path, nargs="?", help="with score or report: folder of a run")
+    parser.add_argument("--peak-flops", type=float, help="with report: dense peak of the device")
+    args = parser.parse_args(argv)
+    try:
+        if args.system in ("score", "report"):
+            if args.run is None:
+                raise ValueError(f"{args.system} needs the folder of a run")
+            if args.system == "score":
+                score(args.run)
+            else:
+                figures = report(args.run, args.peak_flops)
+                print(*(f"{name}: {value}" for name, value in figures.items()), sep="\n")
+            return 0
+        if args.system not in FILES:
+            raise ValueError(f"{args.system!r} must be one of {', '.join(FILES)}, score or report")
+    except (ValueError, OSError) as error:
+        print(f"baselines.train: {error}", file=sys.stderr)
+        return 2
+    train_gpt.main(system_of(args.system))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

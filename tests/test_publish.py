@@ -1,0 +1,526 @@
+"""Publishing: sizes to the byte, code that needs nothing of ours, logits and texts that agree."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import quantize
+from baselines import d12, gpt2, preln, train
+from records import publish
+
+ROOT = Path(__file__).parents[1]
+SHAPE = dict(vocab_size=61, num_layers=4, model_dim=48, num_heads=4)
+ODD = dict(rope_base=5000.0, logit_softcap=12.0, embed_init_std=0.03)  # not the defaults
+SMALL = {
+    "gelu_d12": d12.Config(**SHAPE, **ODD, seq_len=256, num_kv_heads=2),
+    "yat_d12": d12.Config(**SHAPE, seq_len=256, num_kv_heads=2, mlp="yat"),
+    "gpt2_124m": gpt2.Config(**SHAPE, seq_len=64),
+    "preln_53m": preln.Config(**SHAPE, seq_len=64),
+    "preln_53m_untied": preln.Config(**SHAPE, seq_len=64, tied=False),
+}
+REMOTE = ["gelu_d12", "yat_d12", "preln_53m"]
+
+
+def checkpoint(folder: Path, system: str) -> Path:
+    """A checkpoint of a small model in which every path shows."""
+    settings = train.model_settings(system, SMALL[system])
+    model, rng = train.build(settings).init_weights(0), torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn(p.shape, generator=rng) * 0.15)
+    path = folder / f"{system}.pt"
+    torch.save({"model": model.state_dict(), "model_settings": settings}, path)
+    return path
+
+
+def write(folder: Path, system: str, *options: str) -> Path:
+    """The folder that is published of it, not verified."""
+    out = folder / "published" / system
+    source = checkpoint(folder, system)
+    assert publish.main([str(source), "--out", str(out), "--no-verify", *options]) == 0
+    return out
+
+
+def read_safetensors(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
+    """Header and tensors, read from the format's description alone."""
+    blob = path.read_bytes()
+    length = int.from_bytes(blob[:8], "little")
+    header, data = json.loads(blob[8 : 8 + length]), bytearray(blob[8 + length :])
+    kinds = {"F32": torch.float32, "BF16": torch.bfloat16}
+    tensors, end = {}, 0
+    for name, entry in header.items():
+        if name != "__metadata__":
+            begin, after = entry["data_offsets"]
+            assert begin == end, "a gap"
+            flat = torch.frombuffer(data[begin:after], dtype=kinds[entry["dtype"]])
+            tensors[name], end = flat.view(entry["shape"]), after
+    assert end == len(data) and length % 8 == 0
+    return header, tensors
+
+
+# Files
+
+
+@pytest.mark.parametrize(
+    "system, config, dtype, size, tensors",
+    [
+        ("gpt2_124m", gpt2.CONFIGS["gpt2_124m"], "bf16", 248_894_656, 148),
+        ("gelu_d12", d12.CONFIGS["gelu_d12"], "fp32", 1_044_394_688, 90),
+        ("yat_d12", d12.CONFIGS["yat_d12"], "fp32", 1_044_398_384, 126),
+        ("preln_53m", preln.CONFIGS["preln_53m"], "fp32", 134_777_488, 100),
+        ("preln_53m_untied", preln.CONFIGS["preln_53m_untied"], "fp32", 211_972_488, 101),
+    ],
+)
+def test_files_have_the_size_of_the_specification(system, config, dtype, size, tensors):
+    """To the byte, from the header that would be written; no weight is allocated."""
+    settings = train.model_settings(system, config)
+    weights = dict(train.build(settings, device="meta").named_parameters())
+    published, kind = publish.published_weights(settings, weights), publish.DTYPES[dtype]
+    assert publish.FORMS[system].dtype == dtype
+    header = publish.safetensors_header(published, kind)
+    assert len(header) + sum(w.numel() * kind.itemsize for w in published.values()) == size
+    assert len(published) == tensors
+
+
+def test_gpt2_is_published_without_rows_that_are_no_tokens(tmp_path):
+    """61 rows of 128, matrices (in, out), no head of its own; the bits are those of bf16."""
+    out = write(tmp_path, "gpt2_124m")
+    header, tensors = read_safetensors(out / "model.safetensors")
+    weights, _ = publish.read_model(tmp_path / "gpt2_124m.pt")
+    assert list(header)[0] == "__metadata__" and list(tensors) == sorted(tensors)
+    assert "lm_head.weight" not in tensors and tensors["transformer.wte.weight"].shape == (61, 48)
+    matrix = tensors["transformer.h.0.attn.c_attn.weight"]
+    assert matrix.dtype == torch.bfloat16 and matrix.shape == (48, 144)
+    assert torch.equal(matrix, weights["h.0.attn.c_attn.weight"].bfloat16().T)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "README.md", "config.json", "generation_config.json", "model.safetensors"
+    ]  # fmt: skip
+
+
+def test_a_folder_is_written_without_libraries_of_hugging_face(tmp_path):
+    """Where neither transformers nor safetensors can be imported; without --no-verify too."""
+    source = checkpoint(tmp_path, "preln_53m")
+    code = (
+        "import sys; sys.modules.update(transformers=None, safetensors=None, tokenizers=None)\n"
+        "import importlib.util as u; find = u.find_spec\n"
+        "u.find_spec = lambda name, *a: None if name in sys.modules else find(name, *a)\n"
+        "from records import publish; source, out = sys.argv[1:]\n"
+        "assert publish.main([source, '--out', out]) == 0\n"
+        "sys.exit(publish.main([source, '--verify', out]))"
+    )
+    command = [sys.executable, "-c", code, str(source), str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert "not verified" in done.stdout and (tmp_path / "out" / "modeling_nanogpt.py").exists()
+    assert done.returncode == 2 and "--with hf" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("system", list(SMALL))
+def test_published_code_imports_nothing_of_ours(system):
+    """Only PyTorch, transformers, the standard library and its own siblings."""
+    files = publish.code_files(system)
+    assert set(files) == (set() if system == "gpt2_124m" else {
+        "torch_gpt.py", f"configuration_{publish.FORMS[system].model_type}.py",
+        f"modeling_{publish.FORMS[system].model_type}.py",
+    })  # fmt: skip
+    for text in files.values():
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Import):
+                assert {alias.name for alias in node.names} <= {"math", "torch"} | {
+                    "torch.nn.functional"
+                }
+            elif isinstance(node, ast.ImportFrom) and node.level:
+                assert f"{node.module}.py" in files
+            elif isinstance(node, ast.ImportFrom):
+                assert node.module.split(".")[0] in ("dataclasses", "torch", "transformers")
+
+
+def test_yat_is_published_under_its_own_names():
+    """No name of the other system is left, and both files agree with config.json."""
+    files = publish.code_files("yat_d12")
+    assert not any("GeluGPT" in text or "gelu_gpt" in text for text in files.values())
+    settings = train.model_settings("yat_d12", SMALL["yat_d12"])
+    config = publish.config_json(settings, torch.float32)
+    for where in config["auto_map"].values():
+        file, name = where.split(".")
+        assert f"class {name}(" in files[f"{file}.py"]
+    assert f'model_type = "{config["model_type"]}"' in files["configuration_yatnmn_gpt.py"]
+
+
+def test_the_card_states_what_was_counted_and_measured(tmp_path):
+    """Front matter, exact counts with padding told apart, and the numbers of the run's metrics."""
+    lines = [{"step": 1, "train_loss": 9.0}, {"step": 7, "train_loss": 4.25, "val_loss": 4.5}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    out = write(tmp_path, "gpt2_124m")
+    card = (out / "README.md").read_text()
+    head = card.split("---\n")[1]
+    assert "library_name: transformers\n" in head and "pipeline_tag: text-generation\n" in head
+    model = train.build(train.model_settings("gpt2_124m", SMALL["gpt2_124m"]))
+    trained = sum(p.numel() for p in model.parameters())
+    assert f"{trained - 67 * 48:,} parameters ({trained:,} in training" in card
+    assert "- train_loss: 4.25\n" in card and "- val_loss: 4.5\n" in card and "- step: 7\n" in card
+    assert "trust_remote_code" not in card and "No tokenizer is included" in card
+
+
+def test_a_tokenizer_is_copied_if_it_fits(tmp_path):
+    """Its files land in the folder; one with more tokens than the model is refused, as is none."""
+    given = tmp_path / "tokenizer"
+    given.mkdir()
+    source = checkpoint(tmp_path, "preln_53m")
+    command = [str(source), "--no-verify", "--tokenizer", str(given), "--out"]
+    assert publish.main([*command, str(tmp_path / "a")]) == 2
+    added = [{"id": 60, "content": "<|endoftext|>"}]
+    text = {"model": {"vocab": {"a": 0, "b": 1}}, "added_tokens": added}
+    (given / "tokenizer.json").write_text(json.dumps(text))
+    assert publish.main([*command, str(tmp_path / "b")]) == 0
+    assert json.loads((tmp_path / "b" / "tokenizer.json").read_text()) == text
+    assert "tokenizer.json" in (tmp_path / "b" / "README.md").read_text()
+    text["added_tokens"][0]["id"] = 61
+    (given / "tokenizer.json").write_text(json.dumps(text))
+    assert publish.main([*command, str(tmp_path / "c")]) == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["b", "preln_53m.pt", "tokenizer"]
+
+
+def test_what_cannot_be_published_is_refused_in_one_line(tmp_path, capsys):
+    """A folder that exists, a file that is no model, a model that is no system: status 2."""
+    source = checkpoint(tmp_path, "preln_53m")
+    assert publish.main([str(source), "--out", str(tmp_path)]) == 2
+    assert "exists; remove it, or choose another" in capsys.readouterr().err
+    (tmp_path / "text").write_text("no model")
+    assert publish.main([str(tmp_path / "text"), "--out", str(tmp_path / "a")]) == 2
+    assert publish.main([str(tmp_path / "absent"), "--out", str(tmp_path / "a")]) == 2
+    torch.save({"model": {}, "model_settings": {"system": "bert"}}, tmp_path / "other.pt")
+    assert publish.main([str(tmp_path / "other.pt"), "--out", str(tmp_path / "a")]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 3 and "of the system 'bert'" in captured.err
+    assert not (tmp_path / "a").exists()
+
+
+def test_an_artifact_is_published_with_the_weights_that_are_scored(tmp_path):
+    """What is written of a packed model is what `quantize.decode` gives."""
+    weights, settings = publish.read_model(checkpoint(tmp_path, "preln_53m"))
+    plan = (quantize.PlanRow("*", 16),)
+    artifact = tmp_path / "artifact.pgz"
+    artifact.write_bytes(quantize.encode(weights, plan, settings))
+    out = tmp_path / "out"
+    assert publish.main([str(artifact), "--out", str(out), "--no-verify"]) == 0
+    _, tensors = read_safetensors(out / "model.safetensors")
+    name = "blocks.0.ff.fc1.weight"
+    assert torch.equal(tensors[f"transformer.{name}"], weights[name].half().float())
+
+
+def test_a_difference_over_its_limit_fails():
+    """Status and text follow the limits; a comparison that is missing is an error."""
+    fine = dict.fromkeys(publish.LIMITS, 0.0)
+    assert publish.report(fine)[1]
+    for name, limit in publish.LIMITS.items():
+        text, is_fine = publish.report({**fine, name: 1.01 * limit + 1e-9})
+        assert not is_fine and f"FAIL  {name}" in text
+        assert not publish.report({**fine, name: float("nan")})[1]
+    with pytest.raises(KeyError):
+        publish.report({})
+
+
+# With transformers
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    """Every small system as published, and transformers with a place of its own for their code."""
+    pytest.importorskip("transformers", reason="python3 golf.py --with hf test")
+    from transformers import dynamic_module_utils
+
+    folder = tmp_path_factory.mktemp("hf")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(folder / "modules"))
+        patch.setattr(sys, "path", [*sys.path])
+        yield {system: write(folder, system) for system in SMALL}
+
+
+def original(folder: Path) -> torch.nn.Module:
+    weights, settings = publish.read_model(folder.parents[1] / f"{folder.name}.pt")
+    return train.load(settings, weights)
+
+
+def published(folder: Path, **how):
+    from transformers import AutoModelForCausalLM
+
+    how = {"dtype": torch.float32, "trust_remote_code": True, **how}
+    model, told = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **how)
+    assert not any(told.values()), told
+    return model.eval()
+
+
+def ids(T: int, rows: int = 1, seed: int = 0) -> torch.Tensor:
+    return torch.randint(3, 61, (rows, T), generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def logits(model, *args, **how) -> torch.Tensor:
+    out = model(*args, **how)
+    return getattr(out, "logits", out)
+
+
+@pytest.mark.parametrize("system", [name for name in SMALL if name != "gpt2_124m"])
+def test_published_logits_are_the_original_ones(folders, system):
+    """Bit for bit, with every weight found and none left over."""
+    tokens = ids(64 if "preln" in system else 300, rows=2)
+    ours, theirs = original(folders[system]), published(folders[system])
+    assert torch.equal(logits(theirs, tokens), logits(ours, tokens))
+    config = theirs.config
+    tied = theirs.get_input_embeddings().weight is theirs.get_output_embeddings().weight
+    assert tied == config.tie_word_embeddings == (system != "preln_53m_untied")
+
+
+def test_gpt2_needs_no_code_of_ours(folders):
+    """It is transformers' own class, and its logits are ours with the weights rounded to bf16."""
+    model = published(folders["gpt2_124m"], trust_remote_code=False)
+    ours = original(folders["gpt2_124m"]).bfloat16().float()
+    assert type(model).__name__ == "GPT2LMHeadModel" and model.config.resid_pdrop == 0
+    assert (logits(model, ids(64)) - logits(ours, ids(64))).abs().max() < 1e-4
+
+
+def test_the_bytes_are_those_of_the_safetensors_package(folders, tmp_path):
+    """Its own writer makes the same file of the same tensors."""
+    safetensors = pytest.importorskip("safetensors.torch", reason="python3 golf.py --with hf test")
+    path = folders["gpt2_124m"] / "model.safetensors"
+    tensors = safetensors.load_file(path)
+    safetensors.save_file(tensors, tmp_path / "theirs", metadata={"format": "pt"})
+    assert (tmp_path / "theirs").read_bytes() == path.read_bytes()
+
+
+def test_a_cache_of_transformers_holds_the_windows(folders):
+    """After 300 tokens 128 keys in short layers; the long one keeps all and slides by its mask."""
+    model = published(folders["gelu_d12"])
+    cache = model(ids(300), use_cache=True).past_key_values
+    assert [layer.keys.size(2) for layer in cache.layers] == [128, 128, 128, 300]
+    for start in range(300, 320):
+        step = logits(model, ids(320)[:, start : start + 1], past_key_values=cache)
+        assert (step - logits(model, ids(320)[:, : start + 1])[:, -1:]).abs().max() < 3e-5
+
+
+@pytest.mark.parametrize("system", REMOTE)
+@pytest.mark.parametrize(
+    "how",
+    [
+        dict(),
+        dict(num_beams=4, num_return_sequences=3),
+        dict(prompt_lookup_num_tokens=3),
+    ],
+    ids=["greedy", "beams", "prompt lookup"],
+)
+def test_text_is_the_same_with_a_cache(folders, system, how):
+    """Greedy, beam search and prompt lookup, past the short window, against no cache at all."""
+    model = published(folders[system])
+    prompt = ids(20).repeat(1, 2) if "preln" in system else ids(60).repeat(1, 2)
+    fixed = dict(max_new_tokens=20, do_sample=False, eos_token_id=None, pad_token_id=0)
+    cached = model.generate(prompt, use_cache=True, **fixed, **how)
+    how.pop("prompt_lookup_num_tokens", None)  # greedy by another way
+    assert torch.equal(cached, model.generate(prompt, use_cache=False, **fixed, **how))
+    assert cached.shape == (how.get("num_return_sequences", 1), prompt.size(1) + 20)
+
+
+def test_a_model_can_assist_itself(folders):
+    """Assisted decoding crops both caches past the short windows, and gives the greedy text."""
+    model, assistant = published(folders["gelu_d12"]), published(folders["gelu_d12"])
+    with torch.no_grad():  # wrong now and then
+        assistant.model.blocks[3].mlp.c_proj.weight.mul_(0.5)
+    fixed = dict(max_new_tokens=24, do_sample=False, eos_token_id=None, pad_token_id=0)
+    greedy = model.generate(ids(140), **fixed)
+    assert torch.equal(model.generate(ids(140), assistant_model=assistant, **fixed), greedy)
+
+
+@pytest.mark.parametrize("system", REMOTE)
+def test_padded_rows_get_the_text_of_unpadded_ones(folders, system):
+    """Two prompts of different length, padded on the left, against each alone."""
+    model = published(folders[system])
+    fixed = dict(max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0)
+    short, long = ids(9, seed=1), ids(30, seed=2)
+    padded = torch.cat([torch.cat([torch.zeros(1, 21, dtype=torch.long), short], 1), long])
+    mask = torch.ones_like(padded)
+    mask[0, :21] = 0
+    shifted = logits(model, padded, attention_mask=mask)[0, 21:]
+    assert (shifted - logits(model, short)[0]).abs().max() < 3e-5
+    texts = model.generate(padded, attention_mask=mask, **fixed)
+    assert torch.equal(texts[0, 21:], model.generate(short, **fixed)[0])
+    assert torch.equal(texts[1], model.generate(long, **fixed)[0])
+
+
+@pytest.mark.parametrize("system", REMOTE)
+def test_text_goes_on_from_a_returned_cache(folders, system):
+    """A second call with the first one's cache gives what one call gives."""
+    model = published(folders[system])
+    fixed = dict(do_sample=False, eos_token_id=None, pad_token_id=0, return_dict_in_generate=True)
+    first = model.generate(ids(30), max_new_tokens=10, **fixed)
+    second = model.generate(
+        first.sequences, max_new_tokens=10, past_key_values=first.past_key_values, **fixed
+    )
+    whole = model.generate(ids(30), max_new_tokens=20, **fixed)
+    assert torch.equal(second.sequences, whole.sequences)
+
+
+def test_a_padded_cache_remembers_its_padding(folders):
+    """A later call without a mask does not take padding for text."""
+    model, tokens = published(folders["gelu_d12"]), ids(30)
+    mask = torch.ones_like(tokens)
+    mask[:, :6] = 0
+    cache = model(tokens[:, :25], attention_mask=mask[:, :25], use_cache=True).past_key_values
+    without = logits(model, tokens[:, 25:], past_key_values=cache)
+    assert (without - logits(model, tokens, attention_mask=mask)[:, 25:]).abs().max() < 3e-5
+
+
+def test_rows_and_ends_of_a_cache_can_be_changed(folders):
+    """Reorder, repeat, select, crop and reset act on keys, ids and padding alike."""
+    model = published(folders["gelu_d12"])
+    tokens, new = ids(40, rows=2), ids(3, rows=1, seed=5)
+    mask = torch.ones_like(tokens)
+    mask[0, :4] = 0
+
+    def after(change, past, valid, rows):
+        cache = model(tokens, attention_mask=mask, use_cache=True).past_key_values
+        change(cache)
+        step = new.expand(rows, -1)
+        got = logits(model, step, past_key_values=cache)
+        valid = torch.cat([valid, torch.ones_like(step)], 1)
+        whole = logits(model, torch.cat([past, step], 1), attention_mask=valid)
+        assert (got - whole[:, -3:]).abs().max() < 3e-5
+
+    order = torch.tensor([1, 1])
+    after(lambda c: c.reorder_cache(order), tokens[order], mask[order], 2)
+    after(lambda c: c.batch_select_indices(order[:1]), tokens[1:], mask[1:], 1)
+    twice = torch.tensor([0, 0, 1, 1])
+    after(lambda c: c.batch_repeat_interleave(2), tokens[twice], mask[twice], 4)
+    after(lambda c: c.crop(-5), tokens[:, :-5], mask[:, :-5], 2)
+    after(lambda c: c.reset(), tokens[:, :0], mask[:, :0], 2)
+
+
+@pytest.mark.parametrize("system", REMOTE)
+def test_caches_and_masks_that_do_not_fit_are_refused(folders, system):
+    """Another class of cache or a mask of another length raises; nothing decodes silently wrong."""
+    from transformers import DynamicCache, StaticCache
+
+    model = published(folders[system])
+    caches = [StaticCache(config=model.config, max_cache_len=64)]
+    caches += [] if "preln" in system else [DynamicCache(config=model.config)]
+    for cache in caches:
+        with pytest.raises(ValueError, match=f"past_key_values is a {type(cache).__name__}"):
+            model(ids(5), past_key_values=cache)
+    with pytest.raises(ValueError, match="past_key_values is a StaticCache"):
+        model.generate(ids(5), max_new_tokens=3, cache_implementation="static")
+    with pytest.raises(ValueError, match=r"attention_mask has shape \(1, 4\), must be \(1, 5\)"):
+        model(ids(5), attention_mask=torch.ones(1, 4))
+    with pytest.raises(ValueError, match="input_ids are needed"):
+        model(inputs_embeds=torch.zeros(1, 5, 48))
+
+
+def test_learned_positions_end_with_the_context(folders):
+    """The pre-LN model refuses to generate past its positions."""
+    with pytest.raises(ValueError, match="65 tokens are more than the 64 positions"):
+        published(folders["preln_53m"]).generate(ids(60), max_new_tokens=9, eos_token_id=None)
+
+
+@pytest.mark.parametrize("system", REMOTE)
+def test_a_new_model_has_initial_weights(folders, system):
+    """One that is built from the config alone has those of `init_weights`, not torch's own."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folders[system], trust_remote_code=True)
+    model = AutoModelForCausalLM.from_config(config, trust_remote_code=True)
+    assert all(p.isfinite().all() for p in model.parameters())
+    fresh = train.build(train.model_settings(system, SMALL[system])).init_weights(0)
+    state = publish.published_weights(
+        train.model_settings(system, SMALL[system]), dict(fresh.named_parameters())
+    )
+    for name, p in model.named_parameters():
+        expected = state[name]
+        if expected.unique().numel() == 1 or "lambdas" in name:
+            assert torch.equal(p, expected), name
+        elif p.numel() > 1000:
+            assert p.std().item() == pytest.approx(expected.std().item(), rel=0.15), name
+
+
+@pytest.mark.parametrize("system", [*REMOTE, "gpt2_124m"])
+def test_half_precision_gives_finite_logits(folders, system):
+    """Loaded in bf16, logits are near those in fp32; those of our code are fp32."""
+    half, full = (published(folders[system], dtype=t) for t in (torch.bfloat16, torch.float32))
+    seen = []
+    for part in (half.get_submodule(name) for name, _ in half.named_modules() if "proj" in name):
+        part.register_forward_hook(lambda part, args, x: seen.append(x.dtype))
+    z = logits(half, ids(50))
+    assert set(seen) == {torch.bfloat16}
+    assert (z - logits(full, ids(50))).abs().mean() < 0.2
+    assert z.isfinite().all() and (z.dtype == torch.float32 or system == "gpt2_124m")
+
+
+@pytest.mark.parametrize("system", REMOTE)
+def test_labels_give_the_mean_loss_of_the_next_tokens(folders, system):
+    """Shifted inside, -100 left out, divided by num_items_in_batch where a trainer gives that."""
+    model, tokens = published(folders[system]), ids(40)
+    total = original(folders[system]).loss(tokens).item()
+    assert model.loss_type == "ForCausalLM"  # else transformers guesses, with a warning
+    with torch.no_grad():
+        assert model(tokens, labels=tokens).loss.item() == pytest.approx(total / 39, rel=1e-5)
+        halved = model(tokens, labels=tokens, num_items_in_batch=78).loss.item()
+        assert halved == pytest.approx(total / 78, rel=1e-5)
+        masked = torch.where(torch.arange(40) < 20, -100, tokens)
+        z = logits(model, tokens)[0, 19:-1]
+        last_20 = torch.nn.functional.cross_entropy(z, tokens[0, 20:]).item()
+        assert model(tokens, labels=masked).loss.item() == pytest.approx(last_20, rel=1e-5)
+        assert len(model(tokens, labels=tokens, return_dict=False)) == 3
+
+
+def test_tables_that_others_store_are_ignored(folders, tmp_path):
+    """A file that holds upstream's rope_cos and rope_sin loads without a word."""
+    safetensors = pytest.importorskip("safetensors.torch", reason="python3 golf.py --with hf test")
+    folder = tmp_path / "with_tables"
+    subprocess.run(["cp", "-r", str(folders["gelu_d12"]), str(folder)], check=True)
+    tensors = safetensors.load_file(folder / "model.safetensors")
+    tensors |= {f"model.rope_{part}": torch.zeros(1, 2560, 1, 6) for part in ("cos", "sin")}
+    safetensors.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    assert torch.equal(
+        logits(published(folder), ids(20)), logits(original(folders["gelu_d12"]), ids(20))
+    )
+
+
+def test_only_what_a_file_lacks_gets_initial_weights(folders, tmp_path):
+    """Of a file without smear_lambda all other weights are kept as they are."""
+    from transformers import AutoModelForCausalLM
+
+    safetensors = pytest.importorskip("safetensors.torch", reason="python3 golf.py --with hf test")
+    folder = tmp_path / "lacking"
+    subprocess.run(["cp", "-r", str(folders["gelu_d12"]), str(folder)], check=True)
+    tensors = safetensors.load_file(folder / "model.safetensors")
+    del tensors["model.smear_lambda"]
+    safetensors.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+    state = model.state_dict()
+    assert state.pop("model.smear_lambda").item() == 0
+    assert all(torch.equal(state[name], w) for name, w in tensors.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", list(SMALL))
+def test_a_folder_is_verified_in_a_fresh_process(folders, system, capsys, tmp_path):
+    """`--verify` finds no difference over its limit, and one where a weight was changed."""
+    source, folder = folders[system].parents[1] / f"{system}.pt", folders[system]
+    assert publish.main([str(source), "--verify", str(folder), "--json"]) == 0
+    differences = json.loads(capsys.readouterr().out)["differences"]
+    assert set(differences) == set(publish.LIMITS)
+    spoilt = torch.load(source)
+    next(w for w in spoilt["model"].values() if w.ndim == 2)[:30] *= 1.01
+    torch.save(spoilt, tmp_path / "spoilt.pt")
+    assert publish.main([str(tmp_path / "spoilt.pt"), "--verify", str(folder)]) == 1
+    assert "FAIL  logits" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_greedy_text_agrees_over_200_tokens(folders):
+    """From 200 to 400 tokens: past the short windows and past the context."""
+    model = published(folders["gelu_d12"])
+    fixed = dict(max_new_tokens=200, do_sample=False, eos_token_id=None, pad_token_id=0)
+    texts = [model.generate(ids(200), use_cache=cached, **fixed) for cached in (True, False)]
+    assert torch.equal(*texts)

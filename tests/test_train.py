@@ -1,0 +1,339 @@
+"""How baselines train: schedules, groups, one step in parts, tying, resuming, the report."""
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import quantize
+import train_gpt
+from baselines import d12, train
+from train_gpt import Runtime
+
+ROOT = Path(__file__).parents[1]
+CPU = Runtime(rank=0, world_size=1, device=torch.device("cpu"))
+SYSTEMS = ["gelu_d12", "yat_d12", "gpt2_124m", "preln_53m"]
+TINY = dict(
+    vocab_size=1024, num_layers=2, model_dim=32, num_heads=2, num_kv_heads=1, train_seq_len=32,
+    train_batch_tokens=256, micro_batch_tokens=256, iterations=6, warmup_steps=1, val_loss_every=0,
+    train_log_every=1, checkpoint_seconds=0.0, eval_stride=32, compile=False, lr_warmup_steps=2,
+    lr_decay_steps=6, peak_lr=3e-3,
+)  # fmt: skip
+
+
+def tiny(system: str, **changes) -> train.Recipe:
+    return train.Recipe(**{**train.RECIPES[system], **TINY, **changes})
+
+
+def trainer_on(toy: Path, folder: Path, monkeypatch, system: str, **changes) -> train_gpt.Trainer:
+    """A trainer of a small baseline in this process, writing below a folder."""
+    monkeypatch.chdir(folder)
+    where = dict(
+        data_path=str(toy / "datasets/toy_sp1024"),
+        tokenizer_path=str(toy / "tokenizers/toy_1024_bpe.model"),
+    )
+    hp = tiny(system, **where, **changes)
+    run, text = train_gpt.Run(hp, system, CPU, {}), train_gpt.TrainingText(hp)
+    return train_gpt.Trainer(hp, CPU, run, text, train.system_of(system))
+
+
+def losses(folder: Path) -> list[float]:
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [line["train_loss"] for line in lines]
+
+
+# Recipes
+
+
+def recipe(system: str, **changes) -> train.Recipe:
+    return train.Recipe(**{**train.RECIPES[system], **changes})
+
+
+@pytest.mark.parametrize(
+    "system, points",
+    [
+        ("gpt2_124m", {0: 8.5714e-7, 699: 6e-4, 700: 6e-4, 10_000: 3.1708e-4, 10_350: 3e-4,
+                       19_999: 3.97e-12}),
+        ("preln_53m", {0: 0, 1: 1.5e-7, 2000: 3e-4, 16_000: 1.65e-4, 19_999: 1.06439e-4,
+                       30_000: 3e-5, 40_000: 3e-5}),
+        ("gelu_d12", {0: 0, 100: 0.005, 200: 0.01, 10_060: 0.00525, 19_920: 0.0005}),
+        ("yat_d12", {200: 0.03, 19_920: 0.0015}),
+    ],
+)  # fmt: skip
+def test_rates_are_those_of_the_specification(system, points):
+    """Warm-up, peak, cosine and end of each recipe."""
+    for step, lr in points.items():
+        assert train.lr_at(step, recipe(system)) == pytest.approx(lr, rel=2e-3, abs=1e-15), step
+
+
+def test_steps_follow_from_the_number_of_parameters():
+    """d12 sees 20 tokens a parameter, rounded down to whole steps."""
+    for system in ("gelu_d12", "yat_d12", "yat_neuron_d12"):
+        hp = recipe(system)
+        settings = train.model_settings(system, train.config_of(system, hp))
+        model = train.build(settings, device="meta")
+        parameters = sum(p.numel() for p in model.parameters())
+        assert hp.iterations == 20 * parameters // hp.train_batch_tokens == hp.lr_decay_steps
+
+
+@pytest.mark.parametrize("system", list(train.FILES))
+def test_a_recipe_trains_the_published_shape(system):
+    """Settings of the recipe give the configuration of the model's file."""
+    assert train.config_of(system, recipe(system)) == train.FILES[system].CONFIGS[system]
+
+
+def test_settings_that_only_the_golf_recipe_reads_are_refused():
+    """By name; those of a run, and those of the recipe, are taken from the environment."""
+    environ = {"PEAK_LR": "0.5", "SEED": "7", "MODEL_DIM": "48", "NUM_HEADS": "4"}
+    hp, why, given = train_gpt.settings_from_env(environ, False, train.system_of("gpt2_124m"))
+    assert (hp.peak_lr, hp.seed, hp.model_dim, hp.iterations) == (0.5, 7, 48, 20_000)
+    assert why == "gpt2_124m (as asked)" and set(given) == {n.lower() for n in environ}
+    golf = {f.name: f.default for f in dataclasses.fields(train.Recipe)}
+    for name in train.GOLF_ONLY:
+        value = golf[name] + 1 if isinstance(golf[name], int) else golf[name] / 2
+        with pytest.raises(ValueError, match=f"{name.upper()}=.* is of the golf recipe"):
+            recipe("gpt2_124m", **{name: value})
+
+
+def test_settings_of_another_shape_are_refused():
+    """`build` names what does not match, and a system that is none."""
+    config = d12.Config(vocab_size=61, num_layers=2, model_dim=48, num_heads=4, num_kv_heads=2)
+    settings = train.model_settings("gelu_d12", config)
+    with pytest.raises(ValueError, match="system=None must be one of gelu_d12, yat_d12"):
+        train.build(dataclasses.asdict(config))
+    with pytest.raises(ValueError, match=r"settings \['width'\] do not match those of gelu_d12"):
+        train.build({**settings, "width": 3})
+
+
+# Optimizer
+
+
+def test_decay_is_on_matrices_and_embeddings_alone():
+    """GPT-2: wte, wpe and 4 matrices a layer, 50 tensors of 148."""
+    config = train.config_of("gpt2_124m", recipe("gpt2_124m", model_dim=24))
+    model = train.build(train.model_settings("gpt2_124m", config), device="meta")
+    groups = train.Optimizers(model, recipe("gpt2_124m"), CPU).adamw.param_groups
+    assert [(len(g["params"]), g["weight_decay"]) for g in groups] == [(50, 0.1), (98, 0.0)]
+    names = {id(p): name for name, p in model.named_parameters()}
+    decayed = {names[id(p)].split(".", 2)[-1] for p in groups[0]["params"]}
+    assert decayed == {"weight"} | {
+        f"{part}.weight" for part in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+    }
+    assert all(g["betas"] == (0.9, 0.95) and g["eps"] == 1e-8 for g in groups)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_step_is_clipped_to_its_norm(system):
+    """The gradients that AdamW sees have norm 1 at most; without a limit they are as they were."""
+    for limit, expected in ((1.0, 1.0), (0.0, None)):
+        hp = tiny(system, grad_clip_norm=limit)
+        model = train.build(train.model_settings(system, train.config_of(system, hp)))
+        model.init_weights(0)
+        optimizers, seen = train.Optimizers(model, hp, CPU), []
+        model.loss(torch.randint(1024, (2, 33))).backward()
+        before = torch.stack([p.grad.norm() for p in model.parameters()]).norm().item()
+
+        def spy(params=optimizers.params, seen=seen):
+            seen.append(torch.stack([p.grad.norm() for p in params]).norm().item())
+
+        optimizers.adamw.step = spy
+        norm = optimizers.step(step=2, progress=0.5).item()
+        assert before > 1 and norm == pytest.approx(before, rel=1e-4)
+        assert seen[0] == pytest.approx(expected or before, rel=1e-4)
+        assert optimizers.scale == 1.0 and optimizers.adamw.param_groups[0]["lr"] == hp.peak_lr
+        assert all(p.grad is None for p in model.parameters())
+
+
+# Runs
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_step_in_parts_is_the_same_step(toy, tmp_path, monkeypatch, system):
+    """Eight micro-batches give the losses and weights of one batch."""
+    found = {}
+    for parts in (1, 8):
+        trainer = trainer_on(toy, tmp_path, monkeypatch, system, run_id=f"parts{parts}",
+                             micro_batch_tokens=256 // parts)  # fmt: skip
+        trainer.model.eval()  # without dropout, which draws otherwise
+        assert trainer.batches.parts == parts
+        grads = {}
+
+        def keep(step, progress, trainer=trainer, grads=grads):
+            grads.update({n: p.grad.clone() for n, p in trainer.model.named_parameters()})
+            return torch.zeros(())
+
+        trainer.optimizers.step = keep
+        loss, _ = trainer.train_step(trainer.batches.get(0), progress=0.0)
+        found[parts] = (loss, grads)
+    assert abs(found[1][0] - found[8][0]) < 1e-6
+    for name, g in found[1][1].items():
+        assert (g - found[8][1][name]).abs().max() < 1e-6, name
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_resumed_run_goes_on_as_if_never_stopped(toy, tmp_path, monkeypatch, system):
+    """Losses of six steps, and of three plus three from the checkpoint, dropout included."""
+    whole = trainer_on(toy, tmp_path, monkeypatch, system, run_id="whole")
+    whole.train(validate=None)
+    trainer, seen = trainer_on(toy, tmp_path, monkeypatch, system, run_id="first"), []
+    for _ in range(3):
+        seen.append(trainer.train_step(trainer.batches.get(trainer.step), 0.5)[0].item())
+    state = trainer.state()
+    again = trainer_on(toy, tmp_path, monkeypatch, system, run_id="second", seed=1337 + 5)
+    again.text, again.batches.text = trainer.text, trainer.text
+    again.load(state)
+    assert again.step == 3
+    for _ in range(3):
+        seen.append(again.train_step(again.batches.get(again.step), 0.5)[0].item())
+    assert seen == losses(tmp_path / "logs/whole")
+    assert seen[0] > seen[-1]
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_the_artifact_holds_the_model_that_was_trained(toy, tmp_path, monkeypatch, system):
+    """Packed without a cap, read back by name and shape, nearly the same logits."""
+    trainer = trainer_on(toy, tmp_path, monkeypatch, system, model_dim=64)
+    trainer.train(validate=None)
+    table = train_gpt.evaluate.ByteTable.from_sentencepiece(trainer.hp.tokenizer_path, 1024)
+    trainer.finish(table, code_bytes=10**9)
+    assert set(trainer.averages.candidates()) == {"raw"} and trainer.exported == "raw"
+    bits = {row.pattern: row.bits for row in train.plan_for(trainer.averages.live)}
+    assert set(bits.values()) == {8, 16}
+    assert all((b == 8) == (trainer.averages.live[name].ndim == 2) for name, b in bits.items()
+               if trainer.averages.live[name].numel() >= 4096)  # fmt: skip
+    model, settings = trainer.system.load_artifact(trainer.run.artifact_path, "cpu")
+    assert settings["system"] == system and not model.training
+    tokens = torch.randint(1024, (1, 32))
+    with torch.no_grad():
+        assert (model(tokens) - trainer.model(tokens)).abs().max() < 0.05
+    weights, saved = quantize.load_checkpoint(trainer.run.checkpoint_path)
+    assert saved == settings and set(weights) == {n for n, _ in trainer.model.named_parameters()}
+
+
+def test_a_teacher_is_learned_from_and_stays_as_it_is(toy, tmp_path, monkeypatch):
+    """TEACHER names a checkpoint; its weights are not the student's; vocabularies must agree."""
+    teacher = trainer_on(toy, tmp_path, monkeypatch, "gpt2_124m", run_id="teacher")
+    teacher.save()
+    path = str(teacher.run.checkpoint_path)
+    system = train.system_of("preln_53m")
+    make = system.GPT
+    hp = tiny("preln_53m", teacher=path, distill_alpha=0.25)
+    student = make(hp, torch.float32).init_weights(0).eval()
+    plain = make(tiny("preln_53m"), torch.float32).init_weights(0).eval()
+    assert set(student.state_dict()) == set(plain.state_dict())
+    tokens = torch.randint(1024, (2, 33))
+    with torch.no_grad():
+        z_s, z_t = plain(tokens[:, :-1]), teacher.model(tokens[:, :-1])
+        soft = (z_t / 2).softmax(-1) * ((z_t / 2).log_softmax(-1) - (z_s / 2).log_softmax(-1))
+        expected = 0.25 * plain.loss(tokens) + 0.75 * 4 * soft.sum()
+        assert student.loss(tokens).item() == pytest.approx(expected.item(), rel=1e-5)
+    other = make(tiny("preln_53m", teacher=path, vocab_size=1000), torch.float32).init_weights(0)
+    with pytest.raises(ValueError, match="student has 1000 tokens, teacher 1024"):
+        other.loss(tokens % 1000)
+    with pytest.raises(ValueError, match="DISTILL_ALPHA=1.5 must be between 0 and 1"):
+        tiny("preln_53m", distill_alpha=1.5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_run_from_start_to_score(toy, tmp_path, system):
+    """The command trains, packs, scores and logs; its own sources are kept with the run."""
+    settings = {name.upper(): str(value) for name, value in TINY.items() if name != "compile"}
+    settings |= {"COMPILE": "0", "RUN_ID": "run", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    settings["DATA_PATH"] = str(toy / "datasets/toy_sp1024")
+    settings["TOKENIZER_PATH"] = str(toy / "tokenizers/toy_1024_bpe.model")
+    pairs = [f"{name}={value}" for name, value in settings.items()]
+    command = ["env", *pairs, sys.executable, "-m", "baselines.train", system]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "final val_loss:" in done.stdout and "cap_bytes:inf" in done.stdout
+    folder = tmp_path / "logs/run"
+    kept = {path.name for path in folder.glob("*.py")}
+    trunk = Path(train.FILES[system].__file__).name
+    assert kept == {"train_gpt.py", "quantize.py", "evaluate.py", "train.py", "distill.py", trunk}
+    again = subprocess.run([*command[:-1], "score", str(folder)], capture_output=True, text=True)
+    final = [line for line in done.stdout.splitlines() if line.startswith("final ")]
+    assert final[0].split(" eval_time")[0] in again.stdout
+    figures = train.report(folder, peak_flops=1e12)
+    assert figures["system"] == system and figures["steps"] == 6 and 0 < figures["mfu"] < 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "system, lr", [("gelu_d12", 1e-2), ("yat_d12", 3e-2), ("gpt2_124m", 3e-3), ("preln_53m", 3e-3)]
+)
+def test_a_model_can_learn_one_batch_by_heart(system, lr):
+    """150 steps on four rows of 64 random bytes bring the loss below 0.1."""
+    hp = recipe(
+        system, vocab_size=256, num_layers=4, model_dim=64, num_heads=4, train_seq_len=64,
+        num_kv_heads=4 if "d12" in system else 1, train_batch_tokens=256, micro_batch_tokens=256,
+        eval_stride=64, peak_lr=lr, end_lr=0.0, lr_warmup_steps=20, lr_decay_steps=150,
+        weight_decay=0.1, grad_clip_norm=1.0,
+    )  # fmt: skip
+    model = train.build(train.model_settings(system, train.config_of(system, hp)))
+    model.init_weights(0).eval()
+    tokens = torch.randint(256, (4, 65), generator=torch.Generator().manual_seed(0))
+    optimizers = train.Optimizers(model, hp, CPU)
+    for step in range(150):
+        loss = model.loss(tokens) / 256
+        loss.backward()
+        optimizers.step(step, step / 150)
+    assert loss.item() < 0.1
+
+
+# Report
+
+
+def test_smoothed_loss_follows_its_recursion():
+    """Begun with the first loss, 0.05 of each; three-seed spread is that of the population."""
+    assert train.smoothed([2.0]) == 2.0
+    assert train.smoothed([2.0, 4.0]) == pytest.approx(0.95 * 2 + 0.05 * 4)
+    steps = [3.0, 1.0, 2.0]
+    assert train.smoothed(steps) == pytest.approx(0.95 * (0.95 * 3 + 0.05 * 1) + 0.05 * 2)
+
+
+def test_rates_are_averaged_without_bias():
+    """A constant rate is its own average from the first step on; the last counts 0.05."""
+    for count in (1, 2, 40):
+        assert train.moving_average([5.0] * count) == pytest.approx(5.0)
+    late = train.moving_average([0.0] * 199 + [1.0])
+    assert late == pytest.approx(0.05 / (1 - 0.95**200))
+
+
+def test_utilisation_is_that_of_the_specification():
+    """llm.c's convention and the card's peak give 39.72 %, half the peak twice that."""
+    rate = 524_288 / 2.53104
+    assert train.utilisation(803_478_528, rate, 419e12) == pytest.approx(0.3972, abs=1e-4)
+    assert train.utilisation(803_478_528, rate, 209.5e12) == pytest.approx(0.7944, abs=2e-4)
+
+
+def test_a_run_is_reported_from_its_metrics(tmp_path, capsys):
+    """Loss and rates of what was logged; without a peak there is no utilisation."""
+    saved = dataclasses.asdict(tiny("gpt2_124m")) | {"preset": "gpt2_124m"}
+    (tmp_path / "settings.json").write_text(json.dumps(saved))
+    lines = [
+        dict(step=i, tokens=256 * i, train_seconds=5 + 2.0 * i, train_loss=9.0 - i)
+        for i in range(1, 5)
+    ]
+    lines.insert(2, dict(step=2, val_loss=3.0))
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    figures = train.report(tmp_path, peak_flops=None)
+    assert figures["tokens_per_second"] == pytest.approx(128) and "mfu" not in figures
+    assert figures["last_loss"] == 5.0 and figures["losses_logged"] == 4
+    assert train.main(["report", str(tmp_path), "--peak-flops", "1e12"]) == 0
+    mfu = figures["flops_per_token"] * 128 / 1e12
+    assert f"peak_flops: {1e12}\nmfu: {mfu}"[:30] in capsys.readouterr().out
+    path.write_text(json.dumps(lines[0]) + "\n")
+    assert train.main(["report", str(tmp_path)]) == 2
+    assert train.main(["report"]) == train.main(["score"]) == train.main(["bert"]) == 2
+    (tmp_path / "settings.json").write_text(json.dumps({"preset": "pr334"}))
+    assert train.main(["score", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "1 logged steps; at least 3" in error and "a run of 'pr334', not of a base" in error
+    assert math.isclose(figures["smoothed_loss"], train.smoothed([8.0, 7.0, 6.0, 5.0]))
