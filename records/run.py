@@ -660,6 +660,9 @@ def read_submission(path: str | Path) -> Submission:
         if seeds := read_seeds(raw.get(key)):
             used["seeds"] = key
             break
+    names, scores = raw.get("seeds"), raw.get("seed_scores")
+    if not seeds and isinstance(names, list) and isinstance(scores, list):
+        seeds, used["seeds"] = read_seeds(dict(zip(names, scores, strict=False))), "seed_scores"
     return Submission(
         path=path, raw=raw, seeds=seeds, hardware=pick("hardware", str), keys_used=used, **found
     )

@@ -1,6 +1,7 @@
 """The leaderboard: its data file, our rows, and the page in a real browser."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -199,6 +200,7 @@ def write_page(folder: Path) -> Path:
     name = "<script>alert(1)</script>\"'&"
     record(folder / "records/10min_8xh100/2026-04-20_evil\"><img src=x>", [1.1, 1.2],
            submission={"name": name})  # fmt: skip
+    record(folder / "records/smoke_cpu/2026-11-22_toy", [2.0], text_bytes=115_267)
     assert main(["--records", str(folder / "records"), "--html", str(folder / "b.html")]) == 0
     return folder / "b.html"
 
@@ -207,7 +209,7 @@ def test_the_page_needs_nothing_and_escapes_everything(tmp_path):
     """No address but links, a policy that forbids the rest, text that stays text, a row each."""
     text = write_page(tmp_path).read_text()
     rows = load_leaderboard()
-    assert text.count("<tr data-track=") == len(rows) + 1
+    assert text.count("<tr data-track=") == len(rows) + 2
     assert "default-src 'none'" in text and "<img" not in text and text.count("<script>") == 1
     assert "&lt;script&gt;alert(1)&lt;/script&gt;&quot;&#x27;&amp;" in text
     found = []
@@ -233,10 +235,27 @@ def test_the_charts_have_axes_units_and_a_title_a_point(tmp_path):
         for x, y in re.findall(r'<circle cx="([\d.-]+)" cy="([\d.-]+)"', figure):
             assert 56 <= float(x) <= 446 and 14 <= float(y) <= 288
     over_time, size, compute = figures
+    found = re.findall(
+        r'<title>[^:<]*: ([\d.]+) bpb[^<]*</title><circle[^>]* cy="([\d.]+)"', over_time
+    )
+    by_score = [float(y) for _, y in sorted(found, key=lambda point: float(point[0]))]
+    assert len(found) > 40 and by_score == sorted(by_score, reverse=True)  # lower is further down
+    place = {
+        minutes: float(x)
+        for x, minutes in re.findall(r'x="([\d.]+)" y="306"[^>]*>([\d,]+)<', compute)
+    }
+    eighty = float(re.search(r'#2135: .*?<circle cx="([\d.]+)"', compute)[1])
+    share = (eighty - place["30"]) / (place["100"] - place["30"])
+    assert share == pytest.approx(math.log(80 / 30) / math.log(100 / 30), abs=0.01)
     assert ">18 Mar<" in over_time and "lead" in over_time and "#2135 1.0565" in over_time
-    assert "millions of bytes" in size and ">cap<" in size and "16,059,704 bytes" in size
+    assert (
+        "millions of bytes" in size
+        and ">cap<" in size
+        and 'class="limit"' in size
+        and "16,059,704 bytes" in size
+    )
     assert "GPU minutes, logarithmic" in compute and ">1,000<" in compute
-    assert 'class="mark ours"' in over_time and "webmix" not in text
+    assert 'class="mark ours"' in over_time and "toy" not in "".join(figures)
 
 
 def test_axes_of_one_point_and_of_none():
@@ -254,6 +273,8 @@ def test_a_file_that_cannot_be_written_is_status_2(tmp_path, capsys):
     """A folder that is not there: one line, status 2, nothing half-written."""
     assert main(["--records", str(tmp_path), "--html", str(tmp_path / "no/b.html")]) == 2
     assert "records.board:" in capsys.readouterr().err
+    assert main(["--records", str(tmp_path / "no")]) == 2
+    assert "is no folder" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -297,7 +318,7 @@ def test_sorting_in_a_browser(browse, fragment, name, reverse):
     dom = browse(fragment)
     values = column(dom, name)
     known = [value for value in values if value]
-    assert len(values) == len(load_leaderboard()) + 1
+    assert len(values) == len(load_leaderboard()) + 2
     assert values == known + [""] * (len(values) - len(known))
     key = str if name == "date" else float
     assert list(map(key, known)) == sorted(map(key, known), reverse=reverse)

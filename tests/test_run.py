@@ -561,6 +561,7 @@ def test_submission_json_in_the_usual_form(tmp_path):
         ({"seed_results": {"7": 1.2, "mean": 1.3}}, "seeds", {7: {"val_bpb": 1.2}}, "seed_results"),
         ({"seeds": [7], "runs": [{"seed": 7, "steps": 9}]}, "seeds", {7: {"steps": 9}}, "runs"),
         ({"seeds": [7, 8]}, "seeds", {}, None),
+        ({"seeds": [7], "seed_scores": [1.2]}, "seeds", {7: {"val_bpb": 1.2}}, "seed_scores"),
         ({"seed_results": {"7": {"eval_time_ms": 1500}}}, "seeds", {7: {"eval_time_s": 1.5}},
          "seed_results"),
     ],

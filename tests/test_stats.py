@@ -233,6 +233,8 @@ def test_command_json_and_plain_scores(capsys):
     fields = ["threshold_bpb", "t", "df", "p_one_sided", "gain_bpb", "ci95"]
     assert list(result["readings"]["byte"]) == [*fields, "seeds_needed", "seeds_needed_both"]
     assert result["gain_bpb"] == pytest.approx(0.1033333)
+    small = ["1.0800", "1.0801", "1.0802", "--against", "1.0810", "1.0811", "1.0812"]
+    assert (main(small), main([*small, "--reading", "byte"])) == (0, 1)
 
 
 def test_one_seed_gets_a_sentence(tmp_path, capsys):
