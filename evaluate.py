@@ -105,7 +105,7 @@ def write_shard(path: str | Path, tokens: np.ndarray) -> None:
 def find_shards(data_path: str | Path, split: str) -> list[Path]:
     """List a folder's shards of one split, "train" or "val", in reading order."""
     found = sorted(Path(data_path).glob(f"*_{split}_*.bin"))
-    shards = [path for path in found if "bytes" not in re.split("[._]", path.name)]
+    shards = [p for p in found if not re.search(rf"_{split}_bytes_|\.bytes\.bin$", p.name)]
     what = f"no *_{split}_*.bin in {Path(data_path).resolve()}; run: python -m data.prepare"
     require(bool(shards), f"{what} fetch --variant sp1024 (or toy)", FileNotFoundError)
     return shards

@@ -11,7 +11,7 @@ history is records/leaderboard.json, {"upstream", "as_of", "source_note", "rows"
     date           "YYYY-MM-DD", or null where it is not known
     pr             number of the pull request, or null
     bpb            score of the row: the mean of its seeds, if no note says otherwise
-    track          one of TRACKS
+    track          one of SECTIONS of records/track.py
     status         "record": took the lead when it came; "side": a row beside it; "non-record"
     technique      what it added, in a few words
     bytes          code and artifact as counted, of the largest seed known, or null
@@ -45,13 +45,8 @@ from pathlib import Path
 from evaluate import FINEWEB_VAL
 from quantize import CAP_BYTES, write_atomic
 from records.run import Run, read_runs, read_submission
+from records.track import SECTIONS, TRACKS
 
-TRACKS = {
-    "10min_8xh100": "10 minutes, 8×H100",
-    "10min_1gpu": "10 minutes, 1 GPU",
-    "unlimited": "unlimited compute",
-    "smoke_cpu": "smoke test, CPU",
-}
 STATUS = ("record", "side", "non-record")
 HERE = Path(__file__).parent
 UPSTREAM = "https://github.com/openai/parameter-golf"
@@ -101,7 +96,7 @@ FIELDS = {  # field: (types, required, what it must be)
     "date": ((str, type(None)), True, "YYYY-MM-DD or null"),
     "pr": ((int, type(None)), True, "a number or null"),
     "bpb": (NUMBER, True, "a positive number"),
-    "track": (TEXT, True, f"one of {', '.join(TRACKS)}"),
+    "track": (TEXT, True, f"one of {', '.join(SECTIONS)}"),
     "status": (TEXT, True, f"one of {', '.join(STATUS)}"),
     "technique": (TEXT, True, "text"),
     "bytes": ((int, type(None)), True, "a whole number or null"),
@@ -138,7 +133,7 @@ def parse_row(raw, where: str) -> Row:
         require(type(raw[field]) in types, field, requirement)
         if isinstance(raw[field], float | int):
             require(0 < raw[field] < math.inf, field, f"{requirement}, above 0")
-    require(raw["track"] in TRACKS, "track", FIELDS["track"][2])
+    require(raw["track"] in SECTIONS, "track", FIELDS["track"][2])
     require(raw["status"] in STATUS, "status", FIELDS["status"][2])
     if raw["date"] is not None:
         require(is_date(raw["date"]), "date", FIELDS["date"][2])
@@ -197,10 +192,10 @@ def find_row(rows: list[Row], name: str) -> Row:
 def read_own(records: Path) -> tuple[list[Row], list[str]]:
     """Our rows, one for each folder records/<track>/*/, and what could not be read."""
     rows, problems = [], []
-    for track in TRACKS:
-        for folder in sorted(path for path in (records / track).glob("*/") if path.is_dir()):
+    for track in TRACKS.values():
+        for folder in sorted(path for path in (records / track.folder).glob("*/") if path.is_dir()):
             try:
-                rows.append(read_record(folder, track))
+                rows.append(read_record(folder, track.section))
             except (OSError, ValueError) as error:
                 problems.append(f"{folder}: {error}")
     return rows, problems
@@ -237,7 +232,7 @@ def read_record(folder: Path, track: str) -> Row:
         gpu=first.device,
         train_minutes=max(times) / 60_000 if times else None,
         source="logs of the folder",
-        folder=f"{folder.parent.parent.name}/{track}/{folder.name}",
+        folder="/".join(folder.parts[-3:]),
         seeds={
             n if run.seed is None else run.seed: run.score.val_bpb for n, run in enumerate(runs)
         },
@@ -280,8 +275,8 @@ def compute(row: Row) -> str:
 
 
 def ranked(rows: list[Row]) -> list[Row]:
-    """Rows by track, in the order of TRACKS, the lowest bpb first."""
-    order = list(TRACKS)
+    """Rows by track, in the order of SECTIONS, the lowest bpb first."""
+    order = list(SECTIONS)
     return sorted(rows, key=lambda row: (order.index(row.track), row.bpb))
 
 
@@ -289,7 +284,7 @@ def as_text(rows: list[Row]) -> str:
     """The table for a terminal, one block a track."""
     names = ["date", "run", "bpb", "n", "std", "bytes", "technique"]
     lines = []
-    for track, title in TRACKS.items():
+    for track, title in SECTIONS.items():
         cells = [
             [COLUMNS[name](row)[0] for name in names] for row in ranked(rows) if row.track == track
         ]
@@ -313,7 +308,7 @@ def as_markdown(rows: list[Row], root: str = ".") -> str:
     """The table as Markdown, one section a track; root leads from the file to the repository."""
     names = ["run", "date", "bpb", "n", "std", "bytes", "compute", "technique"]
     lines = ["# Leaderboard"]
-    for track, title in TRACKS.items():
+    for track, title in SECTIONS.items():
         own = [row for row in ranked(rows) if row.track == track]
         if not own:
             continue
@@ -621,7 +616,7 @@ def as_html(rows: list[Row], as_of: str, root: str = ".") -> str:
         lines.append(f'<tr data-track="{row.track}">{"".join(cells)}</tr>')
     picks = "".join(
         f'<option value="{track}">{html.escape(title)}</option>'
-        for track, title in TRACKS.items()
+        for track, title in SECTIONS.items()
         if any(row.track == track for row in rows)
     )
     box = '<svg viewBox="0 0 14 14" aria-hidden="true">'

@@ -36,30 +36,12 @@ from quantize import CAP_BYTES
 from records import board, lint, sandbox, seeds, size, source, stats
 from records.finding import Finding, report, status
 from records.run import Run, Submission, read_runs, read_submission
+from records.track import TRACKS, Track
 
 SCRIPT = size.ENTRY
 OURS = "records.pack "  # begins `packed_by` of a folder whose README.md can be made again
 
 
-@dataclass(frozen=True)
-class Track:
-    """The rules of one track; None where it has none."""
-
-    folder: str  # under records/
-    min_seeds: int
-    train_cap_seconds: float | None
-    eval_cap_seconds: float | None
-    is_fineweb: bool  # scored on the challenge's validation split
-
-
-TRACKS = {
-    "10min_16mb": Track("track_10min_16mb", 3, 600, 600, True),
-    "10min_8xh100": Track("10min_8xh100", 3, 600, 600, True),  # the same, in our own folders
-    "non_record_16mb": Track("track_non_record_16mb", 1, None, None, True),
-    "10min_1gpu": Track("10min_1gpu", 3, 600, None, True),
-    "unlimited": Track("unlimited", 1, None, None, True),
-    "smoke_cpu": Track("smoke_cpu", 1, None, None, False),
-}
 # Bytes of the whole windows of the challenge's validation split, by tokens: what logs imply.
 # Source: val_loss, val_bpb and token counts of the merged records' logs.
 WINDOWED_BYTES = {

@@ -31,9 +31,10 @@ from pathlib import Path
 
 import quantize
 from records import seeds, size, source
-from records.check import LEGALITY_RULES, TRACKS, check
+from records.check import LEGALITY_RULES, check
 from records.finding import Finding, report
 from records.run import Run, find_logs, read_log
+from records.track import TRACKS
 
 FORMAT = 1  # of the two generated files; a change of what render() writes raises it
 SCRIPT = "train_gpt.py"

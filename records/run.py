@@ -512,6 +512,7 @@ def read_log(path: str | Path) -> Run:
         return int(facts[name]) if name in facts else None
 
     cap_seconds = facts.get("cap_seconds", log.settings.get("max_wallclock_seconds"))
+    cap_seconds = cap_seconds if isinstance(cap_seconds, int | float) else None
     return Run(
         path=path,
         run_id=facts.get("run_id") or log.settings.get("run_id"),

@@ -463,6 +463,15 @@ def test_what_is_no_log_is_refused(tmp_path, content):
         read_log(path)
 
 
+def test_a_cap_that_is_no_number_is_none(tmp_path):
+    """A setting that a log spells in words is not known, and nothing else is lost."""
+    path = tmp_path / "train.log"
+    path.write_text(
+        'hparams {"seed": 4, "max_wallclock_seconds": "ten"}\nstep:1/2 train_loss:1.5\n'
+    )
+    assert (read_log(path).cap_ms, read_log(path).seed) == (None, 4)
+
+
 def test_hostile_lines_are_read_in_passing(read):
     """Very long lines, digits without end and garbage between the lines change nothing."""
     evil = ["x" * 3_000_000, "val_loss:" + "1" * 9_000, "val_bpb " + "a(" * 9_000, "bpb_" * 9_000]

@@ -519,3 +519,19 @@ def test_feeding_costs_little(models, tmp_path):
     for step in range(3):
         text.rows(step * 512, 512)
     assert time.process_time() - started < 0.1 * 3 * tokens / 1.5e6
+
+
+def test_bytes_without_a_sidecar_are_refused(tmp_path):
+    """Tokens of no SentencePiece model have their bytes in a sidecar or nowhere."""
+    source, folder = tmp_path / "docs.jsonl", tmp_path / "bytes"
+    source.write_text("".join(json.dumps({"text": text}) + "\n" for text in VAL))
+    how = ["--tokenizer", "bytes", "--out", str(folder), "--val-documents", "5", "--workers", "1"]
+    assert prepare.main(["build", str(source), *how]) == 0
+    assert not faults_of(folder)
+    manifest = manifests.read_manifest(folder)
+    for shard in manifest["shards"]:
+        if shard["sidecar"]:
+            (folder / shard["sidecar"]["file"]).unlink()
+            shard["sidecar"] = None
+    manifests.write_manifest(folder, manifest | {"sidecar_required": False})
+    assert "bytes tokens have their bytes in a sidecar" in faults_of(folder)["sidecar"]
