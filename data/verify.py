@@ -393,10 +393,8 @@ class Folder:
             files = [evaluate.sidecar_path(path) for path in self.paths["val"]]
             bytes_T, check = np.concatenate([evaluate.read_shard(f) for f in files]), "sidecar"
         elif not isinstance(tokenizer, tokenizers.SentencePiece):
-            kind = self.tokenizer_entry["kind"]
-            self.fault(
-                "sidecar", f"the bytes of {kind} tokens stand in a sidecar, and there is none"
-            )
+            what = f"{self.tokenizer_entry['kind']} tokens have their bytes in a sidecar"
+            self.fault("sidecar", f"{what}, and there is none")
             return
         else:
             before_T, check = np.append(self.bos_id, tokens_T[:-1]), "bytes"
