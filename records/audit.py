@@ -801,8 +801,11 @@ DRIVER = "import sys, train_gpt, evaluate; sys.exit(evaluate.main(sys.argv[1:]))
 
 def find_path(text: str, folder: Path) -> Path | None:
     """A path of a run's settings: from where logs/<run_id>/ lies, or as it stands."""
-    places = [folder.resolve().parents[1] / text, Path(text)]
-    return next((place for place in places if place.exists()), None)
+    here = Path.cwd()
+    places = [folder.resolve().parents[1] / text, here / text]
+    found = next((place for place in places if place.exists()), None)
+    # Short where it can be: the evidence goes into a record, and no machine's folders with it.
+    return found.relative_to(here) if found and found.is_relative_to(here) else found
 
 
 def probe_tokens(tokens_T: np.ndarray, num_tokens: int, border: int | None) -> np.ndarray:

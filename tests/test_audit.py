@@ -710,3 +710,15 @@ def test_json_is_one_object_and_a_fault_is_status_1(tmp_path, capsys):
     (fault,) = [f for f in told["findings"] if f["level"] == "fail"]
     assert told["status"] == 1 and fault["rule"] == "bytes" and fault["remedy"]
     assert fault["where"].startswith(str(tmp_path / "train.log") + ":")
+
+
+def test_paths_of_a_run_are_found_and_shown_without_the_machines_folders(tmp_path, monkeypatch):
+    """From where logs/ lies or from here; relative where that is possible."""
+    run, text = tmp_path / "work/logs/one", tmp_path / "work/data"
+    run.mkdir(parents=True)
+    text.mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    assert audit.find_path("./data", run) == Path("data")
+    monkeypatch.chdir(run)
+    assert audit.find_path("./data", run) == text
+    assert audit.find_path("nowhere", run) is None
