@@ -21,6 +21,7 @@ is not drawn is listed with the reason.
 
 import argparse
 import io
+import itertools
 import json
 import math
 import re
@@ -128,18 +129,16 @@ def series(run: Run, axis: str, key: str) -> np.ndarray:
 
 def speeds(run: Run) -> list[dict]:
     """Milliseconds of a step and tokens per second between each two logged points."""
-    found, previous = [], None
-    for point in points(run):
-        if previous and point["train_time_ms"] > previous["train_time_ms"]:
-            steps = point["step"] - previous["step"]
-            step_ms = (point["train_time_ms"] - previous["train_time_ms"]) / steps
-            middle = {"step": (point["step"] + previous["step"]) / 2, "step_ms": step_ms}
+    timed, found = [point for point in run.curve if point["train_time_ms"] is not None], []
+    for previous, point in itertools.pairwise(timed):
+        steps = point["step"] - previous["step"]
+        took_ms = point["train_time_ms"] - previous["train_time_ms"]
+        if took_ms > 0:
+            speed = {"step": (point["step"] + previous["step"]) / 2, "step_ms": took_ms / steps}
             if "tokens" in point:
-                tokens = point["tokens"] / point["step"]
-                middle["tokens_per_second"] = 1000 * tokens / step_ms
-            found.append(middle)
-        if "train_loss" in point:  # validations have no time of their own
-            previous = point
+                batch_tokens = point["tokens"] / point["step"]
+                speed["tokens_per_second"] = 1000 * batch_tokens * steps / took_ms
+            found.append(speed)
     return found
 
 
@@ -179,8 +178,8 @@ def read_ttt(path: Path) -> dict[str, np.ndarray]:
 def tensors(folder: Path) -> list[dict]:
     """Name, bits, bits stored for each parameter, and relative error of each matrix.
 
-    The table is read as quantize.py documents its format. Raises: NothingToDraw without artifact
-    or checkpoint; quantize.ArtifactError.
+    The table is read as quantize.py documents its format. Raises: NothingToDraw where artifact or
+    checkpoint are missing, damaged, or not of one run.
     """
     import quantize
 
@@ -189,8 +188,11 @@ def tensors(folder: Path) -> list[dict]:
         if not path.is_file():
             raise NothingToDraw(f"{folder} has no {name}")
     blob = paths["artifact.pgz"].read_bytes()
-    weights, _ = quantize.decode(blob)
-    exported, _ = quantize.load_checkpoint(paths["checkpoint.pt"])
+    try:
+        weights, _ = quantize.decode(blob)
+        exported, _ = quantize.load_checkpoint(paths["checkpoint.pt"])
+    except ValueError as error:
+        raise NothingToDraw(f"{folder}: {error}") from error
     header_bytes = quantize.PREFIX.unpack_from(blob)[2]
     header = json.loads(blob[quantize.PREFIX.size :][:header_bytes])
     found = []
@@ -454,7 +456,7 @@ def draw_all(
     except ImportError as error:
         install = "python3 golf.py --with plots records.plot …"
         raise ImportError(f"pictures need matplotlib: {install}, or use --terminal") from error
-    from quantize import write_atomic
+    from quantize import ArtifactError, write_atomic
 
     pictures: dict[str, Callable] = {
         **{"curves": draw_curves, "speed": draw_speed, "bytes": draw_bytes, "error": draw_error},
@@ -467,7 +469,7 @@ def draw_all(
                 buffer = io.BytesIO()
                 metadata = {"Date": None} if form == "svg" else None
                 draw(groups).savefig(buffer, format=form, metadata=metadata)
-            except NothingToDraw as error:
+            except (NothingToDraw, ArtifactError) as error:
                 missing[name] = str(error)
                 continue
             out.mkdir(parents=True, exist_ok=True)

@@ -76,8 +76,11 @@ def settings_hash(settings: dict) -> str:
 
 
 def sources_hash(folder: str | Path) -> str:
-    """A hash of the training sources in a folder, that of a run or of the script; "" for none."""
-    files = [Path(folder) / name for name in SOURCES if (Path(folder) / name).is_file()]
+    """A hash of the training sources: of a run's folder all, else SOURCES; "" where none is."""
+    folder = Path(folder)
+    is_run = (folder / "settings.json").is_file()
+    files = sorted(folder.glob("*.py")) if is_run else [folder / name for name in sorted(SOURCES)]
+    files = [path for path in files if path.is_file()]
     lines = [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n" for path in files]
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:16] if lines else ""
 

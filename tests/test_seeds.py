@@ -422,6 +422,13 @@ def test_a_run_that_was_removed_and_started_anew_stands_there_twice(tmp_path):
     assert [(row["run_id"], row["status"]) for row in rows] == [
         ("a#1", "finished"), ("a", "finished")
     ]  # fmt: skip
+    lines = seeds.read_registry(tmp_path)
+    lines[4]["time"] = "later"
+    (tmp_path / "registry.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert launches(tmp_path)[1]["time"] == lines[2]["time"]  # that of the start
+    register(tmp_path, {**row, "run_id": "b", "status": "failed", "began": False})
+    register(tmp_path, {**row, "run_id": "b", "status": "launched", "resumed": False})
+    assert [row["run_id"] for row in launches(tmp_path)] == ["a#1", "a", "b"]
 
 
 def test_damaged_settings_are_named(tmp_path):
@@ -450,6 +457,11 @@ def test_sources_are_hashed_whole(tmp_path):
         seen.add(sources_hash(tmp_path))
     (tmp_path / "notes.py").write_text("a")
     assert sources_hash(tmp_path) in seen and len(seen) == 3
+    beside_others = sources_hash(tmp_path)
+    (tmp_path / "settings.json").write_text("{}")  # now a run's: what lies there is what ran
+    assert sources_hash(tmp_path) not in seen
+    (tmp_path / "notes.py").unlink()
+    assert sources_hash(tmp_path) == beside_others
     (tmp_path / "evaluate.py").write_text("b")
     assert sources_hash(tmp_path) not in seen
 
