@@ -135,7 +135,7 @@ def main(arguments: list[str]) -> None:
     settings = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": path}
     if command in ("smoke", "test"):
         os.chdir(ROOT)
-        arguments[0] = "pytest"
+        arguments[:1] = ["pytest", "-n", "auto"]
     if command == "smoke":
         run_id = os.environ.get("RUN_ID") or time.strftime(f"smoke_%Y%m%d_%H%M%S_{os.getpid()}")
         training = {**settings, "PRESET": "smoke", "RUN_ID": run_id}

@@ -190,7 +190,7 @@ def test_the_first_call_makes_an_environment_and_says_what_it_downloads(box, lau
     assert "torch==2.13.0, numpy>=2.0" in said and "up to 247 MB" in said
     [(program, arguments, _, folder)] = launched
     assert program == golf.PYTHON and folder == str(box.folder)
-    assert arguments[1:] == ["-P", "-m", "pytest", "-k", "size"]
+    assert arguments[1:] == ["-P", "-m", "pytest", "-n", "auto", "-k", "size"]
 
 
 def test_the_second_call_installs_nothing(box):
