@@ -302,6 +302,7 @@ class Ledger:
 
     scored: list[tuple[int, int]] = field(default_factory=list)
     trained: list[tuple[int, int]] = field(default_factory=list)
+    nats: list[float] = field(default_factory=list)  # of each interval scored by score_first
     done: int = 0  # targets scored so far
 
     def score(self, first: int | np.ndarray, end: int | np.ndarray) -> None:
@@ -367,16 +368,16 @@ def score_first(
     """Score chunk after chunk, and let the model learn from each once its score is final.
 
     adapt_fn(chunk_tokens_T, chunk_index, num_chunks) gets a copy of the chunk's inputs and targets,
-    no more. The last chunk is never trained on: nothing is left to gain. Contexts reach back into
-    earlier chunks. Any number of ranks returns one score: batches are planned before they are dealt
-    out, and each has its own place for its sum.
+    no more; None trains nothing. The last chunk is never trained on: nothing is left to gain. Any
+    number of ranks returns one score: batches are planned before they are dealt out, and each has
+    its own place for its sum. Contexts reach back into earlier chunks.
     Source: upstream's score-first rule, conditions C3 and C4 of its issue #1017.
     Raises: ValueError for tokens outside the vocabulary, logits of another shape or not finite.
     """
     tokens_T, ledger = _as_stream(tokens_T, table), Ledger() if ledger is None else ledger
     windows_W3 = plan_windows(tokens_T, seq_len, stride, isolate, chunk_tokens)
     rows = max(1, min(batch_tokens // seq_len, len(windows_W3)))
-    nats, num_targets = 0.0, len(tokens_T) - 1
+    num_targets = len(tokens_T) - 1
     borders = np.searchsorted(windows_W3[:, 1], range(chunk_tokens, num_targets, chunk_tokens))
     chunks = np.split(windows_W3, borders)
     for number, chunk_W3 in enumerate(chunks):
@@ -390,15 +391,15 @@ def score_first(
                 progress((number + (i + 1) / len(batches)) / len(chunks))
         if world_size > 1:
             dist.all_reduce(nats_N)  # exact: all other ranks hold 0.0
-        nats += math.fsum(nats_N.tolist())
+        ledger.nats.append(math.fsum(nats_N.tolist()))
         ledger.score(chunk_W3[:, 1], chunk_W3[:, 2])
-        if number + 1 < len(chunks):
+        if number + 1 < len(chunks) and adapt_fn:
             first, end = ledger.scored[-1]
             ledger.train(first, end)
             chunk_tokens_T = torch.from_numpy(tokens_T[first : end + 1].astype(np.int64))
             adapt_fn(chunk_tokens_T.to(device), number, len(chunks))
     ledger.close(num_targets)
-    return Score(nats, num_targets, table.total(tokens_T))
+    return Score(math.fsum(ledger.nats), num_targets, table.total(tokens_T))
 
 
 def _nats(logits_fn, tokens_T, windows_B3, rows, seq_len, table, device) -> Tensor:
@@ -473,14 +474,16 @@ def score_and_log(model, tokens_T, table, *, seq_len, stride, ttt=False, log=pri
     """
     how = {"seq_len": seq_len, "isolate": False, **how}
     ranks = {name: how[name] for name in ("rank", "world_size") if name in how}
-    results, bpb = {}, table.metric
+    results, nats, bpb = {}, {}, table.metric
     for mode in ["blocks"] + ["sliding"] * (stride != seq_len) + ["ttt"] * ttt:
         started, step = time.perf_counter(), seq_len if mode == "blocks" else stride
+        adapt_fn, ledger = None, Ledger()
         if mode == "ttt":
             adapt_fn = sgd_adapter(model, seq_len=seq_len, **ranks)
-            score = score_first(model, adapt_fn, tokens_T, table, stride=step, **how)
-        else:
-            score = score_windows(model, tokens_T, table, stride=step, **how)
+        chunks = {} if ttt else {"chunk_tokens": len(tokens_T)}  # those of TTT, to compare with
+        how |= {"stride": step, "ledger": ledger}
+        score = score_first(model, adapt_fn, tokens_T, table, **how, **chunks)
+        nats[mode] = ledger.nats
         time_ms = round(1000 * (time.perf_counter() - started))
         line = (f"val_loss:{score.loss:.8f} {bpb}:{score.bpb:.8f} targets:{score.tokens}"
                 f" bytes:{score.bytes} eval_time:{time_ms}ms")
@@ -490,6 +493,13 @@ def score_and_log(model, tokens_T, table, *, seq_len, stride, ttt=False, log=pri
     log(f"unigram val_loss:{unigram.loss:.8f} {bpb}:{unigram.bpb:.8f}")
     log(f"final {line}")
     results |= {"final": results[mode], "unigram": {bpb: unigram.bpb}}
+    if ttt:  # what it gains by place; python -m records.plot draws it
+        is_plain, first_N = table.sidecar_T is None, [first for first, _ in ledger.scored]
+        bytes_S = table.count(tokens_T[:-1], tokens_T[1:]) if is_plain else table.sidecar_T[1:]
+        before, *_, after = nats.values() if stride == seq_len else list(nats.values())[1:]
+        results["chunks"] = {"targets": [end - first for first, end in ledger.scored],
+                             "bytes": np.add.reduceat(bytes_S, first_N, dtype=np.int64).tolist(),
+                             "before": before, "after": after}
     return {"targets": score.tokens, "bytes": score.bytes, **results}
 
 

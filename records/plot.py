@@ -12,8 +12,9 @@ one group: its mean as a line, from its lowest to its highest as a band. Picture
     error   relative rounding error of each matrix by the bits it takes (needs checkpoint.pt)
     ttt     what test-time training gains by position: from FILE, or ttt.json in a run's folder
 
-The JSON of the last is one object of four lists, an entry for each chunk of the validation text:
-"targets" and "bytes", their numbers, "before" and "after", the nats without and with TTT.
+The JSON of the last is what `evaluate.py ARTIFACT --ttt --json` prints. Its "chunks" are four lists
+with an entry for each chunk of the validation text: "targets" and "bytes", their numbers, "before"
+and "after", the nats without and with TTT.
 
 Exit status 0: something was drawn, 1: of nothing that was asked for, 2: a RUN cannot be read. What
 is not drawn is listed with the reason.
@@ -160,6 +161,7 @@ def read_ttt(path: Path) -> dict[str, np.ndarray]:
     """
     try:
         record = json.loads(path.read_bytes())
+        record = record.get("chunks", record)
         lists = {
             name: np.array(record[name], float) for name in ("targets", "bytes", "before", "after")
         }

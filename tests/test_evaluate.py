@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -1058,3 +1059,20 @@ def test_score_and_log_returns_what_it_logs():
     assert f"targets:199 bytes:{score.bytes} eval_time:" in lines[-1]
     unigram = evaluate.unigram_score(tokens_T, table_of())
     assert f"unigram val_loss:{unigram.loss:.8f} val_bpb_partial:{unigram.bpb:.8f}" == lines[-2]
+
+
+@pytest.mark.parametrize("stride", [4, 16])
+def test_a_score_with_ttt_tells_what_it_gains_by_place(stride, monkeypatch):
+    """Targets, bytes and nats of each chunk, before and after, add up to the scores."""
+    monkeypatch.setattr(evaluate, "CHUNK_TOKENS", 32)
+    tokens_T, table, how = stream(100, seed=5), table_of(), {**HOW, "stride": stride}
+    chunked = partial(evaluate.score_first, chunk_tokens=32)
+    monkeypatch.setattr(evaluate, "score_first", lambda *a, **k: chunked(*a, **k))
+    result = evaluate.score_and_log(Causal(), tokens_T, table, ttt=True, log=str, **how)
+    chunks, plain = result["chunks"], result["blocks" if stride == 16 else "sliding"]
+    assert chunks["targets"] == [32, 32, 32, 3]
+    assert sum(chunks["bytes"]) == table.total(tokens_T) == result["bytes"]
+    assert sum(chunks["before"]) == pytest.approx(plain["val_loss"] * 99)
+    assert sum(chunks["after"]) == pytest.approx(result["ttt"]["val_loss"] * 99)
+    assert chunks["before"][0] == chunks["after"][0] and chunks["before"] != chunks["after"]
+    assert "chunks" not in evaluate.score_and_log(Causal(), tokens_T, table, log=str, **how)

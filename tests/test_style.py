@@ -36,8 +36,8 @@ def imports(path: Path) -> set[str]:
     [
         ("train_gpt.py", 1200),
         ("quantize.py", 550),
-        # 500 for shards, bytes, windows and TTT; 60 for sidecars and probes, which it also owns.
-        ("evaluate.py", 560),
+        # 500 for shards, bytes, windows and TTT; 70 for sidecars and probes, which it also owns.
+        ("evaluate.py", 570),
         ("golf.py", 150),
         ("README.md", 250),
         ("data/prepare.py", 350),
