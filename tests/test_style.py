@@ -12,6 +12,7 @@ from train_gpt import PRESETS, RETIRED, Hyperparameters
 
 ROOT = Path(__file__).parents[1]
 OURS = {"train_gpt", "quantize", "evaluate", "golf", "data", "records", "baselines"}
+OURS |= {"trellis", "rans"}
 SOURCES = [
     path
     for path in sorted(ROOT.rglob("*.py"))
@@ -38,6 +39,8 @@ def imports(path: Path) -> set[str]:
         ("quantize.py", 550),
         # 500 for shards, bytes, windows and TTT; 70 for sidecars and probes, which it also owns.
         ("evaluate.py", 570),
+        ("trellis.py", 420),
+        ("rans.py", 270),
         ("golf.py", 150),
         ("README.md", 250),
         ("data/prepare.py", 350),
@@ -70,6 +73,8 @@ def test_leaves_import_nothing_of_ours():
     """quantize.py and evaluate.py are leaves; train_gpt.py imports these two alone."""
     assert not imports(ROOT / "quantize.py") & OURS
     assert not imports(ROOT / "evaluate.py") & OURS
+    assert not imports(ROOT / "trellis.py") & OURS
+    assert imports(ROOT / "rans.py") & OURS == {"trellis"}
     assert imports(ROOT / "train_gpt.py") & OURS == {"quantize", "evaluate"}
 
 

@@ -1,0 +1,255 @@
+"""Turn trellis points into bytes at their entropy, and back: rANS with frequency tables inside.
+
+The coder is static rANS with 32-bit states in interleaved lanes. All that it and its tables compute
+is integers, so a stream means the same everywhere. A point's table is chosen by its class, the
+spread of its row and column in quarter octaves, and by its parity, which the trellis tells. Points
+are coded step by step of their paths, all paths of a matrix side by side. A stream, little-endian:
+
+    PREFIX | zlib: log2-frequencies | zlib: exponents | lane states u32 | words u16
+
+Dimensions in names: K classes, M cells of magnitudes.
+"""
+
+import struct
+import zlib
+
+import numpy as np
+
+from trellis import MAX_POINT, PARITY_CHECKS, Points, path_steps, transitions
+
+TABLE_BITS = 14
+LOG_UNITS = 16  # of a log2-frequency in a bit
+ABSENT = 255
+STATE_LOW = 1 << 16
+SMALLEST_STEP, LARGEST_STEP = 2.0**-60, 2.0**40  # with any exponents and points, fp32 holds it
+PREFIX = struct.Struct("<BhBHHfII")  # states, low class, K, reach, lanes, base step, two sizes
+
+
+class StreamError(ValueError):
+    """Bytes that are no stream of points."""
+
+
+def cell_of(magnitude: np.ndarray) -> np.ndarray:
+    """Cells of one frequency each: every magnitude below 32, then eighths of octaves."""
+    exponent = np.frexp(np.maximum(magnitude, 32))[1] - 6  # octaves above 32
+    return np.where(magnitude < 32, magnitude, 24 + 8 * exponent + (magnitude >> (exponent + 2)))
+
+
+class Tables:
+    """Frequencies of the points of each class and parity, as integers that add up to a power of 2.
+
+    They come from the log2-frequency of each cell; a point and its negative are equally frequent.
+    """
+
+    def __init__(self, logs_KM: np.ndarray, reach: int):
+        K, self.reach = len(logs_KM), reach
+        point = np.arange(-reach, reach + 1)
+        mantissas = np.array([round(2 ** (31 - i / LOG_UNITS)) for i in range(LOG_UNITS)])
+        whole, part = np.divmod(logs_KM.astype(np.int64), LOG_UNITS)
+        share_KM = np.where(logs_KM == ABSENT, 0, mantissas[part] >> whole)
+        share = np.repeat(share_KM[:, cell_of(np.abs(point))], 2, axis=0)  # class, then parity
+        share[(np.arange(2 * K)[:, None] + point) % 2 == 1] = 0
+        self.frequency = _normalised(share)
+        self.start = self.frequency.cumsum(axis=1) - self.frequency
+        self.symbol = np.full((2 * K, 1 << TABLE_BITS), reach, np.int16)
+        for row, frequency in zip(self.symbol, self.frequency, strict=True):
+            found = np.repeat(np.arange(2 * reach + 1), frequency)
+            row[: len(found)] = found
+        self.frequency = self.frequency.astype(np.uint32)
+        self.start = self.start.astype(np.uint32)
+
+
+def _normalised(share: np.ndarray) -> np.ndarray:
+    """Integers in proportion to each row, at least 1 where it is not 0, that add up exactly."""
+    present = share > 0
+    total = np.maximum(share.sum(axis=1, keepdims=True), 1)
+    room = (1 << TABLE_BITS) - present.sum(axis=1, keepdims=True)
+    frequency = present + share * room // total
+    largest = frequency.argmax(axis=1)
+    rest = (1 << TABLE_BITS) - frequency.sum(axis=1)
+    rows = np.arange(len(share))
+    frequency[rows, largest] += np.where(present.any(axis=1), rest, 0)
+    return frequency
+
+
+def count_logs(matrices: list[Points], low: int, K: int, reach: int) -> np.ndarray:
+    """logs_KM for Tables: how rare a cell's magnitudes are in each class, in 1/LOG_UNITS bits."""
+    counts = np.zeros(K * (reach + 1), np.int64)
+    for p in matrices:
+        index = p.classes_RC(low, K) * (reach + 1) + np.abs(p.points_RC)
+        counts += np.bincount(index.reshape(-1), minlength=len(counts))
+    counts = counts.reshape(K, reach + 1).astype(np.float64)
+    counts[:, 0] *= 2  # 0 is its own negative, and any other magnitude stands for two points
+    cells = cell_of(np.arange(reach + 1))
+    mean_KM = np.zeros((K, cells[-1] + 1))
+    for parity in (0, 1):  # one state uses even points only
+        own = cells[parity::2]
+        for total, row in zip(mean_KM, counts[:, parity::2], strict=True):
+            size = np.bincount(own, minlength=mean_KM.shape[1])
+            here = np.bincount(own, row, minlength=mean_KM.shape[1])
+            np.maximum(total, here / np.maximum(size, 1), out=total)
+    ratio_KM = mean_KM.max(axis=1, keepdims=True) / np.where(mean_KM > 0, mean_KM, np.inf)
+    logs_KM = np.rint(LOG_UNITS * np.log2(np.maximum(ratio_KM, 1))).clip(max=ABSENT - 1)
+    return np.where(mean_KM > 0, logs_KM, ABSENT).astype(np.uint8)
+
+
+def class_range(matrices: list[Points]) -> tuple[int, int]:
+    """The lowest class and the number of classes; sparse ones at either end join the last."""
+    counts = np.zeros(1024, np.int64)
+    for p in matrices:
+        counts += np.bincount(p.classes_RC(-512, 1024).reshape(-1), minlength=1024)
+    total = counts.cumsum()
+    low = int(np.searchsorted(total, total[-1] / 1000, side="right"))
+    high = min(int(np.searchsorted(total, total[-1] * 0.999)), 1023)
+    low = min(max(low, high - 254), high)
+    return low - 512, high - low + 1
+
+
+def encode(matrices: list[Points], base_step: float, states: int) -> bytes:
+    """The stream that decode turns back into exactly these matrices.
+
+    Raises: ValueError for a base step that could leave the range of fp32.
+    """
+    if not SMALLEST_STEP <= base_step <= LARGEST_STEP:
+        raise ValueError(f"base_step={base_step} must be {SMALLEST_STEP} to {LARGEST_STEP}")
+    low, K = class_range(matrices)
+    reach = max((int(np.abs(p.points_RC).max(initial=0)) for p in matrices), default=0)
+    logs_KM = count_logs(matrices, low, K, reach)
+    tables = Tables(logs_KM, reach)
+    numbers = sum(p.points_RC.size for p in matrices)
+    lanes = 1 << min(max((numbers >> 14).bit_length(), 1), 11)
+    lane_states = np.full(lanes, STATE_LOW, np.uint32)
+    words = []
+    width = 2 * tables.reach + 1
+    for p in reversed(matrices):
+        steps = path_steps(len(p.points_RC))
+        classes_RC = p.classes_RC(low, K)
+        for t in reversed(range(steps)):
+            points = p.points_RC[t::steps].reshape(-1).astype(np.int64)
+            index = (2 * classes_RC[t::steps].reshape(-1) + (points & 1)) * width
+            index += points + tables.reach
+            frequency, start = tables.frequency.take(index), tables.start.take(index)
+            for at in reversed(range(0, len(points), lanes)):
+                f, first = frequency[at : at + lanes], start[at : at + lanes]
+                x = lane_states[: len(f)]
+                full = x >= f.astype(np.uint64) << (32 - TABLE_BITS)
+                words.append(x[full].astype(np.uint16)[::-1])
+                x = np.where(full, x >> 16, x)
+                lane_states[: len(f)] = (x // f << TABLE_BITS) + x % f + first
+    exponents = [
+        getattr(p, name)
+        for name in ("row_step", "column_step", "row_spread", "column_spread")
+        for p in matrices
+    ]
+    packed_logs = zlib.compress(logs_KM.tobytes(), 9)
+    packed_exponents = zlib.compress(b"".join(e.tobytes() for e in exponents), 9)
+    prefix = PREFIX.pack(
+        states, low, K, reach, lanes, base_step, len(packed_logs), len(packed_exponents)
+    )  # fmt: skip
+    packed_words = np.concatenate([np.empty(0, np.uint16), *words])[::-1]
+    return b"".join(
+        (prefix, packed_logs, packed_exponents, lane_states.tobytes(), packed_words.tobytes())
+    )
+
+
+def coded_bytes(matrices: list[Points]) -> list[float]:
+    """What each matrix costs in a stream of them all, frequency tables and lane states aside."""
+    low, K = class_range(matrices)
+    reach = max((int(np.abs(p.points_RC).max(initial=0)) for p in matrices), default=0)
+    bits = -np.log2(np.maximum(Tables(count_logs(matrices, low, K, reach), reach).frequency, 1))
+    sizes = []
+    for p in matrices:
+        points = p.points_RC.astype(np.int64)
+        point_bits = bits[2 * p.classes_RC(low, K) + (points & 1), points + reach] + TABLE_BITS
+        exponent_bytes = sum(p.points_RC.shape)  # two for each row and column, packed to half
+        sizes.append(float(point_bits.sum()) / 8 + exponent_bytes)
+    return sizes
+
+
+class Reader:
+    """Takes points from interleaved lanes."""
+
+    def __init__(self, tables: Tables, lane_states: np.ndarray, words: np.ndarray):
+        self.tables, self.lane_states, self.words = tables, lane_states, words
+        self.position = 0
+        self.width = np.uint32(2 * tables.reach + 1)
+
+    def read(self, table: np.ndarray) -> np.ndarray:
+        """The next points, one from each of these rows of the tables."""
+        points = np.empty(len(table), np.int16)
+        lanes = len(self.lane_states)
+        for at in range(0, len(table), lanes):
+            row = table[at : at + lanes]
+            x = self.lane_states[: len(row)]
+            slot = x & np.uint32((1 << TABLE_BITS) - 1)
+            symbol = self.tables.symbol.take((row << np.uint32(TABLE_BITS)) + slot)
+            points[at : at + lanes] = symbol
+            index = row * self.width + symbol
+            x >>= np.uint32(TABLE_BITS)
+            x *= self.tables.frequency.take(index)
+            x += slot - self.tables.start.take(index)
+            low = np.flatnonzero(x < STATE_LOW)
+            words = self.words[self.position : self.position + len(low)]
+            if len(words) < len(low):
+                raise StreamError("the coded points end early")
+            x[low] = (x[low] << np.uint32(16)) | words
+            self.position += len(low)
+        points -= self.tables.reach
+        return points
+
+
+def decode(stream: bytes, shapes: list[tuple[int, int]]) -> tuple[list[Points], float]:
+    """The matrices of these shapes that a stream holds, and its base step.
+
+    Raises: StreamError for bytes that encode cannot have written.
+    """
+    if len(stream) < PREFIX.size:
+        raise StreamError(f"{len(stream)} bytes cannot hold a stream of points")
+    states, low, K, reach, lanes, base_step, *sizes = PREFIX.unpack_from(stream)
+    known = states in PARITY_CHECKS and K and lanes and reach <= MAX_POINT
+    if not (known and SMALLEST_STEP <= base_step <= LARGEST_STEP):
+        raise StreamError("the prefix of the points is not as this format has it")
+    at = PREFIX.size
+    cells = int(cell_of(np.array(reach))) + 1
+    logs_KM = _inflated(stream[at : at + sizes[0]], K * cells).reshape(K, cells)
+    at += sizes[0]
+    per_kind = (0, 1, 0, 1)
+    counts = [shape[axis] for axis in per_kind for shape in shapes]
+    exponents = _inflated(stream[at : at + sizes[1]], sum(counts)).view(np.int8)
+    exponents = np.split(exponents, np.cumsum(counts)[:-1])
+    at += sizes[1]
+    end = at + 4 * lanes
+    if end > len(stream) or (len(stream) - end) % 2:
+        raise StreamError("the coded points are cut off")
+    lane_states = np.frombuffer(stream[at:end], "<u4").astype(np.uint32)
+    words = np.frombuffer(stream[end:], "<u2").astype(np.uint32)
+    reader = Reader(Tables(logs_KM, reach), lane_states, words)
+    next_state = transitions(states).astype(np.uint32)
+    matrices = []
+    for i, (R, C) in enumerate(shapes):
+        kinds = exponents[i :: len(shapes)]
+        p = Points(np.empty((R, C), np.int16), *kinds)
+        steps = path_steps(R)
+        classes_RC = (2 * p.classes_RC(low, K)).astype(np.uint32)
+        state = np.zeros((-(-R // steps), C), np.uint32)
+        for t in range(steps if R * C else 0):
+            rows = classes_RC[t::steps]
+            now = state[: len(rows)]
+            points = reader.read((rows + (now & np.uint32(1))).reshape(-1)).reshape(rows.shape)
+            p.points_RC[t::steps] = points
+            state[: len(rows)] = next_state[now, (points >> 1) & 1]
+        matrices.append(p)
+    if reader.position != len(words) or (reader.lane_states != STATE_LOW).any():
+        raise StreamError("the coded points do not end where they should")
+    return matrices, base_step
+
+
+def _inflated(data: bytes, count: int) -> np.ndarray:
+    inflater = zlib.decompressobj()
+    try:
+        unpacked = inflater.decompress(data, count + 1)
+    except zlib.error as error:
+        raise StreamError(f"tables or exponents: {error}") from error
+    if len(unpacked) != count or not inflater.eof or inflater.unused_data:
+        raise StreamError(f"tables or exponents do not unpack to {count} bytes")
+    return np.frombuffer(unpacked, np.uint8)
