@@ -6,9 +6,9 @@
 Exit status 0: written, 2: nothing could be written (sources missing or unfit, file damaged or not
 ours). Both ways are lossless, run nothing of the sources, and print each file's size and sha256.
 
-Packed, the sources are bzip2 in a latin-1 string literal, so a packed file is not for editors or
-pasting; git keeps it as it is, and damage does not run, as bzip2 has a checksum. --plain keeps the
-sources readable in the one file instead. Measured on the 119,120 bytes of one run's three files:
+Packed, the sources and what runs them are bzip2 in a latin-1 string literal: not for editors or
+pasting, but git keeps it as it is, and damage does not run, as bzip2 has a checksum. --plain keeps
+the sources readable in the one file instead. Measured on the 119,120 bytes of one run's three files:
 bzip2 32,954 (33,680 in the literal, 41,195 in base85, which editors would survive), LZMA with tuned
 filters 34,418, zstd 34,982, zlib 37,953; brotli, 33,010, would have to be installed first. Shorter
 names for frequent words and indentation save another 1 %, and were left out.
@@ -37,12 +37,15 @@ ENTRY = "train_gpt.py"
 SOURCES = (ENTRY, "quantize.py", "evaluate.py")
 MAX_BYTES = 1 << 24  # of one unpacked payload; a larger one is no source of a submission
 
-# What a packed file starts with; the form's last line follows, and hands the sources over.
-STUB = '''\
+# What every form starts with, and what runs the sources: in the plain form as it is, in the packed
+# one ahead of the sources in the payload.
+HEAD = """\
 # {names}: all in this one file, which runs alone.
 # To read or change them, without running anything:
 #     python -m records.source unpack FILE --out FOLDER
-import {modules}
+"""
+RUNNER = '''\
+import linecache, os, sys, traceback, types
 
 
 def run_sources(sources):
@@ -55,7 +58,7 @@ def run_sources(sources):
         space = vars(module) if depth < len(sources) else globals()
         # Tracebacks and inspect look for a function by the path that it was compiled from, and for
         # a class by __file__, which is this file for every module: each spells it in its own way.
-        shown = f"{{folder}}/{{base}}/{{name}}"
+        shown = f"{folder}/{base}/{name}"
         space["__file__"] = folder + "/." * depth + "/" + base
         lines = [line + "\\n" for line in text.split("\\n")]
         for path in (shown, space["__file__"]):
@@ -66,12 +69,14 @@ def run_sources(sources):
 if __name__ == "__main__":
     sys.excepthook = traceback.print_exception  # Python's own, before 3.13, knows no such lines
 '''
-MODULES = "linecache, os, sys, traceback, types"
 CODING = "latin-1"  # each byte of the payload is one character of the literal
 PACKED_HEAD = f"# -*- coding: {CODING} -*-\n"
 PACKED_TAIL = f"""\
+import bz2
+
 parts = bz2.decompress("{{payload}}".encode("{CODING}")).decode().split("\\0")
-run_sources(list(zip(parts[::2], parts[1::2])))
+exec(parts[0])  # defines run_sources
+run_sources(list(zip(parts[1::2], parts[2::2])))
 """
 ESCAPES = {"\0": r"\0", "\n": r"\n", "\r": r"\r", '"': r"\"", "\\": r"\\"}
 PLAIN_TAIL = "run_sources([\n{pairs}])\n"
@@ -127,18 +132,16 @@ def pack(files: dict[str, bytes], plain: bool = False) -> bytes:
     Raises: ValueError for sources that are not UTF-8 Python, or that import each other.
     """
     texts = decode_all(files)
+    head = HEAD.format(names=", ".join(texts))
     if plain:
         pairs = [f"({name!r}, {quote(text)}),\n" for name, text in texts.items()]
-        tail, modules = PLAIN_TAIL.format(pairs="".join(pairs)), MODULES
-    else:
-        parts = "\0".join(part for pair in texts.items() for part in pair)
-        packed = bz2.compress(parts.encode()).decode(CODING)
-        # A digit after \0 would be read as part of it.
-        odd = r'(\0(?=[0-7]))|([\0\n\r"\\])'
-        payload = re.sub(odd, lambda m: r"\x00" if m[1] else ESCAPES[m[2]], packed)
-        tail, modules = PACKED_TAIL.format(payload=payload), f"bz2, {MODULES}"
-    stub = STUB.format(names=", ".join(texts), modules=modules) + "\n" + tail
-    return stub.encode() if plain else (PACKED_HEAD + stub).encode(CODING)
+        return (head + RUNNER + "\n" + PLAIN_TAIL.format(pairs="".join(pairs))).encode()
+    parts = "\0".join([RUNNER, *(part for pair in texts.items() for part in pair)])
+    packed = bz2.compress(parts.encode()).decode(CODING)
+    # A digit after \0 would be read as part of it.
+    odd = r'(\0(?=[0-7]))|([\0\n\r"\\])'
+    payload = re.sub(odd, lambda m: r"\x00" if m[1] else ESCAPES[m[2]], packed)
+    return (PACKED_HEAD + head + PACKED_TAIL.format(payload=payload)).encode(CODING)
 
 
 def unpack(packed: bytes) -> dict[str, bytes]:
@@ -148,13 +151,13 @@ def unpack(packed: bytes) -> dict[str, bytes]:
     """
     packed = packed.replace(b"\r\n", b"\n")
     try:
-        *_, before, call = ast.parse(packed).body
+        *_, assignment, _, call = ast.parse(packed).body
         last = call.value.args[0]
         if isinstance(last, ast.List):
             pairs = ast.literal_eval(last)
         else:
-            (_, payload), *_ = literals(before)
-            parts = decompress(bz2.BZ2Decompressor(), payload).decode().split("\0")
+            (_, payload), *_ = literals(assignment)
+            _, *parts = decompress(bz2.BZ2Decompressor(), payload).decode().split("\0")
             pairs = list(zip(parts[::2], parts[1::2], strict=True))
         files = {name: source.encode() for name, source in pairs}
         same = pack(files, plain=isinstance(last, ast.List)) == packed
