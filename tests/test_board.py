@@ -151,6 +151,14 @@ def test_our_rows_come_from_folders(tmp_path):
     assert last.note == "scored on another text, of 115,267 bytes"
 
 
+def test_bytes_are_those_that_are_shipped(tmp_path):
+    """A packed record is smaller than its runs counted; where nothing is said the logs are."""
+    told = {"name": "N", "bytes_total": 14_900_000}
+    record(tmp_path / "10min_8xh100/2026-11-22_ours", [1.05], submission=told)
+    [row], _ = read_own(tmp_path)
+    assert row.bytes == 14_900_000
+
+
 def test_a_folder_that_cannot_be_read_is_named(tmp_path, capsys):
     """No log and no score: said on stderr with status 1, and the other rows are shown."""
     record(tmp_path / "smoke_cpu/2026-11-22_good", [2.0])
