@@ -527,6 +527,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Print the findings; 0 where nothing is wrong, else 1."""
     if args.start:
+        evaluate.require(bool(args.tokenizer), "--start needs the tokenizer: add --tokenizer FILE")
         print(check_start(args.folder, args.tokenizer, args.start))
         return 0
     findings = verify(args.folder, args.tokenizer, args.workers)

@@ -42,15 +42,7 @@ SCRIPT = size.ENTRY
 OURS = "records.pack "  # begins `packed_by` of a folder whose README.md can be made again
 
 
-# Bytes of the whole windows of the challenge's validation split, by tokens: what logs imply.
-# Source: val_loss, val_bpb and token counts of the merged records' logs.
-WINDOWED_BYTES = {
-    62_021_632: 151_080_363,  # sp1024
-    45_508_608: 151_074_053,  # sp4096
-    40_540_160: 151_078_222,  # sp8192
-    47_851_520: 151_074_499,  # sp8192 of CaseOps
-    151_130_112: 151_080_112,  # bytes, and a BOS for each document
-}
+WINDOWED_BYTES = dict(stats.WINDOWS.values())
 # Ratios of implied to true bytes, and the mistake that gives them. Source: the corrections under
 # upstream #1289 (U+FFFD), #1734 (space), #897 (no U+2581) and #2071 (CaseOps).
 BYTE_MISTAKES = {

@@ -789,6 +789,12 @@ def test_influence_changes_every_token_but_document_starts():
     assert set(flipped_T) <= set(tokens_T)
 
 
+def test_influence_needs_ids_to_change_to():
+    """Of one id there is no other: said with the remedy, before anything is scored."""
+    with pytest.raises(ValueError, match="1 ids besides BOS must be 2 or more"):
+        evaluate.influence(None, np.array([BOS_ID, 5, 5]), slice(2), slice(1))
+
+
 def test_mass_and_implied_bytes():
     """A softmax weighs one; a loss and its bpb tell the bytes that were divided by."""
     logp_PV = torch.randn(5, 32).log_softmax(1).numpy()

@@ -535,3 +535,13 @@ def test_bytes_without_a_sidecar_are_refused(tmp_path):
             shard["sidecar"] = None
     manifests.write_manifest(folder, manifest | {"sidecar_required": False})
     assert "bytes tokens have their bytes in a sidecar" in faults_of(folder)["sidecar"]
+
+
+def test_the_start_check_names_what_it_lacks(models, tmp_path, capsys):
+    """Without a tokenizer it says so, instead of ending in a traceback; with it, a line."""
+    folder = make(tmp_path / "x", models)
+    assert prepare.main(["verify", str(folder), "--start", "300"]) == 1
+    assert "add --tokenizer FILE" in capsys.readouterr().err
+    how = ["--tokenizer", str(folder / "tokenizer.model"), "--start", "300"]
+    assert prepare.main(["verify", str(folder), *how]) == 0
+    assert "data verified source:made up" in capsys.readouterr().out
