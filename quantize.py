@@ -351,7 +351,7 @@ def flat_hessians(state_dict: State) -> State:
     return {
         name: torch.eye(weight.shape[1]) / weight.detach().float().square().sum().clamp(min=1e-30)
         for name, weight in state_dict.items()
-        if weight.ndim == 2 and weight.numel() >= 4096
+        if weight.ndim == 2 and min(weight.shape) >= 8  # fewer rows are gains, not a matrix
     }
 
 
@@ -636,8 +636,16 @@ def _pack(arguments: list[str]) -> str:
     parser.add_argument("checkpoint", type=Path, help="from the trainer, or a plain state dict")
     parser.add_argument("--out", type=Path, required=True, help="artifact to write")
     parser.add_argument("--target-bytes", type=int, help="land within 1 %% under this size")
+    parser.add_argument(
+        "--trellis", action="store_true", help="the other codec, without the trainer's calibration"
+    )
     options = parser.parse_args(arguments)
     weights, settings = load_checkpoint(options.checkpoint)
+    if options.trellis:
+        most_bytes = options.target_bytes or CAP_BYTES
+        artifact = encode_trellis(weights, flat_hessians(weights), settings, most_bytes)
+        write_atomic(options.out, artifact)
+        return f"artifact model_bytes:{len(artifact)} trellis, relative errors alike"
     if options.target_bytes is None:
         artifact, plan = encode(weights, DEFAULT_PLAN, settings), DEFAULT_PLAN
     else:

@@ -31,6 +31,7 @@ BLOCK = 128  # columns between two matrix products of the feedback
 RATE_WEIGHT = 0.35  # of a bit against a squared step: the slope of the rate-distortion curve
 MAX_POINT = 8191
 FINEST = 1024  # root-mean-square of a row's or column's points
+NARROWEST = 2.0**-16  # row or column, against the widest
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,18 @@ def transitions(states: int) -> np.ndarray:
 # --- Curvature: what errors cost ------------------------------------------------------------
 @dataclass(frozen=True)
 class Matrix:
-    """A matrix to quantise: its weights, and H such that an error e of a row costs e H eᵀ / 2."""
+    """A matrix to quantise: its weights, and H such that an error e of a row costs e H eᵀ / 2.
+
+    Raises: ValueError for weights or a Hessian that are not finite.
+    """
 
     weight_RC: Tensor
     hessian_CC: Tensor
+
+    def __post_init__(self):
+        for what, numbers in (("weights", self.weight_RC), ("Hessian", self.hessian_CC)):
+            if not numbers.isfinite().all():
+                raise ValueError(f"{what} must be finite; here is NaN or infinity")
 
 
 class Curvature(TorchFunctionMode):
@@ -250,10 +259,10 @@ def spreads(weight_RC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     weight_RC = np.asarray(weight_RC, np.float64)
     R, C = weight_RC.shape
     row_R = np.sqrt(np.square(weight_RC).sum(axis=1) / max(C, 1))
-    row = log2_exponents(np.maximum(row_R, row_R.max(initial=0) / 1024))
+    row = log2_exponents(np.maximum(row_R, row_R.max(initial=0) * NARROWEST))
     relative_RC = weight_RC / octaves(row)[:, None]
     column_C = np.sqrt(np.square(relative_RC).sum(axis=0) / max(R, 1))
-    return row, log2_exponents(np.maximum(column_C, column_C.max(initial=0) / 1024))
+    return row, log2_exponents(np.maximum(column_C, column_C.max(initial=0) * NARROWEST))
 
 
 class Prices(NamedTuple):
@@ -276,13 +285,9 @@ class Group:
     """Matrices whose paths have one length and which have one number of columns, side by side.
 
     Source: GPTQ (Frantar et al. 2022) for the feedback; JPEG 2000 part 2 and VVC for the trellis.
-    Raises: ValueError for weights or a Hessian that are not finite.
     """
 
     def __init__(self, matrices: list[Matrix], damping: float = 0.01):
-        for what, numbers in (("weights", "weight_RC"), ("Hessian", "hessian_CC")):
-            if not all(getattr(matrix, numbers).isfinite().all() for matrix in matrices):
-                raise ValueError(f"{what} must be finite; here is NaN or infinity")
         self.shapes = [tuple(matrix.weight_RC.shape) for matrix in matrices]
         self.steps = path_steps(self.shapes[0][0])
         parts = [max(-(-R // self.steps), 1) for R, _ in self.shapes]

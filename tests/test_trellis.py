@@ -280,7 +280,7 @@ def test_points_stay_within_their_limit():
     weight_RC = gaussian(64, 512)
     weight_RC[3, 5] = 1e5
     points = quantize(weight_RC, torch.eye(512), 1e-9, damping=0.0)
-    assert trellis.MAX_POINT - 8 < points.points_RC[3, 5] <= trellis.MAX_POINT
+    assert 4096 < points.points_RC[3, 5] <= trellis.MAX_POINT
     far = quantize(gaussian(4, 4), torch.eye(4), 2.0**-50)
     assert far.row_step.min() >= 0 and far.column_step.min() > 0  # coarser, not wrapped around
 
