@@ -27,6 +27,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -38,6 +39,7 @@ import torch.nn.functional as F
 import evaluate
 import quantize
 import train_gpt
+import trellis
 from data import verify
 from records.finding import LEVELS
 from records.run import Run, read_runs
@@ -51,6 +53,8 @@ PROBE_SECONDS = 30
 PHASE_SECONDS = 600  # of training, and again of scoring, by the rules
 NOISE_BYTES = 5_000  # how far bf16 alone moves a packed size; source: upstream PR #1978
 FULL_SHARDS = 80  # of the published training text, that records train on
+USUAL_BITS = 3.4  # of a weight where bytes abound: smoke runs 3.43, 6.9 M weights on web text 3.40
+PASSES = 2  # of the quantiser, until a size is met
 SECONDS = ("grad_seconds", "optimizer_seconds")  # the parts of a step
 # A run's speed holds for another run only if these are the same.
 SPEED_SETTINGS = {*train_gpt.MODEL_SETTINGS, "train_batch_tokens", "micro_batch_tokens", "compile"}
@@ -272,7 +276,8 @@ def probe(hp: Hyperparameters, device: torch.device, seconds: float) -> Iterator
     """Measurements as they come, a later one of a kind replaces an earlier one.
 
     "step": seconds of gradients for so many tokens, and of the optimizer; "score": seconds for a
-    target in blocks, and for the passes of windows over one; "pack": bytes and seconds.
+    target in blocks, and for the passes of windows over one; "pack": seconds of one packing, and
+    bytes before a cap at the bits that a weight usually takes.
     """
     started, T = time.perf_counter(), hp.train_seq_len
     rt = train_gpt.Runtime(0, 1, device)
@@ -318,14 +323,30 @@ def probe(hp: Hyperparameters, device: torch.device, seconds: float) -> Iterator
             if tokens < micro_tokens and 4 * took < left:
                 tokens, took, taken = min(2 * tokens, micro_tokens), 2 * took, []
 
-    began = time.perf_counter()
-    blob = quantize.encode(weights, quantize.DEFAULT_PLAN, train_gpt.model_settings(hp))
-    pack_seconds = time.perf_counter() - began
-    yield {"kind": "pack", "bytes": len(blob), "seconds": pack_seconds}
+    numbers = sum(weight.numel() for weight in weights.values())
+    pack_seconds = PASSES * trellis_seconds(weights, timed, device)
+    yield {"kind": "pack", "bytes": round(USUAL_BITS * numbers / 8), "seconds": pack_seconds}
     yield from steps(model.loss, 0.4 * seconds, compiled=False)
     yield measure_scoring(model, hp, device, 0.6 * seconds - (time.perf_counter() - started))
     if hp.compile:
         yield from steps(torch.compile(model.loss), seconds, compiled=True)
+
+
+def trellis_seconds(weights: quantize.State, timed: Callable, device: torch.device) -> float:
+    """Seconds of one pass of the quantiser, from one column of every group of its matrices."""
+    paths, total = Counter(), 0.0
+    for name in quantize.flat_hessians(weights):
+        R, C = weights[name].shape
+        steps = trellis.path_steps(R)
+        paths[steps, C] += -(-R // steps)
+    coder = trellis.ColumnQuantizer(quantize.STATES, trellis.gaussian_prices(0, 0, 0.3), device)
+    for (steps, C), count in paths.items():
+        x_PT, classes_PT = (
+            make(count, steps, device=device) for make in (torch.randn, torch.zeros)
+        )
+        column = [timed(lambda: coder.points(x_PT, classes_PT.long())) for _ in range(3)]  # noqa: B023
+        total += C * min(column)
+    return total
 
 
 def measure_scoring(model, hp: Hyperparameters, device: torch.device, seconds: float) -> dict:
@@ -382,9 +403,9 @@ def forecast_from_probe(
     """
     result, T, reserve_seconds = {}, hp.train_seq_len, 0.0
     if pack := found.get("pack"):
-        sources = (train_gpt.__file__, quantize.__file__, evaluate.__file__)
-        result["model_bytes"] = pack["bytes"]
-        result["code_bytes"] = sum(Path(file).stat().st_size for file in sources)
+        result["code_bytes"] = sum(map(len, train_gpt.read_sources().values()))
+        room_bytes = quantize.CAP_BYTES - result["code_bytes"]
+        result["model_bytes"] = min(pack["bytes"], room_bytes)
         result["total_bytes"] = result["model_bytes"] + result["code_bytes"]
         reserve_seconds += 2 * pack["seconds"]
     if score := found.get("score"):
@@ -394,6 +415,9 @@ def forecast_from_probe(
         holdout = min(train_gpt.HOLDOUT_TOKENS, 16 * hp.train_batch_tokens, train_tokens / 50)
         reserve_seconds += 2 * 3 * holdout * input_seconds
     if step := found.get("step"):
+        if "pack" in found:
+            calibration = min(train_gpt.CALIBRATION_TOKENS, 16 * hp.train_batch_tokens)
+            reserve_seconds += 2 * calibration * step["grad_seconds"] / step["tokens"]
         tokens = math.ceil(hp.train_batch_tokens // T / nproc) * T
         seconds = step["grad_seconds"] * tokens / step["tokens"] + step["optimizer_seconds"]
         result |= {"step_seconds": seconds, "compiled": step["compiled"]}

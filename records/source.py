@@ -1,4 +1,4 @@
-"""Turn train_gpt.py, quantize.py and evaluate.py into one train_gpt.py that runs alone, and back.
+"""Turn train_gpt.py and what it imports of ours into one train_gpt.py that runs alone, and back.
 
     python -m records.source pack RUN_OR_FOLDER --out FILE [--plain] [--json]
     python -m records.source unpack FILE --out FOLDER [--json]
@@ -34,7 +34,7 @@ from pathlib import Path
 from quantize import write_atomic
 
 ENTRY = "train_gpt.py"
-SOURCES = (ENTRY, "quantize.py", "evaluate.py")
+SOURCES = (ENTRY, "quantize.py", "trellis.py", "rans.py", "evaluate.py")  # of older runs, some
 MAX_BYTES = 1 << 24  # of one unpacked payload; a larger one is no source of a submission
 
 # What every form starts with, and what runs the sources: in the plain form as it is, in the packed
