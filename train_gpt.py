@@ -1018,7 +1018,7 @@ class Trainer:
         count = min(CALIBRATION_TOKENS, len(tokens_T) - 1) // T
         blocks_BT = torch.from_numpy(tokens_T[: count * T + 1].astype(np.int64)).unfold(0, T + 1, T)
         with trellis.Curvature(self.model.named_parameters()) as curvature:
-            for part_BT in blocks_BT.split(max(1, 16_384 // T)):
+            for part_BT in blocks_BT.split(max(1, min(16_384, self.hp.micro_batch_tokens) // T)):
                 self.model.loss(part_BT.to(self.rt.device)).backward()
         self.model.zero_grad(set_to_none=True)
         return curvature.hessians(count * T)
@@ -1051,7 +1051,7 @@ class Trainer:
 
 # Artifact -----------------------------------------------------------------------------------------
 
-CAP_BYTES, SOURCES = quantize.CAP_BYTES, ()  # files beside these three that a system needs
+CAP_BYTES, SOURCES = quantize.CAP_BYTES, ()  # files beside these five that a system needs
 # What load_artifact needs to rebuild the model, and the context it was trained with.
 MODEL_SETTINGS = (
     "vocab_size", "num_layers", "model_dim", "num_heads", "num_kv_heads", "mlp_mult", "rope_dims",

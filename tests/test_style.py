@@ -100,8 +100,8 @@ def test_one_place_reads_the_environment():
 
 
 def test_importing_has_no_effect(tmp_path):
-    """Importing the three files and every tool writes nothing and prints nothing."""
-    modules = ["train_gpt", "quantize", "evaluate", "data.prepare"]
+    """Importing the sources and every tool writes nothing and prints nothing."""
+    modules = ["train_gpt", "quantize", "trellis", "rans", "evaluate", "data.prepare"]
     tools = [path.stem for path in (ROOT / "records").glob("*.py") if path.stem != "__init__"]
     modules += ["baselines.train", *(f"records.{name}" for name in tools)]
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {', '.join(modules)}"
