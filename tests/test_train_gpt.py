@@ -547,14 +547,14 @@ def test_the_artifact_holds_the_chosen_average(finished):
     fields = dict(part.split(":") for part in line.split()[1:])
     best = min(("raw", "ema", "swa"), key=lambda name: float(fields[f"{name}_loss"]))
     assert fields["exported"] == state["exported"] == best
-    chosen = {"raw": state["model"], **state["averages"]}[best]
+    candidates = {"raw": state["model"], **state["averages"]}
     packed, _ = quantize.decode((folder / "logs/one/artifact.pgz").read_bytes())
-    others = [w for w in ({"raw": state["model"], **state["averages"]}).values() if w is not chosen]
+    gains = [name for name, p in state["model"].items() if p.ndim < 2]  # stored as fp16
 
-    def distance(weights):
-        return sum(float((packed[name] - weights[name]).square().sum()) for name in chosen)
+    def is_packed(weights):
+        return all(torch.equal(packed[name], weights[name].half().float()) for name in gains)
 
-    assert distance(chosen) <= min(map(distance, others))
+    assert is_packed(candidates[best]) and not all(map(is_packed, candidates.values()))
 
 
 def test_two_runs_never_share_a_folder(finished, toy):
