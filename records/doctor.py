@@ -417,7 +417,7 @@ def forecast_from_probe(
         result["score_seconds"] = input_seconds * passes * val_tokens
         reserve_seconds += 2 * 3 * holdout * input_seconds
     if step := found.get("step"):
-        calibration = min(train_gpt.CALIBRATION_TOKENS, holdout)
+        calibration = min(train_gpt.CALIBRATION_TOKENS, holdout / 4)
         reserve_seconds += 2 * calibration * step["grad_seconds"] / step["tokens"]
         tokens = math.ceil(hp.train_batch_tokens // T / nproc) * T
         seconds = step["grad_seconds"] * tokens / step["tokens"] + step["optimizer_seconds"]

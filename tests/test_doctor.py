@@ -273,7 +273,7 @@ def test_a_forecast_from_the_probe_adds_up():
     assert eight["step_seconds"] == pytest.approx(64 * 0.01 + 0.12)
     assert eight["score_seconds"] == pytest.approx(result["score_seconds"] / 8)
     few = doctor.forecast_from_probe(hp, FOUND, 1, 1e6, 1)
-    held_out = 2e4 * (3 * 1e-6 + 0.01 / 1024)
+    held_out = 2e4 * (3 * 1e-6 + 0.01 / 1024 / 4)
     assert few["reserve_seconds"] == pytest.approx(2 * (held_out + 3))
     blocks = doctor.forecast_from_probe(replace(hp, eval_stride=1024), FOUND, 1, 8e9, 1_000_000)
     assert blocks["score_seconds"] == pytest.approx(1)
