@@ -349,11 +349,12 @@ def encode_trellis(
 
 def flat_hessians(state_dict: State) -> State:
     """Hessians for want of better ones: in each matrix equal relative errors cost the same."""
-    return {
-        name: torch.eye(weight.shape[1]) / weight.detach().float().square().sum().clamp(min=1e-30)
-        for name, weight in state_dict.items()
-        if weight.ndim == 2 and min(weight.shape) >= 8  # fewer rows are gains, not a matrix
-    }
+    found = {}
+    for name, weight in state_dict.items():
+        if weight.ndim == 2 and min(weight.shape) >= 8:  # fewer rows are gains, not a matrix
+            power = weight.detach().float().square().sum()
+            found[name] = torch.eye(weight.shape[1]) / torch.where(power > 0, power, 1.0)
+    return found
 
 
 def decode(blob: bytes) -> tuple[State, dict]:
@@ -553,7 +554,8 @@ def report(blob: bytes, reference_state: State | None = None) -> dict:
     for group in groups.values():
         error, power = group.pop("error", 0), group.pop("power", 0)
         group["bytes"] = round(group["bytes"])
-        group["bits_per_parameter"] = 8 * group["bytes"] / max(group["parameters"], 1)
+        numbers = group["parameters"]
+        group["bits_per_parameter"] = 8 * group["bytes"] / numbers if numbers else None
         group["relative_rms"] = math.sqrt(error / power) if power else None
         group["sqnr_db"] = 10 * math.log10(power / error) if power and error else None
     parameters = sum(group["parameters"] for group in groups.values())

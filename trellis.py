@@ -398,7 +398,9 @@ class Matrices:
         means = [
             float(m.hessian_CC.diagonal().mean()) if m.weight_RC.numel() else 1 for m in matrices
         ]
-        self.scales = np.float32([math.sqrt(mean) if mean > 0 else 1.0 for mean in means])
+        # a matrix that hardly counts, or alone does, must not take its base step out of range
+        roots = [math.sqrt(mean) if mean > 0 else 1.0 for mean in means]
+        self.scales = np.float32(np.clip(roots, 2.0**-30, 2.0**20))
         matrices = [
             Matrix(m.weight_RC.float() * scale, m.hessian_CC / scale**2)
             for m, scale in zip(matrices, self.scales.tolist(), strict=True)

@@ -514,9 +514,7 @@ def write_artifact(folder: Path, vocab_size: int = 64, dead: bool = False) -> Pa
             if dead and name in ("bigram.table.weight", "bigram.proj.weight"):
                 p.zero_()
     state = model.state_dict()
-    flat = quantize.flat_hessians(state)
-    hessians = {name: hessian for name, hessian in flat.items() if state[name].any()}
-    blob = train_gpt.pack(state, hp, 0, lambda: hessians)
+    blob = train_gpt.pack(state, hp, 0, lambda: quantize.flat_hessians(state))
     (folder / "artifact.pgz").write_bytes(blob)
     return folder / "artifact.pgz"
 
