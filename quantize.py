@@ -62,7 +62,9 @@ FP16_TINY = 2.0**-24
 MAX_NUMBERS = 1 << 28
 MAX_HEADER_BYTES = 1 << 20
 STATES = 16  # of the trellis: 8 cost 0.009 bit a weight more and take nearly as long
-NEGLIGIBLE_NATS = 1e-4  # a token, about 0.00006 bits a byte
+# A token, by the Hessians. What was measured is more (n = 1): 0.0007 of 6.9 M weights of web text,
+# 0.0011 of a smoke run.
+NEGLIGIBLE_NATS = 1e-4
 STEP_LOSS = 0.12  # nats a token that a weight of base step 1 adds, in units of its Hessian
 
 State = dict[str, Tensor]
@@ -311,10 +313,11 @@ def encode(state_dict: State, plan: Plan, settings: dict, *, threads: int = 0) -
 def encode_trellis(
     state_dict: State, hessians: State, settings: dict, most_bytes: int, *, states: int = STATES
 ) -> bytes:
-    """An artifact of 99.9 to 100 % of most_bytes, or a smaller one that loses nothing to speak of.
+    """An artifact of 99.9 to 100 % of most_bytes; smaller where the errors hardly cost anything.
 
     Matrices with a Hessian (trellis.Curvature, or `flat_hessians`) go through the trellis; the
-    others are stored as fp16. No more bytes are spent than a loss of NEGLIGIBLE_NATS needs.
+    others are stored as fp16. No more bytes are spent than errors of NEGLIGIBLE_NATS need, by the
+    Hessians. Of few weights sizes jump, and the largest artifact that was found to fit is taken.
     Raises: ValueError naming a tensor that is not of floats, not finite or too large for fp16, or a
     Hessian of no matrix; for settings that are not JSON; where no step lands under most_bytes.
     """

@@ -446,12 +446,14 @@ def quantize_to_size(
     """What encode makes of these matrices in 99.9 to 100 % of most_bytes, or up to 32 below it.
 
     The base step is the dial; what is meant to take more than its finest step ends there, smaller.
-    Where errors are weighed in a common unit, one step for all is the best allocation of bits.
-    Raises: ValueError where no step lands.
+    Where errors are weighed in a common unit, one step for all is the best allocation of bits. Of
+    few or odd weights sizes jump, and 24 steps may all miss: then the largest that fits is taken.
+    Raises: ValueError where none fits.
     """
     prepared = Matrices(matrices)
     least, finest = min(0.999 * most_bytes, most_bytes - 32), math.log2(finest_step)
     aim, miss, above, below = (least + most_bytes) / 2, 0.0, -math.inf, math.inf
+    best = b""
     for _ in range(24):
         octave, highest = finest, 30.0
         for _ in range(50):  # halving, by the estimate and by what it missed the last time
@@ -468,11 +470,15 @@ def quantize_to_size(
         is_finest = octave - finest < 1e-6
         if len(stream) <= most_bytes and (len(stream) >= least or is_finest):
             return stream
+        if len(best) < len(stream) <= most_bytes:
+            best = stream
         miss = len(stream) - prepared.bits(step) / 8
         if len(stream) > aim:
             above = octave
         else:
             below = octave
+    if best:
+        return best
     weights = sum(matrix.weight_RC.numel() for matrix in matrices)
     raise ValueError(
         f"most_bytes={most_bytes} for {weights} weights is out of reach: the last of 24 steps,"

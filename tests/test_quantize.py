@@ -457,6 +457,10 @@ HOSTILE_POINTS = {
         lambda s: seal_points(points_table(["w", [3, 4], 0, 0, 0]), s),
     ),
     "huge": ("'w': over", lambda s: seal_points(points_table(["w", [HUGE, 3], 0, 0, 0]), s)),
+    "others run past the end": (
+        "differ by -",
+        lambda s: seal_points(points_table(["v", [2], 16, 9999, 0], POINTS_LINE), s),
+    ),
     "no stream": ("points of tensors", lambda s: seal_points(points_table(POINTS_LINE), b"")),
     "cut": ("points of tensors", lambda s: seal_points(points_table(POINTS_LINE), s[:-2])),
     "a tail": ("points of tensors", lambda s: seal_points(points_table(POINTS_LINE), s + b"ab")),
@@ -950,6 +954,14 @@ def test_a_matrix_that_hardly_counts_does_not_stop_the_packing(weight):
     assert all(matrix.isfinite().all() for matrix in back.values())
     assert (back["a"] - state["a"]).norm() < 0.2 * state["a"].norm()
     assert not back["zero"].any()
+
+
+def test_the_order_of_hessians_means_nothing():
+    """Points stand in the order of the table, whatever that of the Hessians."""
+    state = {"a": gaussian(16, 16), "b": 5 * gaussian(16, 16, seed=1)}
+    hessians = {name: torch.eye(16) for name in ("b", "a")}
+    back = decode(encode_trellis(state, hessians, {}, 2000))[0]
+    assert all((back[n] - state[n]).norm() < 0.1 * state[n].norm() for n in state)
 
 
 def test_flat_hessians_take_a_matrix_of_zeros():
