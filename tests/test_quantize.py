@@ -881,14 +881,14 @@ def test_finest_artifact_loses_what_it_promises():
 
 
 def test_trellis_targets_are_met_to_a_thousandth():
-    """20 random sizes: the whole artifact takes 99.9 to 100 % of each, or up to 40 bytes below."""
-    state = small_state() | {"w": gaussian(160, 80, sigma=0.03, seed=5)}
+    """20 random sizes: the whole artifact takes 99.9 to 100 % of each."""
+    state = small_state() | {"w": gaussian(400, 200, sigma=0.03, seed=5)}
     hessians, rng = calibrated(state), random.Random(0)
     numbers = sum(weight.numel() for weight in state.values())
     for _ in range(20):
         target = int(numbers * rng.uniform(1.6, 5) / 8) + 600
-        size = len(encode_trellis(state, hessians, {"a": 1}, target, states=4))
-        assert min(0.999 * target, target - 40) <= size <= target, target
+        size = len(encode_trellis(state, hessians, {"a": 1}, target, states=1))
+        assert 0.999 * target <= size <= target, target
 
 
 def test_trellis_loses_less_than_rows_in_the_same_bytes():
