@@ -24,6 +24,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -35,23 +36,30 @@ FILES = (
     "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
     "vocab.json", "merges.txt",
 )  # fmt: skip
-NEEDS = "python3 golf.py --with hf records.hf_tokenizer ..."
+NEEDS = "run it with: python3 golf.py --with hf ..."
 
 # Texts on which tokenizers differ: blanks, joined and wide letters, marks in and out of order,
 # jamo, writing from the right, control characters, what spells special tokens or bytes.
 HOSTILE = (
-    "", " ", "  ", "\n", "\t", "\r\n", "a\r\nb\rc\n\nd", " leading", "trailing ", "  two  blanks  ",
-    "tab\tand\x0bvertical\x0cform", "▁", "▁a", "a▁b", "▁▁ a ▁▁", "a▁ ", " ▁ ▁", "\x00", "a\x00b\x00",
-    "\x01 a", "e\x01\u0301", "\x7f\x80\x8f\x9f", "Zürich, naïve café", "e\u0301 e\u0301\u0302 \u0301e",
-    "a\u0323\u0301 a\u0301\u0323 q\u0301\u0323", "x" + "\u0301\u0323\u0302" * 9, "\u0301", " \u0301a",
-    "ﬁ ﬁ\u0301 ﬃ ﷺ ½ № ℌ ① ㍿ ㋿ ß ẞ İ", "Ａｂｃ１２３　wide ～ ~", "ｶﾞ ﾊﾟ ｶ\u3099 か\u3099 は\u309a", "한국어 각 가\u11a8",
-    "\u1112\u1161\u11ab\u1100\u116e\u11a8 \u1161\u11ab \u1112\u1112\u1161", "漢字かな交じり文", "مرحبا بالعالم \u202bשלום\u202c",
-    "لا\u0651\u064e ـ", "หนึ่ง สอง", "कि\u093c ड\u093c क्षि", "👩‍🔬🏳️‍🌈👍🏽🇩🇪 ☺️ 🙂", "a\u200bb\u200cc\u200dd\u2060e\ufeff", "\u00a0\u2003\u3000\u2028\u2029x",
-    "\ue000\ue001\uf8ff\U000f0000\U0010fffd", "\ufffd\ufffd\u0301 \uffff \U0001ffff", "\U0001e030\u0308 \U000107a5 \ua7f2\u0301",
-    "\U00016d63\U00016d67\U00016d67", "<s> </s> <pad> <unk> <s>x</s>", "<0x41> <0x0A><0xE2>", "<|endoftext|> <mask> [INST]",
-    "0123456789 3.14159 1,000,000 ١٢٣ 四十二", "it's we'll they'd I'VE 'tis", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
-    "w" * 300, "-" * 77 + "=" * 78 + "." * 79, "http://a.b/c?d=e&f=%20#g", "def f(x):\n    return {**x}\n\n\n\t\tpass",
-    "\u1e9b\u0323 \u212b \u2126 \u0344 \u0958 \u2adc\u0338", "Ǆ ǅ ǆ ŉ ſ ſ\u0307 ẛ", "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 𝟙𝟚𝟛 𐐷 𠀋 🈂\u3099",
+    "", " ", "  ", "\n", "\t", "\r\n", "a\r\nb\rc\n\nd", " leading", "trailing ",
+    "  two  blanks  ", "tab\tand\x0bvertical\x0cform", "▁", "▁a", "a▁b", "▁▁ a ▁▁", "a▁ ", " ▁ ▁",
+    "\x00", "a\x00b\x00", "\x01 a", "e\x01\u0301", "\x7f\x80\x8f\x9f", "Zürich, naïve café",
+    "e\u0301 e\u0301\u0302 \u0301e", "a\u0323\u0301 a\u0301\u0323 q\u0301\u0323",
+    "x" + "\u0301\u0323\u0302" * 9, "\u0301", " \u0301a", "ﬁ ﬁ\u0301 ﬃ \ufdfa ½ № ℌ ① ㍿ ㋿ ß ẞ İ",
+    "Ａｂｃ１２３\u3000wide ～ ~", "ｶ\uff9e ﾊ\uff9f ｶ\u3099 か\u3099 は\u309a",
+    "한국어 각 가\u11a8", "\u1112\u1161\u11ab\u1100\u116e\u11a8 \u1161\u11ab \u1112\u1112\u1161",
+    "漢字かな交じり文",
+    "\u0645\u0631\u062d\u0628\u0627 \u0628\u0627\u0644 \u202b\u05e9\u05dc\u05d5\u05dd\u202c",
+    "\u0644\u0627\u0651\u064e \u0640", "หน\u0e36\u0e48ง สอง",
+    "क\u093f\u093c ड\u093c क\u094dष\u093f", "👩\u200d🔬🏳\ufe0f\u200d🌈👍🏽🇩🇪 ☺\ufe0f 🙂",
+    "a\u200bb\u200cc\u200dd\u2060e\ufeff", "\xa0\u2003\u3000\u2028\u2029x",
+    "\ue000\ue001\uf8ff\U000f0000\U0010fffd", "��\u0301 \uffff \U0001ffff",
+    "\U0001e030\u0308 \U000107a5 \ua7f2\u0301", "\U00016d63\U00016d67\U00016d67",
+    "<s> </s> <pad> <unk> <s>x</s>", "<0x41> <0x0A><0xE2>", "<|endoftext|> <mask> [INST]",
+    "0123456789 3.14159 1,000,000 \u0661\u0662\u0663 四十二", "it's we'll they'd I'VE 'tis",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "w" * 300, "-" * 77 + "=" * 78 + "." * 79,
+    "http://a.b/c?d=e&f=%20#g", "def f(x):\n    return {**x}\n\n\n\t\tpass",
+    "ẛ\u0323 Å Ω \u0344 क़ ⫝̸\u0338", "Ǆ ǅ ǆ ŉ ſ ſ\u0307 ẛ", "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 𝟙𝟚𝟛 𐐷 𠀋 🈂\u3099",
 )  # fmt: skip
 
 
@@ -192,7 +200,9 @@ def folding(charsmap: bytes) -> list:
     # \K: what was found so far stays; only the empty place behind a key is replaced.
     apart = f"(?={any_char}{mark})(?:{longest})\\K"
 
-    wrong = [key for key, text in zip(joined, nfkc(list(joined)), strict=True) if text != joined[key]]
+    wrong = [
+        key for key, text in zip(joined, nfkc(list(joined)), strict=True) if text != joined[key]
+    ]
     steps = [replace(erased, joint), replace(blanks, " ")]
     steps += [normalizers.Replace(key, text) for key, text in sorted(newer.items())]
     steps += [normalizers.Replace(Regex(apart), joint)]
@@ -329,5 +339,206 @@ def refuse_differences(tokenizer, original, texts: Iterable[str]) -> None:
             ("text", tokenizer.decode(ids, skip_special_tokens=False), original.decode(ids)),
         ):
             if found != expected:
-                at = next((i for i, (a, b) in enumerate(zip(found, expected)) if a != b), -1)
-                raise Unequal(f"the {what} of {text[:60]!r} are others from place {at} on")
+                raise Unequal(f"of {text[:60]!r} the {what} would be others")
+
+
+# GPT-2's model ------------------------------------------------------------------------------------
+
+
+def byte_level_tokenizer(vocab: dict[str, int], merges: list[tuple[str, str]]):
+    """GPT-2's byte-level BPE, with <|endoftext|> as a special token.
+
+    Raises: ValueError for a vocabulary without the mark; Unequal where text does not come back.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+
+    if GPT2_END not in vocab:
+        raise ValueError(f"vocab.json lacks {GPT2_END!r}; give the vocabulary of GPT-2")
+    tokenizer = Tokenizer(models.BPE(vocab, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(GPT2_END, normalized=False)])
+    tokenizer.encode_special_tokens = True
+    for text in HOSTILE:
+        ids = tokenizer.encode(text, add_special_tokens=False).ids
+        if tokenizer.decode(ids, skip_special_tokens=False) != text:
+            raise Unequal(f"{text[:60]!r} does not come back; vocab.json lacks bytes")
+    return tokenizer
+
+
+# Folder -------------------------------------------------------------------------------------------
+
+
+def configuration(specials: dict[str, str]) -> str:
+    """tokenizer_config.json: the class, and which tokens are special, though never in a text."""
+    described = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "padding_side": "left",  # so that a batch can be continued
+        "split_special_tokens": True,
+    }
+    described |= {f"{name}_token": piece for name, piece in specials.items()}
+    return json.dumps(described, indent=2, ensure_ascii=False) + "\n"
+
+
+def read_sentencepiece(path: Path):
+    """The model's description and the model itself.
+
+    Raises: ValueError for a file that is none.
+    """
+    import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2
+
+    try:
+        processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    except (RuntimeError, OSError) as error:
+        raise ValueError(f"{path} is no SentencePiece model ({error}); name another") from None
+    return sentencepiece_model_pb2.ModelProto.FromString(path.read_bytes()), processor
+
+
+def write_sentencepiece(model: Path, folder: Path, room: int | None = None) -> Written:
+    """Write the tokenizer of a SentencePiece model; where it would differ, the model alone."""
+    proto, processor = read_sentencepiece(model)
+    tokens = len(proto.pieces)
+    refuse_too_many(model, tokens, room)
+    shutil.copyfile(model, folder / "tokenizer.model")
+    try:
+        tokenizer = fast_tokenizer(proto)
+        refuse_differences(tokenizer, processor, probes(proto))
+    except Unequal as reason:
+        note = (
+            f"Only `tokenizer.model` is included, for the `sentencepiece` library: {reason}, so the"
+            " `tokenizers` library would give other tokens."
+        )
+        return Written(tokens, note, is_whole=False)
+    specials = special_pieces(proto)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(configuration(specials))
+    front = f" `{specials['bos']}` is put in front of a text, as in training." * ("bos" in specials)
+    note = (
+        f"{tokens:,} tokens. `tokenizer.json` was made from `tokenizer.model` and gives the same"
+        f" tokens and the same decoded text.{front} Text that spells a special token is text."
+    )
+    return Written(tokens, note, is_whole=True)
+
+
+def write_gpt2(source: Path, folder: Path, room: int | None = None) -> Written:
+    """Write the tokenizer of a folder with vocab.json and merges.txt.
+
+    Raises: ValueError for files of another form.
+    """
+    vocab = json.loads((source / "vocab.json").read_text(encoding="utf-8"))
+    lines = (source / "merges.txt").read_text(encoding="utf-8").split("\n")
+    merges = []
+    for number, line in enumerate(lines, 1):
+        if line and not line.startswith("#version"):
+            pair = tuple(line.split(" "))
+            if len(pair) != 2 or not {*pair, "".join(pair)} <= set(vocab):
+                where = f"{source / 'merges.txt'}:{number}: {line!r}"
+                raise ValueError(f"{where} must be two tokens of vocab.json that join to a third")
+            merges.append(pair)
+    tokens = 1 + max(vocab.values())
+    refuse_too_many(source, tokens, room)
+    byte_level_tokenizer(vocab, merges).save(str(folder / "tokenizer.json"))
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copyfile(source / name, folder / name)
+    specials = dict.fromkeys(("bos", "eos", "unk", "pad"), GPT2_END)
+    (folder / "tokenizer_config.json").write_text(configuration(specials))
+    note = (
+        f"{tokens:,} tokens, byte-level BPE from `vocab.json` and `merges.txt`. Text that spells"
+        f" `{GPT2_END}` is text."
+    )
+    return Written(tokens, note, is_whole=True)
+
+
+def copy_given(source: Path, folder: Path, room: int | None = None) -> Written:
+    """Copy a tokenizer that has its tokenizer.json already, as it is."""
+    described = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
+    vocab = described["model"]["vocab"]  # a dict, or a list of pairs
+    ids = vocab.values() if isinstance(vocab, dict) else range(len(vocab))
+    added = (token["id"] for token in described.get("added_tokens", []))
+    tokens = 1 + max([*ids, *added])
+    refuse_too_many(source, tokens, room)
+    present = [name for name in FILES if (source / name).is_file()]
+    for name in present:
+        shutil.copyfile(source / name, folder / name)
+    names = ", ".join(f"`{name}`" for name in present)
+    note = f"{tokens:,} tokens. The files {names} are those that were given."
+    return Written(tokens, note, is_whole=True)
+
+
+def refuse_too_many(source: Path, tokens: int, room: int | None) -> None:
+    """Raises: ValueError where a tokenizer has more tokens than the model has rows."""
+    if room is not None and tokens > room:
+        raise ValueError(f"{source} has {tokens} tokens, the model only {room}")
+
+
+def write(source: Path, folder: Path, room: int | None = None) -> Written:
+    """Give the folder the tokenizer that source is or holds; room is the model's vocab_size.
+
+    Raises: ValueError where there is none, or it has more tokens than room; OSError; ImportError.
+    """
+    for name in ("tokenizers", "sentencepiece", "google", "google.protobuf"):
+        if not find_spec(name):
+            raise ImportError(f"making a tokenizer needs {name}: {NEEDS}")
+    if source.is_file():
+        return write_sentencepiece(source, folder, room)
+    if (source / "tokenizer.json").is_file():
+        return copy_given(source, folder, room)
+    if (source / "tokenizer.model").is_file():
+        return write_sentencepiece(source / "tokenizer.model", folder, room)
+    if all((source / name).is_file() for name in ("vocab.json", "merges.txt")):
+        return write_gpt2(source, folder, room)
+    raise ValueError(
+        f"{source} holds no tokenizer; give a SentencePiece model, or a folder with"
+        " tokenizer.json, tokenizer.model, or vocab.json and merges.txt"
+    )
+
+
+def original_rows(folder: Path, texts: Iterable[str] = HOSTILE) -> list[list[int]] | None:
+    """What a folder's tokenizer was made from gives for texts, without BOS.
+
+    That is the SentencePiece model or vocab.json; where tokenizer.json was given, that file. None
+    for a folder whose tokenizer, if any, is not of the `tokenizers` library.
+    """
+    if not (folder / "tokenizer.json").is_file():
+        return None
+    from tokenizers import Tokenizer
+
+    given = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    described = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    if (folder / "tokenizer.model").is_file() and not described.get("added_tokens"):
+        _, processor = read_sentencepiece(folder / "tokenizer.model")
+        return [processor.encode(text) for text in texts]
+    config = folder / "tokenizer_config.json"
+    config = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    given.encode_special_tokens = config.get("split_special_tokens", False)
+    return [given.encode(text, add_special_tokens=False).ids for text in texts]
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="records.hf_tokenizer", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("source", type=Path, metavar="MODEL_OR_FOLDER")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    args = parser.parse_args(argv)
+    try:
+        if args.out.exists():
+            raise ValueError(f"{args.out} exists; remove it, or choose another")
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".tokenizer.", dir=args.out.parent) as scratch:
+            folder = Path(scratch) / args.out.name
+            folder.mkdir()
+            written = write(args.source, folder)
+            folder.rename(args.out)
+    except (ValueError, KeyError, OSError, ImportError) as error:
+        print(f"records.hf_tokenizer: {error}", file=sys.stderr)
+        return 2
+    print(written.note)
+    return 0 if written.is_whole else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
