@@ -382,11 +382,19 @@ def configuration(specials: dict[str, str]) -> str:
     return json.dumps(described, indent=2, ensure_ascii=False) + "\n"
 
 
+def require(*libraries: str) -> None:
+    """Raises: ImportError with the command, where one of the libraries is not installed."""
+    for name in libraries:
+        if not find_spec(name):
+            raise ImportError(f"making a tokenizer needs {name}: {NEEDS}")
+
+
 def read_sentencepiece(path: Path):
     """The model's description and the model itself.
 
-    Raises: ValueError for a file that is none.
+    Raises: ValueError for a file that is none; ImportError.
     """
+    require("sentencepiece", "google", "google.protobuf")
     import sentencepiece
     from sentencepiece import sentencepiece_model_pb2
 
@@ -399,6 +407,7 @@ def read_sentencepiece(path: Path):
 
 def write_sentencepiece(model: Path, folder: Path, room: int | None = None) -> Written:
     """Write the tokenizer of a SentencePiece model; where it would differ, the model alone."""
+    require("tokenizers")
     proto, processor = read_sentencepiece(model)
     tokens = len(proto.pieces)
     refuse_too_many(model, tokens, room)
@@ -428,6 +437,7 @@ def write_gpt2(source: Path, folder: Path, room: int | None = None) -> Written:
 
     Raises: ValueError for files of another form.
     """
+    require("tokenizers")
     vocab = json.loads((source / "vocab.json").read_text(encoding="utf-8"))
     lines = (source / "merges.txt").read_text(encoding="utf-8").split("\n")
     merges = []
@@ -479,9 +489,6 @@ def write(source: Path, folder: Path, room: int | None = None) -> Written:
 
     Raises: ValueError where there is none, or it has more tokens than room; OSError; ImportError.
     """
-    for name in ("tokenizers", "sentencepiece", "google", "google.protobuf"):
-        if not find_spec(name):
-            raise ImportError(f"making a tokenizer needs {name}: {NEEDS}")
     if source.is_file():
         return write_sentencepiece(source, folder, room)
     if (source / "tokenizer.json").is_file():
@@ -504,6 +511,7 @@ def original_rows(folder: Path, texts: Iterable[str] = HOSTILE) -> list[list[int
     """
     if not (folder / "tokenizer.json").is_file():
         return None
+    require("tokenizers")
     from tokenizers import Tokenizer
 
     given = Tokenizer.from_file(str(folder / "tokenizer.json"))
