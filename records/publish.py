@@ -1,17 +1,18 @@
 """Write a model as a Hugging Face folder, and prove that the folder holds the same model.
 
-    python3 golf.py records.publish CHECKPOINT_OR_ARTIFACT --out DIR [--tokenizer DIR]
-    python3 golf.py --with hf records.publish CHECKPOINT_OR_ARTIFACT --verify DIR
+    python3 golf.py records.publish CHECKPOINT_OR_ARTIFACT --out DIR [--tokenizer MODEL_OR_DIR]
+    python3 golf.py --with hf records.publish CHECKPOINT_OR_ARTIFACT --verify DIR [--push REPO_ID]
 
 The first command needs no library of Hugging Face's, and is followed by the second where those are
 installed. Verifying loads the folder in a fresh process in which nothing of this repository can be
 imported, and compares: logits with those of the original, cached with whole, left-padded with not
-padded, saved and loaded with itself, greedy text with and without cache. It prints the largest
-differences. GPT-2 becomes transformers' own class; the others bring their code, which needs PyTorch
-and transformers alone.
+padded, saved and loaded with itself, greedy text with and without cache, tokens with those of the
+given tokenizer. It prints the largest differences; with --push what passed is uploaded, in one
+commit. GPT-2 becomes transformers' own class; the others bring their code, which needs PyTorch and
+transformers alone.
 
 Exit status 0: written and, where it was asked or possible, verified; 1: the folder holds another
-model; 2: nothing could be written or verified.
+model, or was not uploaded for that; 2: nothing could be written, verified or uploaded.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from torch import Tensor
 
 import quantize
 from baselines import train
+from records import card, hf_tokenizer
 
 CODE = Path(train.__file__).parent
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -42,6 +44,7 @@ LIMITS = {
     "left_padded": 3e-5,
     "saved_and_loaded": 0.0,
     "greedy_tokens": 0,
+    "tokenizer_ids": 0,  # texts; None where the folder has no tokenizer.json
 }
 
 
@@ -183,60 +186,6 @@ def code_files(system: str) -> dict[str, str]:
     return files
 
 
-def model_card(settings: dict, weights: dict[str, Tensor], measured: dict, note: str) -> str:
-    """README.md: front matter, shape, exact count, and only numbers that were measured here."""
-    form = FORMS[settings["system"]]
-    model = train.build(settings, device="meta")
-    trained = sum(p.numel() for p in model.parameters())
-    stored = sum(w.numel() for w in weights.values())
-    head = ["---", "language: en"] + [f"license: {form.license}"] * bool(form.license)
-    head += ["library_name: transformers", "pipeline_tag: text-generation"]
-    head += ["tags:", f"- {form.model_type}", "---"]
-    remote = ", trust_remote_code=True" if form.config_class else ""
-    counts = f"{stored:,} parameters"
-    if stored != trained:
-        counts += f" ({trained:,} in training, where the embedding has rows that are no tokens)"
-    body = [
-        f"# {form.title}: {settings['system']}",
-        "",
-        f"{counts}; the head is the embedding and is counted once."
-        if settings.get("tied", True)
-        else f"{counts}; embedding and head are two tensors.",
-        "",
-        "    from transformers import AutoModelForCausalLM",
-        f'    model = AutoModelForCausalLM.from_pretrained("THIS FOLDER"{remote})',
-        "",
-        "## Shape",
-        "",
-        *(f"- {name}: {value}" for name, value in settings.items() if name != "system"),
-        "",
-        "## Measured",
-        "",
-        *([f"- {name}: {value}" for name, value in measured.items()] or ["Nothing yet."]),
-        "",
-        "## Tokenizer",
-        "",
-        note,
-        "",
-        "## Limitations",
-        "",
-        "A small language model, trained for comparison. It states falsehoods, repeats itself and",
-        "follows no instructions.",
-    ]
-    return "\n".join([*head, *body]) + "\n"
-
-
-def measured_by(checkpoint: Path) -> dict:
-    """The last numbers that the run's metrics.jsonl, beside the checkpoint, holds for each name."""
-    path = checkpoint.with_name("metrics.jsonl")
-    lines = path.read_text().splitlines() if path.exists() else []
-    wanted = ("step", "tokens", "train_loss", "val_loss", "val_bpb", "val_bpb_partial", "tok_s")
-    last = {}
-    for line in lines:
-        last |= {name: value for name, value in json.loads(line).items() if name in wanted}
-    return last
-
-
 def write_folder(source: Path, out: Path, dtype_name: str | None, tokenizer: Path | None) -> None:
     """Afterwards out is the whole folder; if anything fails it does not exist.
 
@@ -249,12 +198,15 @@ def write_folder(source: Path, out: Path, dtype_name: str | None, tokenizer: Pat
     dtype = DTYPES[dtype_name or form.dtype]
     tensors = published_weights(settings, weights)
     note = "No tokenizer is included: none was at hand when the folder was written."
+    trained = sum(p.numel() for p in train.build(settings, device="meta").parameters())
+    stored = sum(w.numel() for w in tensors.values())
+    found = card.evidence(source, trained)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
         folder = Path(scratch) / out.name
         folder.mkdir()
         if tokenizer:
-            note = f"{copy_tokenizer(tokenizer, folder, settings['vocab_size'])}."
+            note = hf_tokenizer.write(tokenizer, folder, settings["vocab_size"]).note
         with (folder / "model.safetensors").open("wb") as file:
             for part in safetensors_bytes(tensors, dtype):
                 file.write(part)
@@ -262,39 +214,14 @@ def write_folder(source: Path, out: Path, dtype_name: str | None, tokenizer: Pat
         texts = {
             "config.json": json.dumps(config_json(settings, dtype), indent=2) + "\n",
             "generation_config.json": json.dumps(generation | {"use_cache": True}, indent=2) + "\n",
-            "README.md": model_card(settings, tensors, measured_by(source), note),
+            "README.md": card.model_card(form, settings, stored, trained, found, note),
             **code_files(settings["system"]),
         }
         for name, text in texts.items():
             (folder / name).write_text(text)
+        if found.log:
+            shutil.copyfile(found.log.path, folder / "train.log")
         folder.rename(out)
-
-
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
-    "vocab.json", "merges.txt",
-)  # fmt: skip
-
-
-def copy_tokenizer(source: Path, folder: Path, vocab_size: int) -> str:
-    """Copy the tokenizer's files; returns what was copied, for the card.
-
-    Raises: ValueError where there is none, or where it has more tokens than the model has rows.
-    """
-    present = [name for name in TOKENIZER_FILES if (source / name).is_file()]
-    if not present:
-        raise ValueError(f"{source} holds no tokenizer ({', '.join(TOKENIZER_FILES)})")
-    if "tokenizer.json" in present:
-        described = json.loads((source / "tokenizer.json").read_text())
-        vocab = described["model"]["vocab"]  # a dict, or a list of pairs
-        ids = vocab.values() if isinstance(vocab, dict) else range(len(vocab))
-        added = (token["id"] for token in described.get("added_tokens", []))
-        tokens = 1 + max([*ids, *added])
-        if tokens > vocab_size:
-            raise ValueError(f"{source} has {tokens} tokens, the model only {vocab_size}")
-    for name in present:
-        shutil.copyfile(source / name, folder / name)
-    return f"The files {', '.join(present)} are those that were given when the folder was written"
 
 
 # Proof --------------------------------------------------------------------------------------------
@@ -315,6 +242,12 @@ def probe(source: Path, dtype: torch.dtype) -> dict:
         return {"tokens_BT": tokens_BT, "logits_BTV": model(tokens_BT)}
 
 
+def tokenizer_probe(folder: Path) -> dict:
+    """Hostile texts, and what the tokenizer's original gives for each; nothing without one."""
+    rows = hf_tokenizer.original_rows(folder)
+    return {} if rows is None else {"texts": list(hf_tokenizer.HOSTILE), "ids": rows}
+
+
 def verify(source: Path, folder: Path) -> dict[str, float]:
     """The largest differences between the original and the folder, as a fresh process finds them.
 
@@ -323,7 +256,8 @@ def verify(source: Path, folder: Path) -> dict[str, float]:
     config = json.loads((folder / "config.json").read_text())
     dtype = getattr(torch, config["dtype"])
     with tempfile.TemporaryDirectory() as scratch:
-        torch.save(probe(source, dtype), Path(scratch) / "probe.pt")
+        known = probe(source, dtype) | tokenizer_probe(folder)
+        torch.save(known, Path(scratch) / "probe.pt")
         # -I: nothing of this repository on the path, wherever it is run from
         command = [sys.executable, "-I", str(CODE / "hf" / "check.py"), str(folder.resolve())]
         done = subprocess.run(
@@ -340,11 +274,39 @@ def report(differences: dict[str, float]) -> tuple[str, bool]:
     """One line for each comparison, and whether all are within their limits."""
     lines, fine = [], True
     for name, limit in LIMITS.items():
+        if differences[name] is None:
+            lines.append(f"none  {name}: the folder has nothing to compare")
+            continue
         is_fine = differences[name] <= limit
         fine &= is_fine
         verdict = "ok" if is_fine else "FAIL"
         lines.append(f"{verdict:4}  {name}: {differences[name]:.3g} (at most {limit:.3g})")
     return "\n".join(lines), fine
+
+
+def push(folder: Path, repo_id: str, private: bool) -> str:
+    """Upload the folder in one commit; returns where it is. The token is what `hf auth login` left.
+
+    Large files go first and are seen by nobody until the commit; if that fails, nothing changed.
+
+    Raises: ImportError; OSError for whatever the network or the hub refuses.
+    """
+    if not find_spec("huggingface_hub"):
+        raise ImportError("uploading needs: python3 golf.py --with hf,data records.publish ...")
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file()]
+    added = [CommitOperationAdd(str(p.relative_to(folder)), str(p)) for p in files]
+    how, api = dict(commit_message="Model, code, card and log, as verified"), HfApi()
+    try:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        # Not upload_folder: that makes several commits of a folder that takes minutes.
+        return api.create_commit(repo_id, added, **how).commit_url
+    except Exception as error:  # the hub's client has its own, and those of the one below it
+        raise OSError(
+            f"{repo_id}: nothing was committed ({type(error).__name__}: {error}); log in with `hf auth"
+            f" login`, then push again with --verify {folder}"
+        ) from error
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -354,29 +316,42 @@ def main(argv: list[str] | None = None) -> int:
     target.add_argument("--out", type=Path, metavar="DIR", help="folder to write, and to verify")
     target.add_argument("--verify", type=Path, metavar="DIR", help="folder that was written before")
     parser.add_argument("--dtype", choices=DTYPES, help="of the weights; else what is usual for it")
-    parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="whose files are copied")
+    parser.add_argument(
+        "--tokenizer", type=Path, metavar="MODEL_OR_DIR", help="SentencePiece model, or a folder"
+    )
+    parser.add_argument("--push", metavar="REPO_ID", help="then upload it, as one commit")
+    parser.add_argument("--private", action="store_true", help="with --push: a new one is private")
     parser.add_argument("--no-verify", action="store_true", help="write only")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args(argv)
     folder = args.verify or args.out
     can_verify = all(find_spec(name) for name in ("transformers", "safetensors"))
     try:
+        if args.push and args.no_verify:
+            raise ValueError("--push uploads only what was verified; leave out --no-verify")
         if args.out:
             write_folder(args.source, args.out, args.dtype, args.tokenizer)
-        elif not can_verify:
+        if (args.verify or args.push) and not can_verify:
             raise ValueError("verifying needs: python3 golf.py --with hf records.publish ...")
         differences = None
         if args.verify or (can_verify and not args.no_verify):
             differences = verify(args.source, folder)
-    except (ValueError, OSError) as error:
+        text, fine = report(differences) if differences else ("not verified", True)
+        where = push(folder, args.push, args.private) if args.push and fine else None
+    except (ValueError, OSError, ImportError) as error:
         print("records.publish:", " ".join(str(error).split()), file=sys.stderr)
         return 2
-    text, fine = report(differences) if differences else ("not verified", True)
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
     if args.json:
-        print(json.dumps({"folder": str(folder), "files": sizes, "differences": differences}))
+        print(
+            json.dumps(
+                {"folder": str(folder), "files": sizes, "differences": differences, "pushed": where}
+            )
+        )
     else:
         print(*(f"{size:>13,}  {name}" for name, size in sizes.items()), text, sep="\n")
+        if args.push:
+            print(f"pushed: {where}" if where else "not pushed: the folder holds another model")
     return 0 if fine else 1
 
 

@@ -1,9 +1,13 @@
 """Publishing: sizes to the byte, code that needs nothing of ours, logits and texts that agree."""
 
 import ast
+import base64
+import hashlib
+import http.server
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,7 @@ import torch
 
 import quantize
 from baselines import d12, gpt2, preln, train
+from data import tokenizers
 from records import publish
 
 ROOT = Path(__file__).parents[1]
@@ -151,23 +156,21 @@ def test_yat_is_published_under_its_own_names():
     assert f'model_type = "{config["model_type"]}"' in files["configuration_yatnmn_gpt.py"]
 
 
-def test_the_card_states_what_was_counted_and_measured(tmp_path):
-    """Front matter, exact counts with padding told apart, and the numbers of the run's metrics."""
-    lines = [{"step": 1, "train_loss": 9.0}, {"step": 7, "train_loss": 4.25, "val_loss": 4.5}]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+def test_the_card_and_the_log_are_of_the_run(tmp_path):
+    """Numbers of the files beside the checkpoint; train.log comes along, if it is that model's."""
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 7, "train_loss": 4.25}) + "\n")
+    (tmp_path / "train.log").write_text("run:logs/r preset:gpt2_124m\nmodel_params:122400\n")
     out = write(tmp_path, "gpt2_124m")
-    card = (out / "README.md").read_text()
-    head = card.split("---\n")[1]
-    assert "library_name: transformers\n" in head and "pipeline_tag: text-generation\n" in head
-    model = train.build(train.model_settings("gpt2_124m", SMALL["gpt2_124m"]))
-    trained = sum(p.numel() for p in model.parameters())
-    assert f"{trained - 67 * 48:,} parameters ({trained:,} in training" in card
-    assert "- train_loss: 4.25\n" in card and "- val_loss: 4.5\n" in card and "- step: 7\n" in card
-    assert "trust_remote_code" not in card and "No tokenizer is included" in card
+    assert "- train_loss: 4.25 nats" in (out / "README.md").read_text()
+    assert (out / "train.log").read_bytes() == (tmp_path / "train.log").read_bytes()
+    (tmp_path / "train.log").write_text("run:logs/r preset:gpt2_124m\nmodel_params:122401\n")
+    source = [str(tmp_path / "gpt2_124m.pt"), "--no-verify", "--out"]
+    assert publish.main([*source, str(tmp_path / "other")]) == 2
+    assert not (tmp_path / "other").exists()
 
 
-def test_a_tokenizer_is_copied_if_it_fits(tmp_path):
-    """Its files land in the folder; one with more tokens than the model is refused, as is none."""
+def test_a_tokenizer_comes_along_if_it_fits(tmp_path, capsys):
+    """Given files are copied; one with more tokens than the model is refused, as is none."""
     given = tmp_path / "tokenizer"
     given.mkdir()
     source = checkpoint(tmp_path, "preln_53m")
@@ -182,6 +185,7 @@ def test_a_tokenizer_is_copied_if_it_fits(tmp_path):
     text["added_tokens"][0]["id"] = 61
     (given / "tokenizer.json").write_text(json.dumps(text))
     assert publish.main([*command, str(tmp_path / "c")]) == 2
+    assert "has 62 tokens, the model only 61" in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["b", "preln_53m.pt", "tokenizer"]
 
 
@@ -223,6 +227,124 @@ def test_a_difference_over_its_limit_fails():
         assert not publish.report({**fine, name: float("nan")})[1]
     with pytest.raises(KeyError):
         publish.report({})
+
+
+# Upload
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """Speaks as much of the hub's protocol as an upload needs; what came is kept by path."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args):
+        pass
+
+    def do_GET(self):
+        self.answer()
+
+    do_POST = do_PUT = do_GET
+
+    def answer(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        path, url = self.path, f"http://127.0.0.1:{self.server.server_address[1]}"
+        self.server.seen.append((path, body, self.headers.get("Authorization")))
+        found = {}
+        if path.endswith("/create"):
+            found = {"url": f"{url}/a/b", "name": "a/b"}
+        elif "/preupload/" in path:
+            kinds = {True: "lfs", False: "regular"}
+            found["files"] = [
+                dict(path=f["path"], shouldIgnore=False,
+                     uploadMode=kinds[f["path"].endswith("safetensors")])
+                for f in json.loads(body)["files"]
+            ]  # fmt: skip
+        elif path.endswith("/objects/batch"):
+            found = {"transfer": "basic", "objects": [
+                {**o, "actions": {"upload": {"href": f"{url}/put/{o['oid']}"}}}
+                for o in json.loads(body)["objects"]
+            ]}  # fmt: skip
+        elif "/commit/" in path:
+            found = {"success": True, "commitOid": "c" * 40, "commitUrl": f"{url}/a/b/commit/c"}
+        refused = self.server.refuse and self.server.refuse in path
+        text = json.dumps(found).encode()
+        self.send_response(403 if refused else 200)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub in this process, to which the real client is sent."""
+    pytest.importorskip("huggingface_hub", reason="pip install huggingface_hub")
+    from huggingface_hub import constants
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.seen, server.refuse = [], ""
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_address[1]}"
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # a protocol of compiled code
+    monkeypatch.setenv("HF_TOKEN", "hf_of_the_test")
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_folder_is_uploaded_in_one_commit(hub, tmp_path):
+    """Every file once, byte for byte: small ones in the commit, weights by their hash before it."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    files = {"README.md": b"---\nlanguage: en\n---\n", "model.safetensors": b"w" * 999}
+    files["config.json"] = b"{}"
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    assert publish.push(folder, "a/b", private=True).endswith("/a/b/commit/c")
+    by_path = {path: body for path, body, _ in hub.seen}
+    assert json.loads(by_path["/api/repos/create"])["visibility"] == "private"
+    assert sum("/commit/" in path for path, _, _ in hub.seen) == 1
+    lines = by_path["/api/models/a/b/commit/main"].decode().splitlines()
+    values = [json.loads(line)["value"] for line in lines][1:]
+    sent = {v["path"]: base64.b64decode(v.get("content", "")) for v in values}
+    digest = hashlib.sha256(files["model.safetensors"]).hexdigest()
+    assert sent == files | {"model.safetensors": b""} and len(values) == 3
+    assert next(v["oid"] for v in values if v["path"] == "model.safetensors") == digest
+    assert by_path[f"/put/{digest}"] == files["model.safetensors"]
+    tokens = {token for path, _, token in hub.seen if path.startswith("/api/models")}
+    assert tokens == {"Bearer hf_of_the_test"}
+
+
+@pytest.mark.parametrize("refused", ["/create", "/preupload/", "/objects/batch", "/put/"])
+def test_an_upload_that_is_refused_changes_nothing(hub, tmp_path, refused):
+    """No commit is asked for, and the error says how to go on."""
+    (tmp_path / "model.safetensors").write_bytes(b"w" * 999)
+    hub.refuse = refused
+    with pytest.raises(OSError, match="(?s)a/b: nothing was committed .*hf auth login.*--verify"):
+        publish.push(tmp_path, "a/b", private=False)
+    assert any(refused in path for path, _, _ in hub.seen)
+    assert not any("/commit/" in path for path, _, _ in hub.seen)
+
+
+def test_only_what_was_verified_is_uploaded(tmp_path, monkeypatch, capsys):
+    """Not without verifying, not where a difference is over its limit; then as it was asked."""
+    source, pushed = str(checkpoint(tmp_path, "preln_53m")), []
+    monkeypatch.setattr(publish, "push", lambda *how: pushed.append(how) or "there")
+    monkeypatch.setattr(publish, "find_spec", lambda name: True)
+    out = str(tmp_path / "out")
+    assert publish.main([source, "--out", out, "--no-verify", "--push", "a/b"]) == 2
+    assert "--push uploads only what was verified" in capsys.readouterr().err
+    assert not pushed and not (tmp_path / "out").exists()
+    fine = dict.fromkeys(publish.LIMITS, 0.0)
+    monkeypatch.setattr(publish, "verify", lambda *how: {**fine, "tokenizer_ids": 1})
+    assert publish.main([source, "--out", out, "--push", "a/b"]) == 1 and not pushed
+    assert "not pushed" in capsys.readouterr().out
+    monkeypatch.setattr(publish, "verify", lambda *how: {**fine, "tokenizer_ids": None})
+    assert publish.main([source, "--verify", out, "--push", "a/b", "--private"]) == 0
+    assert pushed == [(tmp_path / "out", "a/b", True)]
+    assert "none  tokenizer_ids" in (said := capsys.readouterr().out) and "pushed: there" in said
+    monkeypatch.setattr(publish, "find_spec", lambda name: None)
+    assert publish.main([source, "--verify", out, "--push", "a/b"]) == 2 and len(pushed) == 1
 
 
 # With transformers
@@ -509,12 +631,31 @@ def test_a_folder_is_verified_in_a_fresh_process(folders, system, capsys, tmp_pa
     source, folder = folders[system].parents[1] / f"{system}.pt", folders[system]
     assert publish.main([str(source), "--verify", str(folder), "--json"]) == 0
     differences = json.loads(capsys.readouterr().out)["differences"]
-    assert set(differences) == set(publish.LIMITS)
+    assert set(differences) == set(publish.LIMITS) and differences["tokenizer_ids"] is None
     spoilt = torch.load(source)
     next(w for w in spoilt["model"].values() if w.ndim == 2)[:30] *= 1.01
     torch.save(spoilt, tmp_path / "spoilt.pt")
     assert publish.main([str(tmp_path / "spoilt.pt"), "--verify", str(folder)]) == 1
     assert "FAIL  logits" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_tokens_are_verified_in_a_fresh_process(tmp_path, capsys, monkeypatch):
+    """A SentencePiece model comes along whole; a merge that is taken away is a difference."""
+    pytest.importorskip("transformers", reason="python3 golf.py --with hf test")
+    monkeypatch.setitem(SMALL, "gelu_d12", d12.Config(**{**SHAPE, "vocab_size": 320}, seq_len=256,
+                                                      num_kv_heads=2))  # fmt: skip
+    model, source = tmp_path / "m.model", checkpoint(tmp_path, "gelu_d12")
+    model.write_bytes(tokenizers.train_bpe(["the quick brown fox and the quick dog"] * 3, 290))
+    out = tmp_path / "out"
+    command = [str(source), "--json"]
+    assert publish.main([*command, "--out", str(out), "--tokenizer", str(model)]) == 0
+    assert json.loads(capsys.readouterr().out)["differences"]["tokenizer_ids"] == 0
+    described = json.loads((out / "tokenizer.json").read_text())
+    described["normalizer"] = None
+    (out / "tokenizer.json").write_text(json.dumps(described))
+    assert publish.main([*command, "--verify", str(out)]) == 1
+    assert json.loads(capsys.readouterr().out)["differences"]["tokenizer_ids"] > 5
 
 
 @pytest.mark.slow
