@@ -304,8 +304,8 @@ def push(folder: Path, repo_id: str, private: bool) -> str:
         return api.create_commit(repo_id, added, **how).commit_url
     except Exception as error:  # the hub's client has its own, and those of the one below it
         raise OSError(
-            f"{repo_id}: nothing was committed ({type(error).__name__}: {error}); log in with `hf auth"
-            f" login`, then push again with --verify {folder}"
+            f"{repo_id}: nothing was committed ({type(error).__name__}: {error}); log in with"
+            f" `hf auth login`, then push again with --verify {folder}"
         ) from error
 
 
