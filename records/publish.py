@@ -22,20 +22,27 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-import quantize
-from baselines import train
 from records import card, hf_tokenizer
+from records.forms import (
+    BASELINES,
+    FORMS,
+    build,
+    code_files,
+    config_json,
+    context,
+    load,
+    published_weights,
+    read_model,
+)
 
-CODE = Path(train.__file__).parent
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-SAFETENSORS = {torch.float32: ("F32", "float32"), torch.bfloat16: ("BF16", "bfloat16")}
+SAFETENSORS = {torch.float32: "F32", torch.bfloat16: "BF16"}
 
 # The largest difference allowed, by what `baselines/hf/check.py` compares.
 LIMITS = {
@@ -48,72 +55,7 @@ LIMITS = {
 }
 
 
-@dataclass(frozen=True)
-class Form:
-    """How a system is published."""
-
-    model_type: str
-    model_class: str
-    config_class: str = ""  # empty: both classes are transformers' own, and no code is shipped
-    dtype: str = "fp32"
-    special_ids: tuple[tuple[str, int], ...] = (("bos", 50256), ("eos", 50256), ("pad", 50256))
-    license: str = ""  # of the system that is reproduced, where it states one
-    title: str = ""
-
-
-SENTENCEPIECE_IDS = (("bos", 1), ("eos", 2))
-GELU = Form(
-    "gelu_gpt", "GeluGPTForCausalLM", "GeluGPTConfig", special_ids=SENTENCEPIECE_IDS,
-    license="apache-2.0", title="nanochat-style GPT with a GELU MLP",
-)  # fmt: skip
-YAT = Form(
-    "yatnmn_gpt", "YatGPTForCausalLM", "YatGPTHfConfig", special_ids=SENTENCEPIECE_IDS,
-    license="apache-2.0", title="nanochat-style GPT with a YatNMN-Softplus MLP",
-)  # fmt: skip
-GPT2 = Form("gpt2", "GPT2LMHeadModel", dtype="bf16", title="GPT-2")
-PRELN = Form("nanogpt", "NanoGPTLMHeadModel", "NanoGPTConfig", license="mit", title="Pre-LN GPT")
-FORMS = {"gelu_d12": GELU, "yat_d12": YAT, "yat_neuron_d12": YAT, "gpt2_124m": GPT2,
-         "preln_53m": PRELN, "preln_53m_untied": PRELN}  # fmt: skip
-
-# What the code in baselines/hf is called for each system that brings code; the classes of the
-# second are those of the first under other names.
-RENAMED = {"gelu_gpt": "yatnmn_gpt", "GeluGPTConfig": "YatGPTHfConfig", "GeluGPTFor": "YatGPTFor"}
-
-
-def read_model(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """Weights and settings of a checkpoint or an artifact.
-
-    Raises: ValueError for a file that is neither, or whose settings name no system.
-    """
-    with path.open("rb") as file:
-        is_artifact = file.read(len(quantize.MAGIC)) == quantize.MAGIC
-    if is_artifact:
-        weights, settings = quantize.decode(path.read_bytes())
-    else:
-        weights, settings = quantize.load_checkpoint(path)
-    if settings.get("system") not in FORMS:
-        raise ValueError(
-            f"{path} is of the system {settings.get('system')!r}; published are {', '.join(FORMS)}"
-        )
-    return weights, settings
-
-
 # Weights ------------------------------------------------------------------------------------------
-
-
-def published_weights(settings: dict, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights under their published names; GPT-2's matrices (in, out), no row for no token."""
-    system = settings["system"]
-    if FORMS[system].model_type == "gpt2":
-        published = {}
-        for name, w in weights.items():
-            if name.startswith("h.") and w.ndim == 2:
-                w = w.T  # transformers keeps GPT-2's matrices as the original did
-            published[f"transformer.{name}"] = w[: settings["vocab_size"]] if "wte" in name else w
-        return published
-    if FORMS[system].model_type == "nanogpt":
-        return {n if n == "lm_head.weight" else f"transformer.{n}": w for n, w in weights.items()}
-    return {f"model.{name}": w for name, w in weights.items()}
 
 
 def safetensors_header(tensors: dict[str, Tensor], dtype: torch.dtype) -> bytes:
@@ -121,7 +63,7 @@ def safetensors_header(tensors: dict[str, Tensor], dtype: torch.dtype) -> bytes:
     table, end = {"__metadata__": {"format": "pt"}}, 0
     for name in sorted(tensors):
         begin, end = end, end + tensors[name].numel() * dtype.itemsize
-        kind, shape = SAFETENSORS[dtype][0], list(tensors[name].shape)
+        kind, shape = SAFETENSORS[dtype], list(tensors[name].shape)
         table[name] = {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}
     text = json.dumps(table, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -132,58 +74,11 @@ def safetensors_bytes(tensors: dict[str, Tensor], dtype: torch.dtype) -> Iterato
     """The parts of a safetensors file, one tensor at a time; no package of that name is needed."""
     yield safetensors_header(tensors, dtype)
     for name in sorted(tensors):
-        yield tensors[name].to(dtype).contiguous().view(torch.uint8).numpy().tobytes()
+        flat = tensors[name].to(dtype).reshape(-1)  # a single number has no bytes to view
+        yield flat.view(torch.uint8).numpy().tobytes()
 
 
 # Folder -------------------------------------------------------------------------------------------
-
-
-def config_json(settings: dict, dtype: torch.dtype) -> dict:
-    """config.json: the shape under the names that transformers uses."""
-    form, s = FORMS[settings["system"]], settings
-    config = {"architectures": [form.model_class], "model_type": form.model_type}
-    config |= {f"{name}_token_id": number for name, number in form.special_ids}
-    config |= {"vocab_size": s["vocab_size"], "dtype": SAFETENSORS[dtype][1], "use_cache": True}
-    config["tie_word_embeddings"] = s.get("tied", True)
-    if form.config_class:
-        config["auto_map"] = {
-            "AutoConfig": f"configuration_{form.model_type}.{form.config_class}",
-            "AutoModelForCausalLM": f"modeling_{form.model_type}.{form.model_class}",
-        }
-        config |= {
-            "max_position_embeddings": s["seq_len"],
-            "num_hidden_layers": s["num_layers"],
-            "hidden_size": s["model_dim"],
-            "num_attention_heads": s["num_heads"],
-        }
-    if form.model_type == "gpt2":
-        config |= {"n_layer": s["num_layers"], "n_head": s["num_heads"], "n_embd": s["model_dim"]}
-        config |= {"n_positions": s["seq_len"], "activation_function": "gelu_new"}
-        config |= {"layer_norm_epsilon": 1e-5, "attn_pdrop": 0.0}
-        config |= {"embd_pdrop": 0.0, "resid_pdrop": 0.0}
-    elif form.model_type == "nanogpt":
-        config["dropout"] = s["dropout"]
-    else:
-        config |= {"num_key_value_heads": s["num_kv_heads"], "mlp": s["mlp"]}
-        config |= {"rope_theta": s["rope_base"], "final_logit_softcapping": s["logit_softcap"]}
-        config["initializer_range"] = s["embed_init_std"]
-    return config
-
-
-def code_files(system: str) -> dict[str, str]:
-    """Text of each file of code that the folder needs, by name."""
-    form = FORMS[system]
-    if not form.config_class:
-        return {}
-    source = "gelu_gpt" if form.model_type in RENAMED.values() else form.model_type
-    files = {"torch_gpt.py": Path(train.FILES[system].__file__).read_text()}
-    for kind in ("configuration", "modeling"):
-        text = (CODE / "hf" / f"{kind}_{source}.py").read_text()
-        if source != form.model_type:
-            for ours, theirs in RENAMED.items():
-                text = text.replace(ours, theirs)
-        files[f"{kind}_{form.model_type}.py"] = text
-    return files
 
 
 def write_folder(source: Path, out: Path, dtype_name: str | None, tokenizer: Path | None) -> None:
@@ -198,7 +93,7 @@ def write_folder(source: Path, out: Path, dtype_name: str | None, tokenizer: Pat
     dtype = DTYPES[dtype_name or form.dtype]
     tensors = published_weights(settings, weights)
     note = "No tokenizer is included: none was at hand when the folder was written."
-    trained = sum(p.numel() for p in train.build(settings, device="meta").parameters())
+    trained = sum(p.numel() for p in build(settings, device="meta").parameters())
     stored = sum(w.numel() for w in tensors.values())
     found = card.evidence(source, trained)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -230,14 +125,18 @@ def write_folder(source: Path, out: Path, dtype_name: str | None, tokenizer: Pat
 def probe(source: Path, dtype: torch.dtype) -> dict:
     """Token rows of several lengths, and the original's logits for each, weights rounded to dtype.
 
-    Lengths reach beyond the windows, and beyond the context where the model can.
+    Lengths reach beyond the windows, and beyond the context where the model can. In the second row
+    documents begin where `baselines/hf/check.py` cuts the rows, and elsewhere.
     """
     weights, settings = read_model(source)
-    model = train.load(settings, {name: w.to(dtype).float() for name, w in weights.items()})
-    seq_len, rng = settings["seq_len"], torch.Generator().manual_seed(0)
-    can_slide = train.FILES[settings["system"]] is train.d12
+    model = load(settings, {name: w.to(dtype).float() for name, w in weights.items()})
+    seq_len, rng = context(settings), torch.Generator().manual_seed(0)
+    can_slide = FORMS[settings["system"]].can_slide
     T = min(seq_len + seq_len // 4, 1280) if can_slide else min(seq_len, 256)
     tokens_BT = torch.randint(settings["vocab_size"], (2, T), generator=rng)
+    bos = dict(FORMS[settings["system"]].special_ids)["bos"]
+    if bos < settings["vocab_size"]:
+        tokens_BT[1, [3, 7, T // 2, T - 20, T - 1]] = bos
     with torch.no_grad():
         return {"tokens_BT": tokens_BT, "logits_BTV": model(tokens_BT)}
 
@@ -259,7 +158,7 @@ def verify(source: Path, folder: Path) -> dict[str, float]:
         known = probe(source, dtype) | tokenizer_probe(folder)
         torch.save(known, Path(scratch) / "probe.pt")
         # -I: nothing of this repository on the path, wherever it is run from
-        command = [sys.executable, "-I", str(CODE / "hf" / "check.py"), str(folder.resolve())]
+        command = [sys.executable, "-I", str(BASELINES / "hf" / "check.py"), str(folder.resolve())]
         done = subprocess.run(
             ["env", f"HF_HOME={scratch}/home", "HF_HUB_OFFLINE=1", *command, "probe.pt"],
             cwd=scratch, capture_output=True, text=True,
