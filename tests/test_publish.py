@@ -413,25 +413,30 @@ def test_a_cache_of_transformers_holds_the_windows(folders):
         dict(),
         dict(num_beams=4, num_return_sequences=3),
         dict(prompt_lookup_num_tokens=3),
+        dict(do_sample=True, top_k=20, num_return_sequences=2),
     ],
-    ids=["greedy", "beams", "prompt lookup"],
+    ids=["greedy", "beams", "prompt lookup", "sampling"],
 )
 def test_text_is_the_same_with_a_cache(folders, system, how):
-    """Greedy, beam search and prompt lookup, past the short window, against no cache at all."""
+    """Greedy, beams, prompt lookup and sampling, past the short window, against no cache at all."""
     model = published(folders[system])
     prompt = ids(20).repeat(1, 2) if "preln" in system else ids(60).repeat(1, 2)
-    fixed = dict(max_new_tokens=20, do_sample=False, eos_token_id=None, pad_token_id=0)
-    cached = model.generate(prompt, use_cache=True, **fixed, **how)
-    how.pop("prompt_lookup_num_tokens", None)  # greedy by another way
-    assert torch.equal(cached, model.generate(prompt, use_cache=False, **fixed, **how))
+    fixed = dict(max_new_tokens=20, do_sample=False, eos_token_id=None, pad_token_id=0) | how
+    torch.manual_seed(0)
+    cached = model.generate(prompt, use_cache=True, **fixed)
+    fixed.pop("prompt_lookup_num_tokens", None)  # greedy by another way
+    torch.manual_seed(0)
+    assert torch.equal(cached, model.generate(prompt, use_cache=False, **fixed))
     assert cached.shape == (how.get("num_return_sequences", 1), prompt.size(1) + 20)
 
 
-def test_a_model_can_assist_itself(folders):
+@pytest.mark.parametrize("system", ["gelu_d12", "golf"])
+def test_a_model_can_assist_itself(folders, system):
     """Assisted decoding crops both caches past the short windows, and gives the greedy text."""
-    model, assistant = published(folders["gelu_d12"]), published(folders["gelu_d12"])
+    model, assistant = published(folders[system]), published(folders[system])
     with torch.no_grad():  # wrong now and then
-        assistant.model.blocks[3].mlp.c_proj.weight.mul_(0.5)
+        mlp = assistant.model.blocks[3].mlp
+        (mlp.proj if system == "golf" else mlp.c_proj).weight.mul_(0.5)
     fixed = dict(max_new_tokens=24, do_sample=False, eos_token_id=None, pad_token_id=0)
     greedy = model.generate(ids(140), **fixed)
     assert torch.equal(model.generate(ids(140), assistant_model=assistant, **fixed), greedy)
@@ -466,9 +471,10 @@ def test_text_goes_on_from_a_returned_cache(folders, system):
     assert torch.equal(second.sequences, whole.sequences)
 
 
-def test_a_padded_cache_remembers_its_padding(folders):
+@pytest.mark.parametrize("system", ["gelu_d12", "golf"])
+def test_a_padded_cache_remembers_its_padding(folders, system):
     """A later call without a mask does not take padding for text."""
-    model, tokens = published(folders["gelu_d12"]), ids(30)
+    model, tokens = published(folders[system]), ids(30)
     mask = torch.ones_like(tokens)
     mask[:, :6] = 0
     cache = model(tokens[:, :25], attention_mask=mask[:, :25], use_cache=True).past_key_values
@@ -476,9 +482,36 @@ def test_a_padded_cache_remembers_its_padding(folders):
     assert (without - logits(model, tokens, attention_mask=mask)[:, 25:]).abs().max() < 3e-5
 
 
-def test_rows_and_ends_of_a_cache_can_be_changed(folders):
+@pytest.mark.parametrize("chunks", [[1, 1, 1, 157], [2, 158], [80, 1, 79], [81, 2, 77], [160]])
+def test_a_golf_model_remembers_what_stands_before_a_chunk(folders, chunks):
+    """Documents begin at, before and after each border; each token's two neighbours count."""
+    model, ours = published(folders["golf"]), original(folders["golf"])
+    tokens = ids(160, rows=3)
+    tokens[1, [0, 1, 2, 3, 80, 81, 82, 83]] = 1
+    tokens[2, [1, 3, 79, 159]] = 1
+    whole, cache, start = logits(ours, tokens), None, 0
+    assert torch.equal(logits(model, tokens, use_cache=False), whole)
+    for chunk in chunks:
+        with torch.no_grad():
+            out = model(tokens[:, start : start + chunk], past_key_values=cache, use_cache=True)
+        assert (out.logits - whole[:, start : start + chunk]).abs().max() < 3e-5
+        cache, start = out.past_key_values, start + chunk
+
+
+def test_much_padding_of_a_golf_model_makes_its_angles_no_coarser(folders):
+    """The first token of text is at 0, as it is alone; 6,000 places on, angles are rounded."""
+    code = sys.modules[type(published(folders["golf"])).__module__]
+    mask = torch.cat([torch.zeros(1, 6000), torch.ones(1, 9)], dim=1)
+    places = torch.arange(9)[None]
+    assert torch.equal(code.positions(6000, 9, mask, "cpu"), places)
+    assert torch.equal(code.positions(6004, 5, mask, "cpu"), places[:, 4:])
+    assert torch.equal(code.positions(4, 5, None, "cpu"), places[:, 4:])
+
+
+@pytest.mark.parametrize("system", ["gelu_d12", "golf"])
+def test_rows_and_ends_of_a_cache_can_be_changed(folders, system):
     """Reorder, repeat, select, crop and reset act on keys, ids and padding alike."""
-    model = published(folders["gelu_d12"])
+    model = published(folders[system])
     tokens, new = ids(40, rows=2), ids(3, rows=1, seed=5)
     mask = torch.ones_like(tokens)
     mask[0, :4] = 0

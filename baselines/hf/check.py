@@ -23,7 +23,7 @@ def load(folder: str):
     )
     wrong = {name: sorted(map(str, keys)) for name, keys in told.items() if keys}
     if wrong:
-        raise SystemExit(f"weights do not fit the code: {wrong}")
+        raise ValueError(f"weights do not fit the code: {wrong}")
     return model.eval()
 
 

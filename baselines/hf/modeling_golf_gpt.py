@@ -24,12 +24,22 @@ def norm(x):
     return F.rms_norm(x, (x.size(-1),))
 
 
-def rotary_angles(first, T, config, like):
-    """cos and sin of shape (T, 1, rope_dims/2) for T positions from the first on."""
+def positions(past, T, valid_BS, device):
+    """Of the last T tokens, (1 or B, T). The first one that is no padding is at 0.
+
+    Attention sees differences alone, so that all places plus one number would do as well; but far
+    from 0 the angles are coarser, and a padded row would not have quite the logits of one alone.
+    """
+    if valid_BS is None:
+        return torch.arange(past, past + T, device=device)[None]
+    return valid_BS.long().cumsum(dim=1)[:, -T:] - 1
+
+
+def rotary_angles(positions_BT, config, like):
+    """cos and sin of shape (1 or B, T, 1, rope_dims/2)."""
     channel = torch.arange(0, config.rope_dims, 2, device=like.device, dtype=torch.float32)
-    position = torch.arange(first, first + T, device=like.device, dtype=torch.float32)
     freqs = config.rope_theta ** -(channel / config.rope_dims)
-    angles = torch.outer(position, freqs)[:, None]
+    angles = (positions_BT[..., None] * freqs)[:, :, None]
     return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
 
 
@@ -179,7 +189,7 @@ class GPT(nn.Module):
         past = 0 if cache is None else cache.get_seq_length()
         seen_BS = tokens_BT if cache is None else cache.see(tokens_BT)
         x0 = x = self.embed(seen_BS, T, valid_BS)  # (B, T, D)
-        angles = rotary_angles(past, T, self.config, x)
+        angles = rotary_angles(positions(past, T, valid_BS, x.device), self.config, x)
         mask = visible(T, past + T, valid_BS, x.device)
         skips = []
         for i, block in enumerate(self.blocks):
