@@ -81,6 +81,22 @@ def safetensors_bytes(tensors: dict[str, Tensor], dtype: torch.dtype) -> Iterato
 # Folder -------------------------------------------------------------------------------------------
 
 
+def write_model(weights: dict[str, Tensor], settings: dict, dtype: torch.dtype, folder: Path):
+    """Write the files that a model is loaded from: weights, config and code, no tokenizer."""
+    tensors, form = published_weights(settings, weights), FORMS[settings["system"]]
+    with (folder / "model.safetensors").open("wb") as file:
+        for part in safetensors_bytes(tensors, dtype):
+            file.write(part)
+    generation = {f"{name}_token_id": number for name, number in form.special_ids}
+    texts = {
+        "config.json": json.dumps(config_json(settings, dtype), indent=2) + "\n",
+        "generation_config.json": json.dumps(generation | {"use_cache": True}, indent=2) + "\n",
+        **code_files(settings["system"]),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+
+
 def write_folder(source: Path, out: Path, dtype_name: str | None, tokenizer: Path | None) -> None:
     """Afterwards out is the whole folder; if anything fails it does not exist.
 
@@ -90,11 +106,9 @@ def write_folder(source: Path, out: Path, dtype_name: str | None, tokenizer: Pat
         raise ValueError(f"{out} exists; remove it, or choose another")
     weights, settings = read_model(source)
     form = FORMS[settings["system"]]
-    dtype = DTYPES[dtype_name or form.dtype]
-    tensors = published_weights(settings, weights)
     note = "No tokenizer is included: none was at hand when the folder was written."
     trained = sum(p.numel() for p in build(settings, device="meta").parameters())
-    stored = sum(w.numel() for w in tensors.values())
+    stored = sum(w.numel() for w in published_weights(settings, weights).values())
     found = card.evidence(source, trained)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
@@ -102,18 +116,9 @@ def write_folder(source: Path, out: Path, dtype_name: str | None, tokenizer: Pat
         folder.mkdir()
         if tokenizer:
             note = hf_tokenizer.write(tokenizer, folder, settings["vocab_size"]).note
-        with (folder / "model.safetensors").open("wb") as file:
-            for part in safetensors_bytes(tensors, dtype):
-                file.write(part)
-        generation = {f"{name}_token_id": number for name, number in form.special_ids}
-        texts = {
-            "config.json": json.dumps(config_json(settings, dtype), indent=2) + "\n",
-            "generation_config.json": json.dumps(generation | {"use_cache": True}, indent=2) + "\n",
-            "README.md": card.model_card(form, settings, stored, trained, found, note),
-            **code_files(settings["system"]),
-        }
-        for name, text in texts.items():
-            (folder / name).write_text(text)
+        write_model(weights, settings, DTYPES[dtype_name or form.dtype], folder)
+        text = card.model_card(form, settings, stored, trained, found, note)
+        (folder / "README.md").write_text(text)
         if found.log:
             shutil.copyfile(found.log.path, folder / "train.log")
         folder.rename(out)

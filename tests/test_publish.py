@@ -508,6 +508,13 @@ def test_much_padding_of_a_golf_model_makes_its_angles_no_coarser(folders):
     assert torch.equal(code.positions(4, 5, None, "cpu"), places[:, 4:])
 
 
+def test_padding_of_a_golf_model_sees_itself(folders):
+    """No row of the mask is empty, as that would be no number; text sees the text before it."""
+    code = sys.modules[type(published(folders["golf"])).__module__]
+    seen = code.visible(3, 5, torch.tensor([[0, 0, 0, 1, 1]]), "cpu")[0, 0]
+    assert seen.int().tolist() == [[0, 0, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 1, 1]]
+
+
 @pytest.mark.parametrize("system", ["gelu_d12", "golf"])
 def test_rows_and_ends_of_a_cache_can_be_changed(folders, system):
     """Reorder, repeat, select, crop and reset act on keys, ids and padding alike."""
