@@ -11,6 +11,7 @@ from pathlib import Path
 
 import quantize
 from baselines import train
+from records import hf_tokenizer
 from records import run as runs
 
 # What a folder of data is called -> the data set on the hub that it was made of; longest first.
@@ -187,11 +188,28 @@ def measured(found: Evidence) -> list[str]:
     return lines or ["Nothing yet."]
 
 
+def example(form, tokenizer: hf_tokenizer.Written | None) -> list[str]:
+    """Python that loads what is in the folder, and nothing that is not."""
+    remote = ", trust_remote_code=True" if form.config_class else ""
+    names = {"AutoModelForCausalLM": "model"}
+    if tokenizer and tokenizer.is_whole:
+        names["AutoTokenizer"] = "tokenizer"
+    return [
+        f"    from transformers import {', '.join(names)}",
+        *(f'    {name} = {c}.from_pretrained("THIS FOLDER"{remote})' for c, name in names.items()),
+    ]
+
+
 def model_card(
-    form, settings: dict, stored: int, trained: int, found: Evidence, tokenizer: str
+    form,
+    settings: dict,
+    stored: int,
+    trained: int,
+    found: Evidence,
+    tokenizer: hf_tokenizer.Written | None,
 ) -> str:
     """README.md of a model that is published in a form with so many parameters stored."""
-    remote = ", trust_remote_code=True" if form.config_class else ""
+    note = "No tokenizer is included: none was at hand when the folder was written."
     if settings.get("tied", True):
         counts = f"{stored:,} parameters; the head is the embedding and is counted once."
     else:
@@ -206,8 +224,7 @@ def model_card(
         "",
         counts,
         "",
-        "    from transformers import AutoModelForCausalLM",
-        f'    model = AutoModelForCausalLM.from_pretrained("THIS FOLDER"{remote})',
+        *example(form, tokenizer),
         "",
         "## Shape",
         "",
@@ -223,7 +240,7 @@ def model_card(
         "",
         "## Tokenizer",
         "",
-        tokenizer,
+        tokenizer.note if tokenizer else note,
         "",
         "## Limitations",
         "",

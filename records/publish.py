@@ -106,7 +106,7 @@ def write_folder(source: Path, out: Path, dtype_name: str | None, tokenizer: Pat
         raise ValueError(f"{out} exists; remove it, or choose another")
     weights, settings = read_model(source)
     form = FORMS[settings["system"]]
-    note = "No tokenizer is included: none was at hand when the folder was written."
+    given = None
     trained = sum(p.numel() for p in build(settings, device="meta").parameters())
     stored = sum(w.numel() for w in published_weights(settings, weights).values())
     found = card.evidence(source, trained)
@@ -115,9 +115,9 @@ def write_folder(source: Path, out: Path, dtype_name: str | None, tokenizer: Pat
         folder = Path(scratch) / out.name
         folder.mkdir()
         if tokenizer:
-            note = hf_tokenizer.write(tokenizer, folder, settings["vocab_size"]).note
+            given = hf_tokenizer.write(tokenizer, folder, settings["vocab_size"])
         write_model(weights, settings, DTYPES[dtype_name or form.dtype], folder)
-        text = card.model_card(form, settings, stored, trained, found, note)
+        text = card.model_card(form, settings, stored, trained, found, given)
         (folder / "README.md").write_text(text)
         if found.log:
             shutil.copyfile(found.log.path, folder / "train.log")

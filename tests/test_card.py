@@ -1,5 +1,6 @@
 """The card of a published model: counts, front matter that parses, and only the run's numbers."""
 
+import ast
 import dataclasses
 import json
 import math
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from baselines import gpt2, preln, train
-from records import card, publish
+from records import card, hf_tokenizer, publish
 
 SHAPE = dict(vocab_size=61, num_layers=2, model_dim=48, num_heads=4, seq_len=64)
 CONFIGS = {
@@ -60,7 +61,29 @@ def run_folder(folder: Path, system: str, final: str = FINAL, **changes) -> Path
 def text_of(system: str, source: Path) -> str:
     settings, stored, trained = counts(system)
     found = card.evidence(source, trained)
-    return card.model_card(publish.FORMS[system], settings, stored, trained, found, "None.")
+    return card.model_card(publish.FORMS[system], settings, stored, trained, found, None)
+
+
+@pytest.mark.parametrize(
+    "system, remote", [("golf", ", trust_remote_code=True"), ("gpt2_124m", "")]
+)
+def test_the_example_loads_what_there_is(tmp_path, system, remote):
+    """It is Python; a tokenizer is loaded where AutoTokenizer can, own code where there is some."""
+    form, found = publish.FORMS[system], card.Evidence()
+    given = hf_tokenizer.Written(8, "Eight tokens.", is_whole=True)
+    for tokenizer, names in (
+        (given, ["AutoModelForCausalLM", "AutoTokenizer"]),
+        (dataclasses.replace(given, is_whole=False), ["AutoModelForCausalLM"]),
+        (None, ["AutoModelForCausalLM"]),
+    ):
+        text = card.model_card(form, {"system": system}, 1, 1, found, tokenizer)
+        assert ("Eight tokens." if tokenizer else "No tokenizer is included") in text
+        code = "\n".join(line[4:] for line in text.splitlines() if line.startswith("    "))
+        first, *loads = ast.parse(code).body
+        assert [alias.name for alias in first.names] == names
+        assert [ast.unparse(step.value) for step in loads] == [
+            f"{name}.from_pretrained('THIS FOLDER'{remote})" for name in names
+        ]
 
 
 def test_parameters_are_counted_as_they_are_stored(tmp_path):

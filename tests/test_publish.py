@@ -628,19 +628,20 @@ def test_tables_that_others_store_are_ignored(folders, tmp_path):
     )
 
 
-def test_only_what_a_file_lacks_gets_initial_weights(folders, tmp_path):
-    """Of a file without smear_lambda all other weights are kept as they are."""
+@pytest.mark.parametrize("system, lacking", [("gelu_d12", "smear_lambda"), ("golf", "smear.gate")])
+def test_only_what_a_file_lacks_gets_initial_weights(folders, tmp_path, system, lacking):
+    """Of a file without the smear's weight all other weights are kept as they are."""
     from transformers import AutoModelForCausalLM
 
     safetensors = pytest.importorskip("safetensors.torch", reason="python3 golf.py --with hf test")
-    folder = tmp_path / "lacking"
-    subprocess.run(["cp", "-r", str(folders["gelu_d12"]), str(folder)], check=True)
+    folder = tmp_path / "lacking_it"
+    subprocess.run(["cp", "-r", str(folders[system]), str(folder)], check=True)
     tensors = safetensors.load_file(folder / "model.safetensors")
-    del tensors["model.smear_lambda"]
+    del tensors[f"model.{lacking}"]
     safetensors.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
     state = model.state_dict()
-    assert state.pop("model.smear_lambda").item() == 0
+    assert not state.pop(f"model.{lacking}").any()
     assert all(torch.equal(state[name], w) for name, w in tensors.items())
 
 
