@@ -19,6 +19,7 @@ SMALL = {
     "gelu_d12": d12.Config(**SHAPE, seq_len=64, num_kv_heads=1),
     "gpt2_124m": gpt2.Config(**SHAPE, seq_len=64),
     "preln_53m": preln.Config(**SHAPE, seq_len=64),
+    "preln_53m_untied": preln.Config(**SHAPE, seq_len=64, tied=False),
     "golf": train_gpt.Hyperparameters(
         **SHAPE, num_kv_heads=1, mlp_mult=2, rope_dims=4, bigram_vocab_size=31, bigram_dim=4,
         train_seq_len=64, train_batch_tokens=64, micro_batch_tokens=64,
@@ -203,6 +204,20 @@ def test_sampling_does_as_it_is_told(tokenizer, tmp_path, capsys, own_modules):
     assert likeliest == text("--temperature", 5, "--top-k", 1) != hot
     assert likeliest == text("--temperature", 5, "--top-p", 1e-6)
     assert likeliest == text("--temperature", 1e-4, "--seed", 9)
+
+
+def test_a_text_ends_where_the_next_document_begins(tokenizer, tmp_path, capsys, own_modules):
+    """Whatever the config calls the end: documents of our shards have a beginning alone."""
+    path, counts = checkpoint(tmp_path, "preln_53m_untied"), []
+    saved = torch.load(path)
+    for sign in (40, -1):  # of a large row the logit is the largest, with one sign or the other
+        saved["model"]["lm_head.weight"][1] *= sign
+        torch.save(saved, path)
+        options = ["--tokenizer", tokenizer, "--prompt", "fox", "--tokens", 9, "--temperature", 0]
+        status, out, err = run(capsys, path, *options)
+        assert status == 0 and out == greedy(path, tokenizer, "fox", 9)
+        counts.append(err.split()[0])
+    assert sorted(counts) == ["1", "9"]
 
 
 def test_a_row_of_no_token_is_never_chosen(tokenizer, tmp_path, capsys, own_modules):
