@@ -1,17 +1,18 @@
 """Write a model as a Hugging Face folder, and prove that the folder holds the same model.
 
-    python3 golf.py records.publish CHECKPOINT_OR_ARTIFACT --out DIR [--tokenizer DIR]
-    python3 golf.py --with hf records.publish CHECKPOINT_OR_ARTIFACT --verify DIR
+    python3 golf.py records.publish CHECKPOINT_OR_ARTIFACT --out DIR [--tokenizer MODEL_OR_DIR]
+    python3 golf.py --with hf records.publish CHECKPOINT_OR_ARTIFACT --verify DIR [--push REPO_ID]
 
 The first command needs no library of Hugging Face's, and is followed by the second where those are
 installed. Verifying loads the folder in a fresh process in which nothing of this repository can be
 imported, and compares: logits with those of the original, cached with whole, left-padded with not
-padded, saved and loaded with itself, greedy text with and without cache. It prints the largest
-differences. GPT-2 becomes transformers' own class; the others bring their code, which needs PyTorch
-and transformers alone.
+padded, saved and loaded with itself, greedy text with and without cache, tokens with those of the
+given tokenizer. It prints the largest differences; with --push what passed is uploaded, in one
+commit. GPT-2 becomes transformers' own class; the others bring their code, which needs PyTorch and
+transformers alone.
 
 Exit status 0: written and, where it was asked or possible, verified; 1: the folder holds another
-model; 2: nothing could be written or verified.
+model, or was not uploaded for that; 2: nothing could be written, verified or uploaded.
 """
 
 import argparse
@@ -21,19 +22,27 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-import quantize
-from baselines import train
+from records import card, hf_tokenizer
+from records.forms import (
+    BASELINES,
+    FORMS,
+    build,
+    code_files,
+    config_json,
+    context,
+    load,
+    published_weights,
+    read_model,
+)
 
-CODE = Path(train.__file__).parent
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-SAFETENSORS = {torch.float32: ("F32", "float32"), torch.bfloat16: ("BF16", "bfloat16")}
+SAFETENSORS = {torch.float32: "F32", torch.bfloat16: "BF16"}
 
 # The largest difference allowed, by what `baselines/hf/check.py` compares.
 LIMITS = {
@@ -42,75 +51,11 @@ LIMITS = {
     "left_padded": 3e-5,
     "saved_and_loaded": 0.0,
     "greedy_tokens": 0,
+    "tokenizer_ids": 0,  # texts; None where the folder has no tokenizer.json
 }
 
 
-@dataclass(frozen=True)
-class Form:
-    """How a system is published."""
-
-    model_type: str
-    model_class: str
-    config_class: str = ""  # empty: both classes are transformers' own, and no code is shipped
-    dtype: str = "fp32"
-    special_ids: tuple[tuple[str, int], ...] = (("bos", 50256), ("eos", 50256), ("pad", 50256))
-    license: str = ""  # of the system that is reproduced, where it states one
-    title: str = ""
-
-
-SENTENCEPIECE_IDS = (("bos", 1), ("eos", 2))
-GELU = Form(
-    "gelu_gpt", "GeluGPTForCausalLM", "GeluGPTConfig", special_ids=SENTENCEPIECE_IDS,
-    license="apache-2.0", title="nanochat-style GPT with a GELU MLP",
-)  # fmt: skip
-YAT = Form(
-    "yatnmn_gpt", "YatGPTForCausalLM", "YatGPTHfConfig", special_ids=SENTENCEPIECE_IDS,
-    license="apache-2.0", title="nanochat-style GPT with a YatNMN-Softplus MLP",
-)  # fmt: skip
-GPT2 = Form("gpt2", "GPT2LMHeadModel", dtype="bf16", title="GPT-2")
-PRELN = Form("nanogpt", "NanoGPTLMHeadModel", "NanoGPTConfig", license="mit", title="Pre-LN GPT")
-FORMS = {"gelu_d12": GELU, "yat_d12": YAT, "yat_neuron_d12": YAT, "gpt2_124m": GPT2,
-         "preln_53m": PRELN, "preln_53m_untied": PRELN}  # fmt: skip
-
-# What the code in baselines/hf is called for each system that brings code; the classes of the
-# second are those of the first under other names.
-RENAMED = {"gelu_gpt": "yatnmn_gpt", "GeluGPTConfig": "YatGPTHfConfig", "GeluGPTFor": "YatGPTFor"}
-
-
-def read_model(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """Weights and settings of a checkpoint or an artifact.
-
-    Raises: ValueError for a file that is neither, or whose settings name no system.
-    """
-    with path.open("rb") as file:
-        is_artifact = file.read(len(quantize.MAGIC)) == quantize.MAGIC
-    if is_artifact:
-        weights, settings = quantize.decode(path.read_bytes())
-    else:
-        weights, settings = quantize.load_checkpoint(path)
-    if settings.get("system") not in FORMS:
-        raise ValueError(
-            f"{path} is of the system {settings.get('system')!r}; published are {', '.join(FORMS)}"
-        )
-    return weights, settings
-
-
 # Weights ------------------------------------------------------------------------------------------
-
-
-def published_weights(settings: dict, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights under their published names; GPT-2's matrices (in, out), no row for no token."""
-    system = settings["system"]
-    if FORMS[system].model_type == "gpt2":
-        published = {}
-        for name, w in weights.items():
-            if name.startswith("h.") and w.ndim == 2:
-                w = w.T  # transformers keeps GPT-2's matrices as the original did
-            published[f"transformer.{name}"] = w[: settings["vocab_size"]] if "wte" in name else w
-        return published
-    if FORMS[system].model_type == "nanogpt":
-        return {n if n == "lm_head.weight" else f"transformer.{n}": w for n, w in weights.items()}
-    return {f"model.{name}": w for name, w in weights.items()}
 
 
 def safetensors_header(tensors: dict[str, Tensor], dtype: torch.dtype) -> bytes:
@@ -118,7 +63,7 @@ def safetensors_header(tensors: dict[str, Tensor], dtype: torch.dtype) -> bytes:
     table, end = {"__metadata__": {"format": "pt"}}, 0
     for name in sorted(tensors):
         begin, end = end, end + tensors[name].numel() * dtype.itemsize
-        kind, shape = SAFETENSORS[dtype][0], list(tensors[name].shape)
+        kind, shape = SAFETENSORS[dtype], list(tensors[name].shape)
         table[name] = {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}
     text = json.dumps(table, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -129,112 +74,27 @@ def safetensors_bytes(tensors: dict[str, Tensor], dtype: torch.dtype) -> Iterato
     """The parts of a safetensors file, one tensor at a time; no package of that name is needed."""
     yield safetensors_header(tensors, dtype)
     for name in sorted(tensors):
-        yield tensors[name].to(dtype).contiguous().view(torch.uint8).numpy().tobytes()
+        flat = tensors[name].to(dtype).reshape(-1)  # a single number has no bytes to view
+        yield flat.view(torch.uint8).numpy().tobytes()
 
 
 # Folder -------------------------------------------------------------------------------------------
 
 
-def config_json(settings: dict, dtype: torch.dtype) -> dict:
-    """config.json: the shape under the names that transformers uses."""
-    form, s = FORMS[settings["system"]], settings
-    config = {"architectures": [form.model_class], "model_type": form.model_type}
-    config |= {f"{name}_token_id": number for name, number in form.special_ids}
-    config |= {"vocab_size": s["vocab_size"], "dtype": SAFETENSORS[dtype][1], "use_cache": True}
-    config["tie_word_embeddings"] = s.get("tied", True)
-    if form.config_class:
-        config["auto_map"] = {
-            "AutoConfig": f"configuration_{form.model_type}.{form.config_class}",
-            "AutoModelForCausalLM": f"modeling_{form.model_type}.{form.model_class}",
-        }
-        config |= {
-            "max_position_embeddings": s["seq_len"],
-            "num_hidden_layers": s["num_layers"],
-            "hidden_size": s["model_dim"],
-            "num_attention_heads": s["num_heads"],
-        }
-    if form.model_type == "gpt2":
-        config |= {"n_layer": s["num_layers"], "n_head": s["num_heads"], "n_embd": s["model_dim"]}
-        config |= {"n_positions": s["seq_len"], "activation_function": "gelu_new"}
-        config |= {"layer_norm_epsilon": 1e-5, "attn_pdrop": 0.0}
-        config |= {"embd_pdrop": 0.0, "resid_pdrop": 0.0}
-    elif form.model_type == "nanogpt":
-        config["dropout"] = s["dropout"]
-    else:
-        config |= {"num_key_value_heads": s["num_kv_heads"], "mlp": s["mlp"]}
-        config |= {"rope_theta": s["rope_base"], "final_logit_softcapping": s["logit_softcap"]}
-        config["initializer_range"] = s["embed_init_std"]
-    return config
-
-
-def code_files(system: str) -> dict[str, str]:
-    """Text of each file of code that the folder needs, by name."""
-    form = FORMS[system]
-    if not form.config_class:
-        return {}
-    source = "gelu_gpt" if form.model_type in RENAMED.values() else form.model_type
-    files = {"torch_gpt.py": Path(train.FILES[system].__file__).read_text()}
-    for kind in ("configuration", "modeling"):
-        text = (CODE / "hf" / f"{kind}_{source}.py").read_text()
-        if source != form.model_type:
-            for ours, theirs in RENAMED.items():
-                text = text.replace(ours, theirs)
-        files[f"{kind}_{form.model_type}.py"] = text
-    return files
-
-
-def model_card(settings: dict, weights: dict[str, Tensor], measured: dict, note: str) -> str:
-    """README.md: front matter, shape, exact count, and only numbers that were measured here."""
-    form = FORMS[settings["system"]]
-    model = train.build(settings, device="meta")
-    trained = sum(p.numel() for p in model.parameters())
-    stored = sum(w.numel() for w in weights.values())
-    head = ["---", "language: en"] + [f"license: {form.license}"] * bool(form.license)
-    head += ["library_name: transformers", "pipeline_tag: text-generation"]
-    head += ["tags:", f"- {form.model_type}", "---"]
-    remote = ", trust_remote_code=True" if form.config_class else ""
-    counts = f"{stored:,} parameters"
-    if stored != trained:
-        counts += f" ({trained:,} in training, where the embedding has rows that are no tokens)"
-    body = [
-        f"# {form.title}: {settings['system']}",
-        "",
-        f"{counts}; the head is the embedding and is counted once."
-        if settings.get("tied", True)
-        else f"{counts}; embedding and head are two tensors.",
-        "",
-        "    from transformers import AutoModelForCausalLM",
-        f'    model = AutoModelForCausalLM.from_pretrained("THIS FOLDER"{remote})',
-        "",
-        "## Shape",
-        "",
-        *(f"- {name}: {value}" for name, value in settings.items() if name != "system"),
-        "",
-        "## Measured",
-        "",
-        *([f"- {name}: {value}" for name, value in measured.items()] or ["Nothing yet."]),
-        "",
-        "## Tokenizer",
-        "",
-        note,
-        "",
-        "## Limitations",
-        "",
-        "A small language model, trained for comparison. It states falsehoods, repeats itself and",
-        "follows no instructions.",
-    ]
-    return "\n".join([*head, *body]) + "\n"
-
-
-def measured_by(checkpoint: Path) -> dict:
-    """The last numbers that the run's metrics.jsonl, beside the checkpoint, holds for each name."""
-    path = checkpoint.with_name("metrics.jsonl")
-    lines = path.read_text().splitlines() if path.exists() else []
-    wanted = ("step", "tokens", "train_loss", "val_loss", "val_bpb", "val_bpb_partial", "tok_s")
-    last = {}
-    for line in lines:
-        last |= {name: value for name, value in json.loads(line).items() if name in wanted}
-    return last
+def write_model(weights: dict[str, Tensor], settings: dict, dtype: torch.dtype, folder: Path):
+    """Write the files that a model is loaded from: weights, config and code, no tokenizer."""
+    tensors, form = published_weights(settings, weights), FORMS[settings["system"]]
+    with (folder / "model.safetensors").open("wb") as file:
+        for part in safetensors_bytes(tensors, dtype):
+            file.write(part)
+    generation = {f"{name}_token_id": number for name, number in form.special_ids}
+    texts = {
+        "config.json": json.dumps(config_json(settings, dtype), indent=2) + "\n",
+        "generation_config.json": json.dumps(generation | {"use_cache": True}, indent=2) + "\n",
+        **code_files(settings["system"]),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text)
 
 
 def write_folder(source: Path, out: Path, dtype_name: str | None, tokenizer: Path | None) -> None:
@@ -246,55 +106,22 @@ def write_folder(source: Path, out: Path, dtype_name: str | None, tokenizer: Pat
         raise ValueError(f"{out} exists; remove it, or choose another")
     weights, settings = read_model(source)
     form = FORMS[settings["system"]]
-    dtype = DTYPES[dtype_name or form.dtype]
-    tensors = published_weights(settings, weights)
-    note = "No tokenizer is included: none was at hand when the folder was written."
+    given = None
+    trained = sum(p.numel() for p in build(settings, device="meta").parameters())
+    stored = sum(w.numel() for w in published_weights(settings, weights).values())
+    found = card.evidence(source, trained)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
         folder = Path(scratch) / out.name
         folder.mkdir()
         if tokenizer:
-            note = f"{copy_tokenizer(tokenizer, folder, settings['vocab_size'])}."
-        with (folder / "model.safetensors").open("wb") as file:
-            for part in safetensors_bytes(tensors, dtype):
-                file.write(part)
-        generation = {f"{name}_token_id": number for name, number in form.special_ids}
-        texts = {
-            "config.json": json.dumps(config_json(settings, dtype), indent=2) + "\n",
-            "generation_config.json": json.dumps(generation | {"use_cache": True}, indent=2) + "\n",
-            "README.md": model_card(settings, tensors, measured_by(source), note),
-            **code_files(settings["system"]),
-        }
-        for name, text in texts.items():
-            (folder / name).write_text(text)
+            given = hf_tokenizer.write(tokenizer, folder, settings["vocab_size"])
+        write_model(weights, settings, DTYPES[dtype_name or form.dtype], folder)
+        text = card.model_card(form, settings, stored, trained, found, given)
+        (folder / "README.md").write_text(text)
+        if found.log:
+            shutil.copyfile(found.log.path, folder / "train.log")
         folder.rename(out)
-
-
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
-    "vocab.json", "merges.txt",
-)  # fmt: skip
-
-
-def copy_tokenizer(source: Path, folder: Path, vocab_size: int) -> str:
-    """Copy the tokenizer's files; returns what was copied, for the card.
-
-    Raises: ValueError where there is none, or where it has more tokens than the model has rows.
-    """
-    present = [name for name in TOKENIZER_FILES if (source / name).is_file()]
-    if not present:
-        raise ValueError(f"{source} holds no tokenizer ({', '.join(TOKENIZER_FILES)})")
-    if "tokenizer.json" in present:
-        described = json.loads((source / "tokenizer.json").read_text())
-        vocab = described["model"]["vocab"]  # a dict, or a list of pairs
-        ids = vocab.values() if isinstance(vocab, dict) else range(len(vocab))
-        added = (token["id"] for token in described.get("added_tokens", []))
-        tokens = 1 + max([*ids, *added])
-        if tokens > vocab_size:
-            raise ValueError(f"{source} has {tokens} tokens, the model only {vocab_size}")
-    for name in present:
-        shutil.copyfile(source / name, folder / name)
-    return f"The files {', '.join(present)} are those that were given when the folder was written"
 
 
 # Proof --------------------------------------------------------------------------------------------
@@ -303,16 +130,26 @@ def copy_tokenizer(source: Path, folder: Path, vocab_size: int) -> str:
 def probe(source: Path, dtype: torch.dtype) -> dict:
     """Token rows of several lengths, and the original's logits for each, weights rounded to dtype.
 
-    Lengths reach beyond the windows, and beyond the context where the model can.
+    Lengths reach beyond the windows, and beyond the context where the model can. In the second row
+    documents begin where `baselines/hf/check.py` cuts the rows, and elsewhere.
     """
     weights, settings = read_model(source)
-    model = train.load(settings, {name: w.to(dtype).float() for name, w in weights.items()})
-    seq_len, rng = settings["seq_len"], torch.Generator().manual_seed(0)
-    can_slide = train.FILES[settings["system"]] is train.d12
+    model = load(settings, {name: w.to(dtype).float() for name, w in weights.items()})
+    seq_len, rng = context(settings), torch.Generator().manual_seed(0)
+    can_slide = FORMS[settings["system"]].can_slide
     T = min(seq_len + seq_len // 4, 1280) if can_slide else min(seq_len, 256)
     tokens_BT = torch.randint(settings["vocab_size"], (2, T), generator=rng)
+    bos = dict(FORMS[settings["system"]].special_ids)["bos"]
+    if bos < settings["vocab_size"]:
+        tokens_BT[1, [3, 7, T // 2, T - 20, T - 1]] = bos
     with torch.no_grad():
         return {"tokens_BT": tokens_BT, "logits_BTV": model(tokens_BT)}
+
+
+def tokenizer_probe(folder: Path) -> dict:
+    """Hostile texts, and what the tokenizer's original gives for each; nothing without one."""
+    rows = hf_tokenizer.original_rows(folder)
+    return {} if rows is None else {"texts": list(hf_tokenizer.HOSTILE), "ids": rows}
 
 
 def verify(source: Path, folder: Path) -> dict[str, float]:
@@ -323,9 +160,10 @@ def verify(source: Path, folder: Path) -> dict[str, float]:
     config = json.loads((folder / "config.json").read_text())
     dtype = getattr(torch, config["dtype"])
     with tempfile.TemporaryDirectory() as scratch:
-        torch.save(probe(source, dtype), Path(scratch) / "probe.pt")
+        known = probe(source, dtype) | tokenizer_probe(folder)
+        torch.save(known, Path(scratch) / "probe.pt")
         # -I: nothing of this repository on the path, wherever it is run from
-        command = [sys.executable, "-I", str(CODE / "hf" / "check.py"), str(folder.resolve())]
+        command = [sys.executable, "-I", str(BASELINES / "hf" / "check.py"), str(folder.resolve())]
         done = subprocess.run(
             ["env", f"HF_HOME={scratch}/home", "HF_HUB_OFFLINE=1", *command, "probe.pt"],
             cwd=scratch, capture_output=True, text=True,
@@ -340,11 +178,39 @@ def report(differences: dict[str, float]) -> tuple[str, bool]:
     """One line for each comparison, and whether all are within their limits."""
     lines, fine = [], True
     for name, limit in LIMITS.items():
+        if differences[name] is None:
+            lines.append(f"none  {name}: the folder has nothing to compare")
+            continue
         is_fine = differences[name] <= limit
         fine &= is_fine
         verdict = "ok" if is_fine else "FAIL"
         lines.append(f"{verdict:4}  {name}: {differences[name]:.3g} (at most {limit:.3g})")
     return "\n".join(lines), fine
+
+
+def push(folder: Path, repo_id: str, private: bool) -> str:
+    """Upload the folder in one commit; returns where it is. The token is what `hf auth login` left.
+
+    Large files go first and are seen by nobody until the commit; if that fails, nothing changed.
+
+    Raises: ImportError; OSError for whatever the network or the hub refuses.
+    """
+    if not find_spec("huggingface_hub"):
+        raise ImportError("uploading needs: python3 golf.py --with hf,data records.publish ...")
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file()]
+    added = [CommitOperationAdd(str(p.relative_to(folder)), str(p)) for p in files]
+    how, api = dict(commit_message="Model, code, card and log, as verified"), HfApi()
+    try:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        # Not upload_folder: that makes several commits of a folder that takes minutes.
+        return api.create_commit(repo_id, added, **how).commit_url
+    except Exception as error:  # the hub's client has its own, and those of the one below it
+        raise OSError(
+            f"{repo_id}: nothing was committed ({type(error).__name__}: {error}); log in with"
+            f" `hf auth login`, then push again with --verify {folder}"
+        ) from error
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -354,29 +220,42 @@ def main(argv: list[str] | None = None) -> int:
     target.add_argument("--out", type=Path, metavar="DIR", help="folder to write, and to verify")
     target.add_argument("--verify", type=Path, metavar="DIR", help="folder that was written before")
     parser.add_argument("--dtype", choices=DTYPES, help="of the weights; else what is usual for it")
-    parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="whose files are copied")
+    parser.add_argument(
+        "--tokenizer", type=Path, metavar="MODEL_OR_DIR", help="SentencePiece model, or a folder"
+    )
+    parser.add_argument("--push", metavar="REPO_ID", help="then upload it, as one commit")
+    parser.add_argument("--private", action="store_true", help="with --push: a new one is private")
     parser.add_argument("--no-verify", action="store_true", help="write only")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args(argv)
     folder = args.verify or args.out
     can_verify = all(find_spec(name) for name in ("transformers", "safetensors"))
     try:
+        if args.push and args.no_verify:
+            raise ValueError("--push uploads only what was verified; leave out --no-verify")
         if args.out:
             write_folder(args.source, args.out, args.dtype, args.tokenizer)
-        elif not can_verify:
+        if (args.verify or args.push) and not can_verify:
             raise ValueError("verifying needs: python3 golf.py --with hf records.publish ...")
         differences = None
         if args.verify or (can_verify and not args.no_verify):
             differences = verify(args.source, folder)
-    except (ValueError, OSError) as error:
+        text, fine = report(differences) if differences else ("not verified", True)
+        where = push(folder, args.push, args.private) if args.push and fine else None
+    except (ValueError, OSError, ImportError) as error:
         print("records.publish:", " ".join(str(error).split()), file=sys.stderr)
         return 2
-    text, fine = report(differences) if differences else ("not verified", True)
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
     if args.json:
-        print(json.dumps({"folder": str(folder), "files": sizes, "differences": differences}))
+        print(
+            json.dumps(
+                {"folder": str(folder), "files": sizes, "differences": differences, "pushed": where}
+            )
+        )
     else:
         print(*(f"{size:>13,}  {name}" for name, size in sizes.items()), text, sep="\n")
+        if args.push:
+            print(f"pushed: {where}" if where else "not pushed: the folder holds another model")
     return 0 if fine else 1
 
 

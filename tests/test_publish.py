@@ -1,17 +1,22 @@
 """Publishing: sizes to the byte, code that needs nothing of ours, logits and texts that agree."""
 
-import ast
+import base64
+import hashlib
+import http.server
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 
 import quantize
+import train_gpt
 from baselines import d12, gpt2, preln, train
-from records import publish
+from data import tokenizers
+from records import forms, publish
 
 ROOT = Path(__file__).parents[1]
 SHAPE = dict(vocab_size=61, num_layers=4, model_dim=48, num_heads=4)
@@ -22,14 +27,27 @@ SMALL = {
     "gpt2_124m": gpt2.Config(**SHAPE, seq_len=64),
     "preln_53m": preln.Config(**SHAPE, seq_len=64),
     "preln_53m_untied": preln.Config(**SHAPE, seq_len=64, tied=False),
-}
-REMOTE = ["gelu_d12", "yat_d12", "preln_53m"]
+    "golf": train_gpt.Hyperparameters(
+        **{**SHAPE, "num_layers": 5}, num_kv_heads=2, mlp_mult=2, rope_dims=6, rope_base=5000.0,
+        logit_softcap=12.0, bigram_vocab_size=97, bigram_dim=8, train_seq_len=128,
+        train_batch_tokens=128, micro_batch_tokens=128,
+    ),
+}  # fmt: skip
+REMOTE = ["gelu_d12", "yat_d12", "preln_53m", "golf"]
+
+
+def settings_of(system: str) -> dict:
+    """As a checkpoint holds them."""
+    if system == "golf":
+        return train_gpt.model_settings(SMALL[system])
+    return train.model_settings(system, SMALL[system])
 
 
 def checkpoint(folder: Path, system: str) -> Path:
     """A checkpoint of a small model in which every path shows."""
-    settings = train.model_settings(system, SMALL[system])
-    model, rng = train.build(settings).init_weights(0), torch.Generator().manual_seed(1)
+    settings = settings_of(system)
+    model = forms.build({"system": system, **settings}).init_weights(0)
+    rng = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in model.parameters():
             p.add_(torch.randn(p.shape, generator=rng) * 0.15)
@@ -119,55 +137,21 @@ def test_a_folder_is_written_without_libraries_of_hugging_face(tmp_path):
     assert done.returncode == 2 and "--with hf" in done.stderr and done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("system", list(SMALL))
-def test_published_code_imports_nothing_of_ours(system):
-    """Only PyTorch, transformers, the standard library and its own siblings."""
-    files = publish.code_files(system)
-    assert set(files) == (set() if system == "gpt2_124m" else {
-        "torch_gpt.py", f"configuration_{publish.FORMS[system].model_type}.py",
-        f"modeling_{publish.FORMS[system].model_type}.py",
-    })  # fmt: skip
-    for text in files.values():
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.Import):
-                assert {alias.name for alias in node.names} <= {"math", "torch"} | {
-                    "torch.nn.functional"
-                }
-            elif isinstance(node, ast.ImportFrom) and node.level:
-                assert f"{node.module}.py" in files
-            elif isinstance(node, ast.ImportFrom):
-                assert node.module.split(".")[0] in ("dataclasses", "torch", "transformers")
-
-
-def test_yat_is_published_under_its_own_names():
-    """No name of the other system is left, and both files agree with config.json."""
-    files = publish.code_files("yat_d12")
-    assert not any("GeluGPT" in text or "gelu_gpt" in text for text in files.values())
-    settings = train.model_settings("yat_d12", SMALL["yat_d12"])
-    config = publish.config_json(settings, torch.float32)
-    for where in config["auto_map"].values():
-        file, name = where.split(".")
-        assert f"class {name}(" in files[f"{file}.py"]
-    assert f'model_type = "{config["model_type"]}"' in files["configuration_yatnmn_gpt.py"]
-
-
-def test_the_card_states_what_was_counted_and_measured(tmp_path):
-    """Front matter, exact counts with padding told apart, and the numbers of the run's metrics."""
-    lines = [{"step": 1, "train_loss": 9.0}, {"step": 7, "train_loss": 4.25, "val_loss": 4.5}]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+def test_the_card_and_the_log_are_of_the_run(tmp_path):
+    """Numbers of the files beside the checkpoint; train.log comes along, if it is that model's."""
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 7, "train_loss": 4.25}) + "\n")
+    (tmp_path / "train.log").write_text("run:logs/r preset:gpt2_124m\nmodel_params:122400\n")
     out = write(tmp_path, "gpt2_124m")
-    card = (out / "README.md").read_text()
-    head = card.split("---\n")[1]
-    assert "library_name: transformers\n" in head and "pipeline_tag: text-generation\n" in head
-    model = train.build(train.model_settings("gpt2_124m", SMALL["gpt2_124m"]))
-    trained = sum(p.numel() for p in model.parameters())
-    assert f"{trained - 67 * 48:,} parameters ({trained:,} in training" in card
-    assert "- train_loss: 4.25\n" in card and "- val_loss: 4.5\n" in card and "- step: 7\n" in card
-    assert "trust_remote_code" not in card and "No tokenizer is included" in card
+    assert "- train_loss: 4.25 nats" in (out / "README.md").read_text()
+    assert (out / "train.log").read_bytes() == (tmp_path / "train.log").read_bytes()
+    (tmp_path / "train.log").write_text("run:logs/r preset:gpt2_124m\nmodel_params:122401\n")
+    source = [str(tmp_path / "gpt2_124m.pt"), "--no-verify", "--out"]
+    assert publish.main([*source, str(tmp_path / "other")]) == 2
+    assert not (tmp_path / "other").exists()
 
 
-def test_a_tokenizer_is_copied_if_it_fits(tmp_path):
-    """Its files land in the folder; one with more tokens than the model is refused, as is none."""
+def test_a_tokenizer_comes_along_if_it_fits(tmp_path, capsys):
+    """Given files are copied; one with more tokens than the model is refused, as is none."""
     given = tmp_path / "tokenizer"
     given.mkdir()
     source = checkpoint(tmp_path, "preln_53m")
@@ -182,6 +166,7 @@ def test_a_tokenizer_is_copied_if_it_fits(tmp_path):
     text["added_tokens"][0]["id"] = 61
     (given / "tokenizer.json").write_text(json.dumps(text))
     assert publish.main([*command, str(tmp_path / "c")]) == 2
+    assert "has 62 tokens, the model only 61" in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["b", "preln_53m.pt", "tokenizer"]
 
 
@@ -225,6 +210,124 @@ def test_a_difference_over_its_limit_fails():
         publish.report({})
 
 
+# Upload
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """Speaks as much of the hub's protocol as an upload needs; what came is kept by path."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args):
+        pass
+
+    def do_GET(self):
+        self.answer()
+
+    do_POST = do_PUT = do_GET
+
+    def answer(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        path, url = self.path, f"http://127.0.0.1:{self.server.server_address[1]}"
+        self.server.seen.append((path, body, self.headers.get("Authorization")))
+        found = {}
+        if path.endswith("/create"):
+            found = {"url": f"{url}/a/b", "name": "a/b"}
+        elif "/preupload/" in path:
+            kinds = {True: "lfs", False: "regular"}
+            found["files"] = [
+                dict(path=f["path"], shouldIgnore=False,
+                     uploadMode=kinds[f["path"].endswith("safetensors")])
+                for f in json.loads(body)["files"]
+            ]  # fmt: skip
+        elif path.endswith("/objects/batch"):
+            found = {"transfer": "basic", "objects": [
+                {**o, "actions": {"upload": {"href": f"{url}/put/{o['oid']}"}}}
+                for o in json.loads(body)["objects"]
+            ]}  # fmt: skip
+        elif "/commit/" in path:
+            found = {"success": True, "commitOid": "c" * 40, "commitUrl": f"{url}/a/b/commit/c"}
+        refused = self.server.refuse and self.server.refuse in path
+        text = json.dumps(found).encode()
+        self.send_response(403 if refused else 200)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub in this process, to which the real client is sent."""
+    pytest.importorskip("huggingface_hub", reason="pip install huggingface_hub")
+    from huggingface_hub import constants
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.seen, server.refuse = [], ""
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_address[1]}"
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # a protocol of compiled code
+    monkeypatch.setenv("HF_TOKEN", "hf_of_the_test")
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_folder_is_uploaded_in_one_commit(hub, tmp_path):
+    """Every file once, byte for byte: small ones in the commit, weights by their hash before it."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    files = {"README.md": b"---\nlanguage: en\n---\n", "model.safetensors": b"w" * 999}
+    files["config.json"] = b"{}"
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    assert publish.push(folder, "a/b", private=True).endswith("/a/b/commit/c")
+    by_path = {path: body for path, body, _ in hub.seen}
+    assert json.loads(by_path["/api/repos/create"])["visibility"] == "private"
+    assert sum("/commit/" in path for path, _, _ in hub.seen) == 1
+    lines = by_path["/api/models/a/b/commit/main"].decode().splitlines()
+    values = [json.loads(line)["value"] for line in lines][1:]
+    sent = {v["path"]: base64.b64decode(v.get("content", "")) for v in values}
+    digest = hashlib.sha256(files["model.safetensors"]).hexdigest()
+    assert sent == files | {"model.safetensors": b""} and len(values) == 3
+    assert next(v["oid"] for v in values if v["path"] == "model.safetensors") == digest
+    assert by_path[f"/put/{digest}"] == files["model.safetensors"]
+    tokens = {token for path, _, token in hub.seen if path.startswith("/api/models")}
+    assert tokens == {"Bearer hf_of_the_test"}
+
+
+@pytest.mark.parametrize("refused", ["/create", "/preupload/", "/objects/batch", "/put/"])
+def test_an_upload_that_is_refused_changes_nothing(hub, tmp_path, refused):
+    """No commit is asked for, and the error says how to go on."""
+    (tmp_path / "model.safetensors").write_bytes(b"w" * 999)
+    hub.refuse = refused
+    with pytest.raises(OSError, match="(?s)a/b: nothing was committed .*hf auth login.*--verify"):
+        publish.push(tmp_path, "a/b", private=False)
+    assert any(refused in path for path, _, _ in hub.seen)
+    assert not any("/commit/" in path for path, _, _ in hub.seen)
+
+
+def test_only_what_was_verified_is_uploaded(tmp_path, monkeypatch, capsys):
+    """Not without verifying, not where a difference is over its limit; then as it was asked."""
+    source, pushed = str(checkpoint(tmp_path, "preln_53m")), []
+    monkeypatch.setattr(publish, "push", lambda *how: pushed.append(how) or "there")
+    monkeypatch.setattr(publish, "find_spec", lambda name: True)
+    out = str(tmp_path / "out")
+    assert publish.main([source, "--out", out, "--no-verify", "--push", "a/b"]) == 2
+    assert "--push uploads only what was verified" in capsys.readouterr().err
+    assert not pushed and not (tmp_path / "out").exists()
+    fine = dict.fromkeys(publish.LIMITS, 0.0)
+    monkeypatch.setattr(publish, "verify", lambda *how: {**fine, "tokenizer_ids": 1})
+    assert publish.main([source, "--out", out, "--push", "a/b"]) == 1 and not pushed
+    assert "not pushed" in capsys.readouterr().out
+    monkeypatch.setattr(publish, "verify", lambda *how: {**fine, "tokenizer_ids": None})
+    assert publish.main([source, "--verify", out, "--push", "a/b", "--private"]) == 0
+    assert pushed == [(tmp_path / "out", "a/b", True)]
+    assert "none  tokenizer_ids" in (said := capsys.readouterr().out) and "pushed: there" in said
+    monkeypatch.setattr(publish, "find_spec", lambda name: None)
+    assert publish.main([source, "--verify", out, "--push", "a/b"]) == 2 and len(pushed) == 1
+
+
 # With transformers
 
 
@@ -243,7 +346,7 @@ def folders(tmp_path_factory) -> dict[str, Path]:
 
 def original(folder: Path) -> torch.nn.Module:
     weights, settings = publish.read_model(folder.parents[1] / f"{folder.name}.pt")
-    return train.load(settings, weights)
+    return forms.load(settings, weights)
 
 
 def published(folder: Path, **how):
@@ -310,25 +413,30 @@ def test_a_cache_of_transformers_holds_the_windows(folders):
         dict(),
         dict(num_beams=4, num_return_sequences=3),
         dict(prompt_lookup_num_tokens=3),
+        dict(do_sample=True, top_k=20, num_return_sequences=2),
     ],
-    ids=["greedy", "beams", "prompt lookup"],
+    ids=["greedy", "beams", "prompt lookup", "sampling"],
 )
 def test_text_is_the_same_with_a_cache(folders, system, how):
-    """Greedy, beam search and prompt lookup, past the short window, against no cache at all."""
+    """Greedy, beams, prompt lookup and sampling, past the short window, against no cache at all."""
     model = published(folders[system])
     prompt = ids(20).repeat(1, 2) if "preln" in system else ids(60).repeat(1, 2)
-    fixed = dict(max_new_tokens=20, do_sample=False, eos_token_id=None, pad_token_id=0)
-    cached = model.generate(prompt, use_cache=True, **fixed, **how)
-    how.pop("prompt_lookup_num_tokens", None)  # greedy by another way
-    assert torch.equal(cached, model.generate(prompt, use_cache=False, **fixed, **how))
+    fixed = dict(max_new_tokens=20, do_sample=False, eos_token_id=None, pad_token_id=0) | how
+    torch.manual_seed(0)
+    cached = model.generate(prompt, use_cache=True, **fixed)
+    fixed.pop("prompt_lookup_num_tokens", None)  # greedy by another way
+    torch.manual_seed(0)
+    assert torch.equal(cached, model.generate(prompt, use_cache=False, **fixed))
     assert cached.shape == (how.get("num_return_sequences", 1), prompt.size(1) + 20)
 
 
-def test_a_model_can_assist_itself(folders):
+@pytest.mark.parametrize("system", ["gelu_d12", "golf"])
+def test_a_model_can_assist_itself(folders, system):
     """Assisted decoding crops both caches past the short windows, and gives the greedy text."""
-    model, assistant = published(folders["gelu_d12"]), published(folders["gelu_d12"])
+    model, assistant = published(folders[system]), published(folders[system])
     with torch.no_grad():  # wrong now and then
-        assistant.model.blocks[3].mlp.c_proj.weight.mul_(0.5)
+        mlp = assistant.model.blocks[3].mlp
+        (mlp.proj if system == "golf" else mlp.c_proj).weight.mul_(0.5)
     fixed = dict(max_new_tokens=24, do_sample=False, eos_token_id=None, pad_token_id=0)
     greedy = model.generate(ids(140), **fixed)
     assert torch.equal(model.generate(ids(140), assistant_model=assistant, **fixed), greedy)
@@ -363,9 +471,10 @@ def test_text_goes_on_from_a_returned_cache(folders, system):
     assert torch.equal(second.sequences, whole.sequences)
 
 
-def test_a_padded_cache_remembers_its_padding(folders):
+@pytest.mark.parametrize("system", ["gelu_d12", "golf"])
+def test_a_padded_cache_remembers_its_padding(folders, system):
     """A later call without a mask does not take padding for text."""
-    model, tokens = published(folders["gelu_d12"]), ids(30)
+    model, tokens = published(folders[system]), ids(30)
     mask = torch.ones_like(tokens)
     mask[:, :6] = 0
     cache = model(tokens[:, :25], attention_mask=mask[:, :25], use_cache=True).past_key_values
@@ -373,9 +482,43 @@ def test_a_padded_cache_remembers_its_padding(folders):
     assert (without - logits(model, tokens, attention_mask=mask)[:, 25:]).abs().max() < 3e-5
 
 
-def test_rows_and_ends_of_a_cache_can_be_changed(folders):
+@pytest.mark.parametrize("chunks", [[1, 1, 1, 157], [2, 158], [80, 1, 79], [81, 2, 77], [160]])
+def test_a_golf_model_remembers_what_stands_before_a_chunk(folders, chunks):
+    """Documents begin at, before and after each border; each token's two neighbours count."""
+    model, ours = published(folders["golf"]), original(folders["golf"])
+    tokens = ids(160, rows=3)
+    tokens[1, [0, 1, 2, 3, 80, 81, 82, 83]] = 1
+    tokens[2, [1, 3, 79, 159]] = 1
+    whole, cache, start = logits(ours, tokens), None, 0
+    assert torch.equal(logits(model, tokens, use_cache=False), whole)
+    for chunk in chunks:
+        with torch.no_grad():
+            out = model(tokens[:, start : start + chunk], past_key_values=cache, use_cache=True)
+        assert (out.logits - whole[:, start : start + chunk]).abs().max() < 3e-5
+        cache, start = out.past_key_values, start + chunk
+
+
+def test_much_padding_of_a_golf_model_makes_its_angles_no_coarser(folders):
+    """The first token of text is at 0, as it is alone; 6,000 places on, angles are rounded."""
+    code = sys.modules[type(published(folders["golf"])).__module__]
+    mask = torch.cat([torch.zeros(1, 6000), torch.ones(1, 9)], dim=1)
+    places = torch.arange(9)[None]
+    assert torch.equal(code.positions(6000, 9, mask, "cpu"), places)
+    assert torch.equal(code.positions(6004, 5, mask, "cpu"), places[:, 4:])
+    assert torch.equal(code.positions(4, 5, None, "cpu"), places[:, 4:])
+
+
+def test_padding_of_a_golf_model_sees_itself(folders):
+    """No row of the mask is empty, as that would be no number; text sees the text before it."""
+    code = sys.modules[type(published(folders["golf"])).__module__]
+    seen = code.visible(3, 5, torch.tensor([[0, 0, 0, 1, 1]]), "cpu")[0, 0]
+    assert seen.int().tolist() == [[0, 0, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 1, 1]]
+
+
+@pytest.mark.parametrize("system", ["gelu_d12", "golf"])
+def test_rows_and_ends_of_a_cache_can_be_changed(folders, system):
     """Reorder, repeat, select, crop and reset act on keys, ids and padding alike."""
-    model = published(folders["gelu_d12"])
+    model = published(folders[system])
     tokens, new = ids(40, rows=2), ids(3, rows=1, seed=5)
     mask = torch.ones_like(tokens)
     mask[0, :4] = 0
@@ -431,10 +574,9 @@ def test_a_new_model_has_initial_weights(folders, system):
     config = AutoConfig.from_pretrained(folders[system], trust_remote_code=True)
     model = AutoModelForCausalLM.from_config(config, trust_remote_code=True)
     assert all(p.isfinite().all() for p in model.parameters())
-    fresh = train.build(train.model_settings(system, SMALL[system])).init_weights(0)
-    state = publish.published_weights(
-        train.model_settings(system, SMALL[system]), dict(fresh.named_parameters())
-    )
+    settings = {"system": system, **settings_of(system)}
+    fresh = forms.build(settings).init_weights(0)
+    state = publish.published_weights(settings, dict(fresh.named_parameters()))
     for name, p in model.named_parameters():
         expected = state[name]
         if expected.unique().numel() == 1 or "lambdas" in name:
@@ -486,19 +628,20 @@ def test_tables_that_others_store_are_ignored(folders, tmp_path):
     )
 
 
-def test_only_what_a_file_lacks_gets_initial_weights(folders, tmp_path):
-    """Of a file without smear_lambda all other weights are kept as they are."""
+@pytest.mark.parametrize("system, lacking", [("gelu_d12", "smear_lambda"), ("golf", "smear.gate")])
+def test_only_what_a_file_lacks_gets_initial_weights(folders, tmp_path, system, lacking):
+    """Of a file without the smear's weight all other weights are kept as they are."""
     from transformers import AutoModelForCausalLM
 
     safetensors = pytest.importorskip("safetensors.torch", reason="python3 golf.py --with hf test")
-    folder = tmp_path / "lacking"
-    subprocess.run(["cp", "-r", str(folders["gelu_d12"]), str(folder)], check=True)
+    folder = tmp_path / "lacking_it"
+    subprocess.run(["cp", "-r", str(folders[system]), str(folder)], check=True)
     tensors = safetensors.load_file(folder / "model.safetensors")
-    del tensors["model.smear_lambda"]
+    del tensors[f"model.{lacking}"]
     safetensors.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
     state = model.state_dict()
-    assert state.pop("model.smear_lambda").item() == 0
+    assert not state.pop(f"model.{lacking}").any()
     assert all(torch.equal(state[name], w) for name, w in tensors.items())
 
 
@@ -509,12 +652,31 @@ def test_a_folder_is_verified_in_a_fresh_process(folders, system, capsys, tmp_pa
     source, folder = folders[system].parents[1] / f"{system}.pt", folders[system]
     assert publish.main([str(source), "--verify", str(folder), "--json"]) == 0
     differences = json.loads(capsys.readouterr().out)["differences"]
-    assert set(differences) == set(publish.LIMITS)
+    assert set(differences) == set(publish.LIMITS) and differences["tokenizer_ids"] is None
     spoilt = torch.load(source)
     next(w for w in spoilt["model"].values() if w.ndim == 2)[:30] *= 1.01
     torch.save(spoilt, tmp_path / "spoilt.pt")
     assert publish.main([str(tmp_path / "spoilt.pt"), "--verify", str(folder)]) == 1
     assert "FAIL  logits" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_tokens_are_verified_in_a_fresh_process(tmp_path, capsys, monkeypatch):
+    """A SentencePiece model comes along whole; a merge that is taken away is a difference."""
+    pytest.importorskip("transformers", reason="python3 golf.py --with hf test")
+    monkeypatch.setitem(SMALL, "gelu_d12", d12.Config(**{**SHAPE, "vocab_size": 320}, seq_len=256,
+                                                      num_kv_heads=2))  # fmt: skip
+    model, source = tmp_path / "m.model", checkpoint(tmp_path, "gelu_d12")
+    model.write_bytes(tokenizers.train_bpe(["the quick brown fox and the quick dog"] * 3, 290))
+    out = tmp_path / "out"
+    command = [str(source), "--json"]
+    assert publish.main([*command, "--out", str(out), "--tokenizer", str(model)]) == 0
+    assert json.loads(capsys.readouterr().out)["differences"]["tokenizer_ids"] == 0
+    described = json.loads((out / "tokenizer.json").read_text())
+    described["normalizer"] = None
+    (out / "tokenizer.json").write_text(json.dumps(described))
+    assert publish.main([*command, "--verify", str(out)]) == 1
+    assert json.loads(capsys.readouterr().out)["differences"]["tokenizer_ids"] > 5
 
 
 @pytest.mark.slow

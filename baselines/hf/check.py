@@ -3,7 +3,7 @@
     python -I check.py FOLDER PROBE.pt
 
 Nothing of the repository is imported. The last line printed is one JSON object: for each
-comparison the largest difference.
+comparison the largest difference, of texts how many have other tokens.
 """
 
 import json
@@ -11,7 +11,9 @@ import sys
 import tempfile
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+PLAIN = {"add_special_tokens": False}
 
 
 def load(folder: str):
@@ -21,7 +23,7 @@ def load(folder: str):
     )
     wrong = {name: sorted(map(str, keys)) for name, keys in told.items() if keys}
     if wrong:
-        raise SystemExit(f"weights do not fit the code: {wrong}")
+        raise ValueError(f"weights do not fit the code: {wrong}")
     return model.eval()
 
 
@@ -62,6 +64,14 @@ def main(folder: str, probe_path: str) -> None:
     prompt = tokens[:, : min(T - 20, 100)]
     texts = [model.generate(prompt, use_cache=cached, **how) for cached in (True, False)]
     found["greedy_tokens"] = int((texts[0] != texts[1]).sum())
+    found["tokenizer_ids"] = None
+    if "texts" in probe:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+        given = zip(probe["texts"], probe["ids"], strict=True)
+        wrong = [text for text, ids in given if tokenizer(text, **PLAIN).input_ids != ids]
+        found["tokenizer_ids"] = len(wrong)
+        if len(tokenizer) > model.config.vocab_size:
+            raise SystemExit(f"{len(tokenizer)} tokens for {model.config.vocab_size} rows")
     print(json.dumps(found))
 
 
