@@ -14,13 +14,15 @@ and those that `Recipe` adds; one that only the golf recipe reads is refused. Th
 checkpoints, RESUME and the score from packed bytes are train_gpt.py's. There is no cap on bytes.
 
 `report` reads a run's metrics.jsonl: smoothed loss, tokens per second, and utilisation against a
-peak that is given, never guessed. Exit status 0; 2 where there is nothing to train or read.
+peak that is given, never guessed; of several runs, as of three seeds, also mean and spread.
+Exit status 0; 2 where there is nothing to train or read.
 """
 
 import argparse
 import dataclasses
 import json
 import math
+import statistics
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -410,21 +412,31 @@ def report(folder: Path, peak_flops: float | None) -> dict:
     return figures
 
 
+def spread(losses: list[float]) -> str:
+    """Mean and standard deviation of the runs that there are: that of a population (ddof 0)."""
+    return f"{statistics.fmean(losses):.4f} +- {statistics.pstdev(losses):.4f} (n={len(losses)})"
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="baselines.train", description=__doc__.splitlines()[0])
     parser.add_argument("system", metavar="SYSTEM", help=f"{', '.join(RECIPES)}; or score, report")
-    parser.add_argument("run", type=Path, nargs="?", help="with score or report: folder of a run")
+    parser.add_argument("runs", type=Path, nargs="*", help="with score or report: folders of runs")
     parser.add_argument("--peak-flops", type=float, help="with report: dense peak of the device")
     args = parser.parse_args(argv)
     try:
         if args.system in ("score", "report"):
-            if args.run is None:
+            if not args.runs:
                 raise ValueError(f"{args.system} needs the folder of a run")
             if args.system == "score":
-                score(args.run)
-            else:
-                figures = report(args.run, args.peak_flops)
+                for run in args.runs:
+                    score(run)
+                return 0
+            reports = [report(run, args.peak_flops) for run in args.runs]
+            for figures in reports:
                 print(*(f"{name}: {value}" for name, value in figures.items()), sep="\n")
+            if len(reports) > 1:
+                for name in ("last_loss", "smoothed_loss"):
+                    print(f"{name}: {spread([figures[name] for figures in reports])}")
             return 0
         if args.system not in RECIPES:
             raise ValueError(
