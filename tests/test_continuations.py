@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from test_train import tiny, trainer_on
+from test_train import TINY, tiny, trainer_on
 
+import train_gpt
 from baselines import train
 from baselines.continuations import Continuations, encode, read
 from baselines.distill import COUNTED
@@ -211,6 +212,22 @@ def test_a_teacher_that_does_not_fit_is_refused_at_the_start(toy, tmp_path, monk
     hp = dataclasses.replace(hp, teacher=str(tmp_path / "plain.pt"))
     with pytest.raises(ValueError, match="TEACHER=.*plain.pt must be the checkpoint.pt of a run"):
         system.TrainingText(hp)
+
+
+def test_a_bad_line_ends_the_command_in_one_line(toy, tmp_path, monkeypatch):
+    """The trainer reads its text from the system that it is given, before it makes a folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train_gpt, "prepare_data", lambda *_: "")
+    path = write(tmp_path / "teacher.jsonl", [LINES[0], {"prompt": [1]}])
+    settings = {name.upper(): str(int(value) if value is False else value)
+                for name, value in TINY.items()}  # fmt: skip
+    settings["DATA_PATH"] = str(toy / "datasets/toy_sp1024")
+    settings["TOKENIZER_PATH"] = str(toy / "tokenizers/toy_1024_bpe.model")
+    for name, value in {**settings, "TEACHER": path}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit, match=r'error: .*teacher\.jsonl:2: must be an object with "pro'):
+        train.main(["preln_53m"])
+    assert not (tmp_path / "logs").exists()
 
 
 def test_the_stage_of_distillation_has_a_rate_that_stays():

@@ -178,6 +178,19 @@ def test_a_step_is_clipped_to_its_norm(system):
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
+def test_half_precision_is_of_products_alone(system):
+    """Weights and logits are fp32, hence loss and gradients; in between, rounding is bf16's."""
+    settings = train.model_settings(system, train.config_of(system, tiny(system)))
+    half, full = (train.build(settings, d).init_weights(0) for d in (torch.bfloat16, torch.float32))
+    tokens = torch.arange(64).view(2, 32)
+    z = half.eval()(tokens)
+    assert z.dtype == half.loss(tokens).dtype == torch.float32
+    half.loss(tokens).backward()
+    assert all(p.dtype == p.grad.dtype == torch.float32 for p in half.parameters())
+    assert 0 < (z - full.eval()(tokens)).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
 def test_the_head_stays_the_embedding_while_it_learns(system):
     """After five steps a token that was never read learned from the head, by one tensor."""
     hp = tiny(system, weight_decay=0.0)
@@ -368,6 +381,13 @@ def test_utilisation_is_that_of_the_specification():
     rate = 524_288 / 2.53104
     assert train.utilisation(803_478_528, rate, 419e12) == pytest.approx(0.3972, abs=1e-4)
     assert train.utilisation(803_478_528, rate, 209.5e12) == pytest.approx(0.7944, abs=2e-4)
+
+
+def test_every_run_that_is_named_is_scored(monkeypatch):
+    """And nothing but the log of each is printed."""
+    scored = []
+    monkeypatch.setattr(train, "score", scored.append)
+    assert train.main(["score", "a", "b"]) == 0 and scored == [Path("a"), Path("b")]
 
 
 def test_a_run_is_reported_from_its_metrics(tmp_path, capsys):
