@@ -140,6 +140,9 @@ def test_the_loss_is_the_mean_over_what_the_teacher_wrote(
             z = student.model(tokens[None, :-1])[0, n - 1 :]
         hard, soft = (F.cross_entropy(z / t, tokens[n:], reduction="sum") for t in (1.0, 2.0))
         nats.append((0.25 * hard + 0.75 * soft).item())
+    rows, draws = student.text.rows(0, 3), student.model.train().loss
+    assert not torch.equal(draws(rows), draws(rows))  # dropout acts
+    student.model.eval()
     loss, norm = student.train_step(student.batches.get(0), progress=0.0)
     assert loss.item() == pytest.approx(sum(nats) / 8, rel=1e-5) and norm > 0
 
