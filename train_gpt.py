@@ -1153,7 +1153,7 @@ def main(system=sys.modules[__name__]) -> None:
         note = prepare_data(hp, given, rt)
         table = evaluate.ByteTable.from_sentencepiece(hp.tokenizer_path, hp.vocab_size)
         val_T, table = evaluate.read_validation(hp.data_path, table)
-        text = TrainingText(hp)
+        text = system.TrainingText(hp)
         run = Run(hp, preset, rt, sources)
 
     run.log(f"run:{run.folder} preset:{preset}")

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+COUNTED = 1 << 16  # above every token id: a row's tokens hold a count in multiples of it
+
 
 def distillation_loss(
     student_BTV: Tensor, teacher_BTV: Tensor, targets_BT: Tensor, alpha: float, temperature: float
@@ -40,21 +42,21 @@ def distillation_loss(
 def continuation_loss(
     student_BTV: Tensor,
     targets_BT: Tensor,
-    is_continuation_BT: Tensor,
+    weights_BT: Tensor,
     alpha: float,
     temperature: float,
 ) -> Tensor:
     """alpha * CE + (1 - alpha) * CE at the temperature, on what the teacher wrote, summed.
 
-    The text is the teacher's own: a prompt, of which nothing is scored, and its continuation. A
-    teacher of which only the text is known has no logits, so no square of the temperature.
+    The text is the teacher's own: a prompt, whose weights are 0, and its continuation. A teacher
+    of which only the text is known has no logits, so no square of the temperature.
     """
     nats = [
         F.cross_entropy((student_BTV / t).flatten(0, -2), targets_BT.flatten(), reduction="none")
         for t in (1.0, temperature)
     ]
-    kept = is_continuation_BT.flatten().to(student_BTV.dtype)
-    return ((alpha * nats[0] + (1 - alpha) * nats[1]) * kept).sum()
+    weights = weights_BT.flatten().to(student_BTV.dtype)
+    return ((alpha * nats[0] + (1 - alpha) * nats[1]) * weights).sum()
 
 
 def loss_with_teacher(student, teacher, alpha: float, temperature: float):
@@ -69,5 +71,21 @@ def loss_with_teacher(student, teacher, alpha: float, temperature: float):
             teacher_BTV = teacher(inputs)
         student_BTV = getattr(student, "training_logits", student)(inputs)
         return distillation_loss(student_BTV, teacher_BTV, targets, alpha, temperature)
+
+    return loss
+
+
+def loss_on_continuations(student, alpha: float, temperature: float, batch_tokens: int):
+    """A function to stand for `student.loss`: the loss of rows that hold a teacher's text.
+
+    A scored token of a row is its id and, in multiples of COUNTED, how many tokens of the batch are
+    scored. Divided by batch_tokens, as a trainer does, the sum over a batch is the mean over those.
+    """
+
+    def loss(tokens_BT: Tensor) -> Tensor:
+        ids_BT, scored_BT = tokens_BT % COUNTED, tokens_BT[:, 1:] // COUNTED
+        weights_BT = batch_tokens / scored_BT.clamp(min=1) * (scored_BT > 0)
+        student_BTV = getattr(student, "training_logits", student)(ids_BT[:, :-1])
+        return continuation_loss(student_BTV, ids_BT[:, 1:], weights_BT, alpha, temperature)
 
     return loss

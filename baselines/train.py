@@ -4,6 +4,8 @@
     SEED=1 DATA_PATH=... torchrun --standalone --nproc_per_node=8 -m baselines.train gelu_d12
     NUM_LAYERS=4 MODEL_DIM=128 NUM_HEADS=4 PEAK_LR=0.003 python -m baselines.train preln_53m
     TEACHER=logs/<run_id>/checkpoint.pt python -m baselines.train preln_53m
+    START_FROM=logs/<run_id>/checkpoint.pt TEACHER=continuations.jsonl \
+        python -m baselines.train preln_53m_distilled
     python -m baselines.train score logs/<run_id>      # again, in a fresh process
     python -m baselines.train report logs/<run_id> --peak-flops 989e12
 
@@ -12,13 +14,15 @@ and those that `Recipe` adds; one that only the golf recipe reads is refused. Th
 checkpoints, RESUME and the score from packed bytes are train_gpt.py's. There is no cap on bytes.
 
 `report` reads a run's metrics.jsonl: smoothed loss, tokens per second, and utilisation against a
-peak that is given, never guessed. Exit status 0; 2 where there is nothing to train or read.
+peak that is given, never guessed; of several runs, as of three seeds, also mean and spread.
+Exit status 0; 2 where there is nothing to train or read.
 """
 
 import argparse
 import dataclasses
 import json
 import math
+import statistics
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,10 +33,13 @@ from torch import Tensor, nn
 import evaluate
 import quantize
 import train_gpt
-from baselines import d12, distill, gpt2, preln
+from baselines import continuations, d12, distill, gpt2, preln
 
 # Every system, by the name its settings carry, and the file that holds its model.
 FILES = {name: module for module in (d12, gpt2, preln) for name in module.CONFIGS}
+
+# Recipes that train a system further, by the name of that system.
+STAGES = {"preln_53m_distilled": "preln_53m"}
 
 # Fields of train_gpt.Hyperparameters that no baseline reads; num_kv_heads only d12 does.
 GOLF_ONLY = (
@@ -62,8 +69,9 @@ class Recipe(train_gpt.Hyperparameters):
     adam_beta2: float = 0.95
     adam_eps: float = 1e-8
     weight_decay: float = 0.1  # of tensors with two dimensions and more
-    teacher: str = ""  # checkpoint of a baseline whose logits are learned from; empty: none
-    distill_alpha: float = 0.5  # weight of the text itself beside the teacher's logits
+    start_from: str = ""  # checkpoint whose weights training begins with; empty: initial ones
+    teacher: str = ""  # baseline's checkpoint to learn the logits of, or .jsonl of written text
+    distill_alpha: float = 0.5  # weight of the text itself beside what the teacher makes of it
     distill_temperature: float = 2.0
 
     def __post_init__(self):
@@ -108,6 +116,9 @@ RECIPES = {
     "gpt2_124m": GPT2,
     "preln_53m": PRELN,
     "preln_53m_untied": PRELN,
+    "preln_53m_distilled": {
+        **PRELN, "iterations": 15_000, "peak_lr": 3e-5, "lr_warmup_steps": 0, "grad_clip_norm": 1.0
+    },
 }  # fmt: skip
 
 
@@ -226,19 +237,74 @@ class NoAverages:
         return {"raw": {name: p.detach().clone() for name, p in self.live.items()}}
 
 
+def read_checkpoint(variable: str, path: str) -> tuple[dict[str, Tensor], dict]:
+    """Weights and settings of a baseline's checkpoint.
+
+    Raises: ValueError naming the variable, for a file that holds anything else; OSError.
+    """
+    weights, settings = quantize.load_checkpoint(path)
+    if settings.get("system") not in FILES:
+        raise ValueError(f"{variable}={path} must be the checkpoint.pt of a run of a baseline")
+    return weights, settings
+
+
+def learns_from_text(hp: Recipe) -> bool:
+    return hp.teacher.endswith(".jsonl")
+
+
 def system_of(name: str) -> SimpleNamespace:
     """What train_gpt.main takes: the names it would else find in train_gpt.py."""
+    system = STAGES.get(name, name)
 
     def settings_of(hp: Recipe) -> dict:
-        return model_settings(name, config_of(name, hp))
+        return model_settings(system, config_of(system, hp))
+
+    def training_text(hp: Recipe) -> train_gpt.TrainingText:
+        """What a run trains on; also refuses teachers and beginnings that do not fit the model.
+
+        Raises: ValueError naming the variable, the requirement and the remedy; OSError.
+        """
+        if name in STAGES and not (hp.start_from and hp.teacher):
+            raise ValueError(
+                f"{name} needs START_FROM=<checkpoint.pt of {system}> and TEACHER=<checkpoint.pt of"
+                " a baseline, or .jsonl>"
+            )
+        if hp.start_from:
+            _, settings = read_checkpoint("START_FROM", hp.start_from)
+            if settings != settings_of(hp):
+                raise ValueError(
+                    f"START_FROM={hp.start_from} holds {settings}, not what is to be trained,"
+                    f" {settings_of(hp)}; set the sizes that it has"
+                )
+        if learns_from_text(hp):
+            return continuations.Continuations(hp)
+        if hp.teacher:
+            _, settings = read_checkpoint("TEACHER", hp.teacher)
+            if settings["vocab_size"] != hp.vocab_size:
+                raise ValueError(
+                    f"TEACHER={hp.teacher} has {settings['vocab_size']} tokens, VOCAB_SIZE is"
+                    f" {hp.vocab_size}; teacher and student must have one vocabulary"
+                )
+            if settings["seq_len"] < hp.train_seq_len:
+                raise ValueError(
+                    f"TEACHER={hp.teacher} reads {settings['seq_len']} tokens, TRAIN_SEQ_LEN is"
+                    f" {hp.train_seq_len}; lower it to that"
+                )
+        return train_gpt.TrainingText(hp)
 
     def make(hp: Recipe, compute_dtype: torch.dtype) -> nn.Module:
         model = build(settings_of(hp), compute_dtype)
-        if hp.teacher:
-            weights, settings = quantize.load_checkpoint(hp.teacher)
+        how = hp.distill_alpha, hp.distill_temperature
+        if learns_from_text(hp):
+            model.loss = distill.loss_on_continuations(model, *how, hp.train_batch_tokens)
+        elif hp.teacher:
+            weights, settings = read_checkpoint("TEACHER", hp.teacher)
             teacher = load(settings, weights, "cuda" if torch.cuda.is_available() else "cpu")
-            how = hp.distill_alpha, hp.distill_temperature
             model.loss = distill.loss_with_teacher(model, teacher, *how)
+        if hp.start_from:
+            weights, _ = read_checkpoint("START_FROM", hp.start_from)
+            model.load_state_dict(weights)
+            model.init_weights = lambda seed: model
         return model
 
     def pack(weights: dict[str, Tensor], hp: Recipe, code_bytes: int, hessians) -> bytes:
@@ -255,6 +321,7 @@ def system_of(name: str) -> SimpleNamespace:
     return SimpleNamespace(
         Hyperparameters=Recipe,
         PRESETS={name: RECIPES[name]},
+        TrainingText=training_text,
         GPT=make,
         Optimizers=Optimizers,
         Averages=NoAverages,
@@ -262,7 +329,7 @@ def system_of(name: str) -> SimpleNamespace:
         pack=pack,
         load_artifact=load_artifact,
         CAP_BYTES=math.inf,
-        SOURCES=(__file__, FILES[name].__file__, distill.__file__),
+        SOURCES=(__file__, FILES[system].__file__, distill.__file__, continuations.__file__),
     )
 
 
@@ -296,10 +363,10 @@ def saved_settings(folder: Path) -> tuple[str, Recipe]:
     Raises: ValueError for a run of something else; OSError.
     """
     saved = json.loads((folder / "settings.json").read_text())
-    system = saved.pop("preset")
-    if system not in FILES:
-        raise ValueError(f"{folder} is a run of {system!r}, not of a baseline")
-    return system, Recipe(**saved)
+    recipe = saved.pop("preset")
+    if recipe not in RECIPES:
+        raise ValueError(f"{folder} is a run of {recipe!r}, not of a baseline")
+    return STAGES.get(recipe, recipe), Recipe(**saved)
 
 
 def score(folder: Path) -> dict:
@@ -345,24 +412,36 @@ def report(folder: Path, peak_flops: float | None) -> dict:
     return figures
 
 
+def spread(losses: list[float]) -> str:
+    """Mean and standard deviation of the runs that there are: that of a population (ddof 0)."""
+    return f"{statistics.fmean(losses):.4f} +- {statistics.pstdev(losses):.4f} (n={len(losses)})"
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="baselines.train", description=__doc__.splitlines()[0])
-    parser.add_argument("system", metavar="SYSTEM", help=f"{', '.join(FILES)}; or score, report")
-    parser.add_argument("run", type=Path, nargs="?", help="with score or report: folder of a run")
+    parser.add_argument("system", metavar="SYSTEM", help=f"{', '.join(RECIPES)}; or score, report")
+    parser.add_argument("runs", type=Path, nargs="*", help="with score or report: folders of runs")
     parser.add_argument("--peak-flops", type=float, help="with report: dense peak of the device")
     args = parser.parse_args(argv)
     try:
         if args.system in ("score", "report"):
-            if args.run is None:
+            if not args.runs:
                 raise ValueError(f"{args.system} needs the folder of a run")
             if args.system == "score":
-                score(args.run)
-            else:
-                figures = report(args.run, args.peak_flops)
+                for run in args.runs:
+                    score(run)
+                return 0
+            reports = [report(run, args.peak_flops) for run in args.runs]
+            for figures in reports:
                 print(*(f"{name}: {value}" for name, value in figures.items()), sep="\n")
+            if len(reports) > 1:
+                for name in ("last_loss", "smoothed_loss"):
+                    print(f"{name}: {spread([figures[name] for figures in reports])}")
             return 0
-        if args.system not in FILES:
-            raise ValueError(f"{args.system!r} must be one of {', '.join(FILES)}, score or report")
+        if args.system not in RECIPES:
+            raise ValueError(
+                f"{args.system!r} must be one of {', '.join(RECIPES)}, score or report"
+            )
     except (ValueError, OSError) as error:
         print(f"baselines.train: {error}", file=sys.stderr)
         return 2

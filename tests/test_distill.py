@@ -27,10 +27,11 @@ def test_the_loss_has_the_value_worked_out_by_hand():
 
 
 def test_alpha_one_is_cross_entropy_to_the_bit():
-    """And it is summed over targets."""
+    """And it is summed over targets; what the teacher says, be it no number, is not read."""
     student = logits(0)
     hard = F.cross_entropy(student.flatten(0, 1), TARGETS.flatten(), reduction="sum")
-    assert torch.equal(distillation_loss(student, logits(1), TARGETS, 1.0, 2.0), hard)
+    for teacher in (logits(1), torch.full_like(student, math.nan)):
+        assert torch.equal(distillation_loss(student, teacher, TARGETS, 1.0, 2.0), hard)
 
 
 def test_equal_logits_have_no_soft_loss():
@@ -53,6 +54,19 @@ def test_the_teacher_gets_no_gradient():
     student, teacher = logits(0).requires_grad_(), logits(1).requires_grad_()
     distillation_loss(student, teacher, TARGETS, 0.5, 2.0).backward()
     assert teacher.grad is None and student.grad.abs().sum() > 0
+
+
+def test_the_teacher_runs_without_a_graph():
+    """Its activations are not kept: a large teacher costs no more memory than to read."""
+    graphs = []
+
+    def teacher(tokens_BT):
+        graphs.append(torch.is_grad_enabled())
+        return logits(1)
+
+    loss = loss_with_teacher(lambda tokens_BT: logits(0).requires_grad_(), teacher, 0.5, 2.0)
+    loss(torch.zeros(2, 4, dtype=torch.long)).backward()
+    assert graphs == [False]
 
 
 def test_vocabularies_must_be_one():

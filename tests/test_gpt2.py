@@ -1,6 +1,7 @@
 """GPT-2 124M: golden logits, counts, rows that are no tokens, initial values, cache."""
 
 import dataclasses
+import math
 import random
 
 import pytest
@@ -56,6 +57,19 @@ def test_logits_are_those_of_the_specification():
         assert (z[63, :3] - torch.tensor(last)).abs().max() < 5e-5
         assert abs(F.cross_entropy(z[:-1], ids(64)[0, 1:]).item() - 12.413093) < 1e-5
         assert abs(z.sum() - 37.2165) < 2e-3 and abs(z.square().sum() - 202172.75) < 0.1
+
+
+def test_the_activation_is_the_tanh_form():
+    """Written out, on inputs where it differs from the exact one by 1e-4 and more."""
+    mlp = golden_model(dtype=torch.float64).h[0].mlp
+    x = torch.linspace(-30, 30, 48, dtype=torch.float64)
+    h = x @ mlp.c_fc.weight.T + mlp.c_fc.bias
+    cubic = (2 / math.pi) ** 0.5 * (h + 0.044715 * h**3)
+    y = (h * (1 + torch.tanh(cubic)) / 2) @ mlp.c_proj.weight.T + mlp.c_proj.bias
+    with torch.no_grad():
+        assert (mlp(x) - y).abs().max() < 1e-12
+        exact = h * (1 + torch.erf(h / 2**0.5)) / 2
+        assert (exact - F.gelu(h, approximate="tanh")).abs().max() > 1e-4
 
 
 def test_parameters_are_counted_exactly():

@@ -63,12 +63,40 @@ def recipe(system: str, **changes) -> train.Recipe:
                        30_000: 3e-5, 40_000: 3e-5}),
         ("gelu_d12", {0: 0, 100: 0.005, 200: 0.01, 10_060: 0.00525, 19_920: 0.0005}),
         ("yat_d12", {200: 0.03, 19_920: 0.0015}),
+        ("yat_neuron_d12", {200: 0.03, 19_922: 0.0015}),
     ],
 )  # fmt: skip
 def test_rates_are_those_of_the_specification(system, points):
     """Warm-up, peak, cosine and end of each recipe."""
     for step, lr in points.items():
         assert train.lr_at(step, recipe(system)) == pytest.approx(lr, rel=2e-3, abs=1e-15), step
+
+
+# Rows x tokens of a step, of a forward pass; steps; validation every; weight decay; limit of the
+# gradient's norm; seed (None: that of any run).
+D12 = (256, 1024, 32_768, 19_920, 1000, 0.01, 1.0, None)
+PUBLISHED = {
+    "gelu_d12": D12,
+    "yat_d12": D12,
+    "yat_neuron_d12": (*D12[:3], 19_922, *D12[4:]),
+    "gpt2_124m": (512, 1024, 65_536, 20_000, 250, 0.1, 1.0, 42),
+    "preln_53m": (12, 512, 6144, 20_000, 1000, 0.1, 0.0, None),
+    "preln_53m_untied": (12, 512, 6144, 20_000, 1000, 0.1, 0.0, None),
+    "preln_53m_distilled": (12, 512, 6144, 15_000, 1000, 0.1, 1.0, None),
+}
+
+
+@pytest.mark.parametrize("name", list(train.RECIPES))
+def test_recipes_are_those_of_the_specification(name):
+    """Batch, length of the run, validation, decay, clip and seed; AdamW's constants are shared."""
+    hp = recipe(name)
+    rows, T, micro, steps, every, decay, clip, seed = PUBLISHED[name]
+    assert (hp.train_batch_tokens, hp.train_seq_len) == (rows * T, T)
+    assert (hp.micro_batch_tokens, hp.iterations, hp.val_loss_every) == (micro, steps, every)
+    assert (hp.weight_decay, hp.grad_clip_norm) == (decay, clip)
+    assert hp.seed == (seed or train_gpt.Hyperparameters.seed)
+    assert (hp.adam_beta1, hp.adam_beta2, hp.adam_eps) == (0.9, 0.95, 1e-8)
+    assert hp.max_wallclock_seconds == 0 and not (hp.teacher or hp.start_from)
 
 
 def test_steps_follow_from_the_number_of_parameters():
@@ -149,6 +177,42 @@ def test_a_step_is_clipped_to_its_norm(system):
         assert all(p.grad is None for p in model.parameters())
 
 
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_half_precision_is_of_products_alone(system):
+    """Weights and logits are fp32, hence loss and gradients; in between, rounding is bf16's."""
+    settings = train.model_settings(system, train.config_of(system, tiny(system)))
+    half, full = (train.build(settings, d).init_weights(0) for d in (torch.bfloat16, torch.float32))
+    tokens = torch.arange(64).view(2, 32)
+    z = half.eval()(tokens)
+    assert z.dtype == half.loss(tokens).dtype == torch.float32
+    half.loss(tokens).backward()
+    assert all(p.dtype == p.grad.dtype == torch.float32 for p in half.parameters())
+    assert 0 < (z - full.eval()(tokens)).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_the_head_stays_the_embedding_while_it_learns(system):
+    """After five steps a token that was never read learned from the head, by one tensor."""
+    hp = tiny(system, weight_decay=0.0)
+    model = train.build(train.model_settings(system, train.config_of(system, hp)))
+    model.init_weights(0).eval()
+    optimizers, tokens = train.Optimizers(model, hp, CPU), torch.arange(64).view(2, 32)
+    assert len({id(p) for p in optimizers.params}) == len(optimizers.params)
+    name = "token_embedding.weight" if system == "preln_53m" else "wte.weight"
+    table = model.get_parameter(name)
+    first = table.detach().clone()
+    for step in range(5):
+        (model.loss(tokens) / 62).backward()
+        optimizers.step(step + 1, step / 5)
+    assert model.get_parameter(name) is table and not torch.equal(table[1000], first[1000])
+    with torch.no_grad():
+        before = model(tokens)
+        table[1000] *= 2
+        moved = (model(tokens) != before).any(dim=(0, 1)).nonzero().flatten().tolist()
+    assert moved == [1000]
+    assert sum(p.shape == table.shape for p in optimizers.params) == 1
+
+
 # Runs
 
 
@@ -177,18 +241,18 @@ def test_a_step_in_parts_is_the_same_step(toy, tmp_path, monkeypatch, system):
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_resumed_run_goes_on_as_if_never_stopped(toy, tmp_path, monkeypatch, system):
-    """Losses of six steps, and of three plus three from the checkpoint, dropout included."""
-    whole = trainer_on(toy, tmp_path, monkeypatch, system, run_id="whole")
+    """Losses of ten steps, and of five plus five from the checkpoint, dropout included."""
+    whole = trainer_on(toy, tmp_path, monkeypatch, system, run_id="whole", iterations=10)
     whole.train(validate=None)
     trainer, seen = trainer_on(toy, tmp_path, monkeypatch, system, run_id="first"), []
-    for _ in range(3):
+    for _ in range(5):
         seen.append(trainer.train_step(trainer.batches.get(trainer.step), 0.5)[0].item())
     state = trainer.state()
     again = trainer_on(toy, tmp_path, monkeypatch, system, run_id="second", seed=1337 + 5)
     again.text, again.batches.text = trainer.text, trainer.text
     again.load(state)
-    assert again.step == 3
-    for _ in range(3):
+    assert again.step == 5
+    for _ in range(5):
         seen.append(again.train_step(again.batches.get(again.step), 0.5)[0].item())
     assert seen == losses(tmp_path / "logs/whole")
     assert seen[0] > seen[-1]
@@ -255,7 +319,8 @@ def test_a_run_from_start_to_score(toy, tmp_path, system):
     folder = tmp_path / "logs/run"
     kept = {path.name for path in folder.glob("*.py")}
     trunk = Path(train.FILES[system].__file__).name
-    assert kept == {"train_gpt.py", "quantize.py", "evaluate.py", "train.py", "distill.py", trunk}
+    ours = {"train.py", "distill.py", "continuations.py", trunk}
+    assert kept == {"train_gpt.py", "quantize.py", "evaluate.py", "trellis.py", "rans.py"} | ours
     again = subprocess.run([*command[:-1], "score", str(folder)], capture_output=True, text=True)
     final = [line for line in done.stdout.splitlines() if line.startswith("final ")]
     assert final[0].split(" eval_time")[0] in again.stdout
@@ -290,11 +355,17 @@ def test_a_model_can_learn_one_batch_by_heart(system, lr):
 
 
 def test_smoothed_loss_follows_its_recursion():
-    """Begun with the first loss, 0.05 of each; three-seed spread is that of the population."""
+    """Begun with the first loss, 0.05 of each."""
     assert train.smoothed([2.0]) == 2.0
     assert train.smoothed([2.0, 4.0]) == pytest.approx(0.95 * 2 + 0.05 * 4)
     steps = [3.0, 1.0, 2.0]
     assert train.smoothed(steps) == pytest.approx(0.95 * (0.95 * 3 + 0.05 * 1) + 0.05 * 2)
+
+
+def test_the_spread_of_seeds_is_that_of_a_population():
+    """The published three seeds of gelu_d12, last and smoothed losses."""
+    assert train.spread([3.0745, 3.1355, 3.0765]) == "3.0955 +- 0.0283 (n=3)"
+    assert train.spread([3.1106, 3.1097, 3.1261]) == "3.1155 +- 0.0075 (n=3)"
 
 
 def test_rates_are_averaged_without_bias():
@@ -310,6 +381,13 @@ def test_utilisation_is_that_of_the_specification():
     rate = 524_288 / 2.53104
     assert train.utilisation(803_478_528, rate, 419e12) == pytest.approx(0.3972, abs=1e-4)
     assert train.utilisation(803_478_528, rate, 209.5e12) == pytest.approx(0.7944, abs=2e-4)
+
+
+def test_every_run_that_is_named_is_scored(monkeypatch):
+    """And nothing but the log of each is printed."""
+    scored = []
+    monkeypatch.setattr(train, "score", scored.append)
+    assert train.main(["score", "a", "b"]) == 0 and scored == [Path("a"), Path("b")]
 
 
 def test_a_run_is_reported_from_its_metrics(tmp_path, capsys):
@@ -329,6 +407,11 @@ def test_a_run_is_reported_from_its_metrics(tmp_path, capsys):
     assert train.main(["report", str(tmp_path), "--peak-flops", "1e12"]) == 0
     mfu = figures["flops_per_token"] * 128 / 1e12
     assert f"peak_flops: {1e12}\nmfu: {mfu}"[:30] in capsys.readouterr().out
+    assert train.main(["report", str(tmp_path), str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert (
+        "last_loss: 5.0000 +- 0.0000 (n=2)" in printed and "smoothed_loss: 7.7099 +- 0" in printed
+    )
     path.write_text(json.dumps(lines[0]) + "\n")
     assert train.main(["report", str(tmp_path)]) == 2
     assert train.main(["report"]) == train.main(["score"]) == train.main(["bert"]) == 2
