@@ -377,7 +377,8 @@ def score_first(
     """
     tokens_T, ledger = _as_stream(tokens_T, table), Ledger() if ledger is None else ledger
     windows_W3 = plan_windows(tokens_T, seq_len, stride, isolate, chunk_tokens, table.bos_id)
-    rows = max(1, min(batch_tokens // seq_len, len(windows_W3)))
+    limit = batch_tokens * 8192 // max(8192, len(table.base_bytes_V))  # so many logits, no more
+    rows = max(1, min(limit // seq_len, len(windows_W3)))
     num_targets = len(tokens_T) - 1
     borders = np.searchsorted(windows_W3[:, 1], range(chunk_tokens, num_targets, chunk_tokens))
     chunks = np.split(windows_W3, borders)
