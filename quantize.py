@@ -1,20 +1,25 @@
 """Turn a state dict into artifact bytes, and artifact bytes back into weights.
 
-    python quantize.py CHECKPOINT --out A.pgz [--target-bytes N]   # N: land within 1 % under it
+    python quantize.py CHECKPOINT --out A.pgz [--target-bytes N] [--trellis]
     python quantize.py report A.pgz [--reference CHECKPOINT] [--json]
 
-Each row of a matrix is rounded to a symmetric grid of its own, `weight = code * scale`, with an
-integer code of 2 to 8 bits and an fp16 scale. Codes are stored one to a byte and entropy-coded by
-zstd: packing bits first would hide the symbols from the coder and cost 8-23 %. Which tensor gets
-which grid is a plan, that is, data. Small tensors are stored as fp16. An artifact, little-endian:
+Two codecs share one container. The trellis codec (`encode_trellis`) is what train_gpt.py packs
+with: GPTQ around a trellis quantiser (trellis.py), whose points are entropy-coded (rans.py), to a
+number of bytes. The rows codec (`encode`) needs neither calibration nor time: each row of a matrix
+is rounded to a symmetric grid of its own, `weight = code * scale`, with an integer code of 2 to 8
+bits and an fp16 scale. Codes are stored one to a byte and entropy-coded by zstd: packing bits first
+would hide the symbols from the coder and cost 8-23 %. Which tensor gets which grid is a plan, that
+is, data. With both, small tensors are stored as fp16. An artifact, little-endian:
 
     magic 4 | version u16 | header bytes u32 | artifact bytes u64 | header | streams | SHA-256
 
 The header is JSON: {"settings": {...}, "tensors": [[name, shape, bits, half bytes, code bytes]]}.
 Each tensor has two zstd streams, in table order. The first holds its fp16 numbers (the row scales,
 or the weights themselves at 16 bits): all low bytes, then all high bytes. The second holds its
-codes, shifted to start at 0. A stream of nothing is empty. The checksum covers all bytes before it;
-since a hostile file can have a valid one, reading bounds every size before it allocates.
+codes, shifted to start at 0. A stream of nothing is empty. Version 2 has a third key, "points":
+"rans"; its tensors of 0 bits have no streams of their own, but one in common, of rans.py, after all
+others. The checksum covers all bytes before it; since a hostile file can have a valid one, reading
+bounds every size before it allocates.
 
 Dimensions in names: R rows and C columns of a weight.
 """
@@ -39,18 +44,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import rans
+import trellis
+
 CAP_BYTES = 16_000_000  # code and artifact together, by the rules of the challenge
 MAGIC = b"\x89PGZ"  # the first byte is not ASCII, so a transfer in text mode shows
-VERSION = 1
+ROWS_VERSION, TRELLIS_VERSION = 1, 2
+POINT_CODER = "rans"  # of version 2
 PREFIX = struct.Struct("<4sHIQ")
 CHECKSUM_BYTES = 32
 ZSTD_LEVEL = 22
 TOP_CODE = {bits: 2 ** (bits - 1) - 1 for bits in range(2, 9)}  # grids are symmetric about 0
-FP16_BITS = 16
+FP16_BITS, POINT_BITS = 16, 0
 FP16_TINY = 2.0**-24
-# The most that an artifact may ask a reader to allocate: 2**27 weights of one bit are over 16 MB.
-MAX_NUMBERS = 1 << 27
+# The most that an artifact may ask a reader to allocate: the largest reference model, d12, has
+# 261 million weights.
+MAX_NUMBERS = 1 << 28
 MAX_HEADER_BYTES = 1 << 20
+STATES = 16  # of the trellis: 8 cost 0.009 bit a weight more and take nearly as long
+# A token, by the Hessians. What was measured is more (n = 1): 0.0007 of 6.9 M weights of web text,
+# 0.0011 of a smoke run.
+NEGLIGIBLE_NATS = 1e-4
+STEP_LOSS = 0.12  # nats a token that a weight of base step 1 adds, in units of its Hessian
 
 State = dict[str, Tensor]
 
@@ -259,6 +274,21 @@ def _load_stdlib_zstd() -> tuple[Callable, Callable, type[Exception]]:
 
 
 # --- Container: streams to an artifact and back ----------------------------------------------
+def _write(table: list, streams: list[bytes], settings: dict, coder: str = "") -> bytes:
+    """The whole artifact; with the coder of points, their stream is the last one."""
+    header = {"settings": settings, "tensors": table, **({"points": coder} if coder else {})}
+    try:
+        text = json.dumps(header, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"settings are not JSON: {error}") from error
+    size = PREFIX.size + len(text) + sum(map(len, streams)) + CHECKSUM_BYTES
+    version = TRELLIS_VERSION if coder else ROWS_VERSION
+    body = b"".join([PREFIX.pack(MAGIC, version, len(text), size), text, *streams])
+    artifact = body + hashlib.sha256(body).digest()
+    _read_header(artifact)  # what a reader would refuse, for its size or its names, is not written
+    return artifact
+
+
 def encode(state_dict: State, plan: Plan, settings: dict, *, threads: int = 0) -> bytes:
     """The artifact that holds these weights on the plan's grids, and the settings as JSON.
 
@@ -277,15 +307,57 @@ def encode(state_dict: State, plan: Plan, settings: dict, *, threads: int = 0) -
         [name, list(state_dict[name].shape), row_of[name].bits, len(half), len(code)]
         for name, half, code in zip(state_dict, streams[::2], streams[1::2], strict=True)
     ]
-    try:
-        header = json.dumps({"settings": settings, "tensors": table}, allow_nan=False).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"settings are not JSON: {error}") from error
-    size = PREFIX.size + len(header) + sum(map(len, streams)) + CHECKSUM_BYTES
-    body = b"".join([PREFIX.pack(MAGIC, VERSION, len(header), size), header, *streams])
-    artifact = body + hashlib.sha256(body).digest()
-    _read_header(artifact)  # what a reader would refuse, for its size or its names, is not written
-    return artifact
+    return _write(table, streams, settings)
+
+
+def encode_trellis(
+    state_dict: State, hessians: State, settings: dict, most_bytes: int, *, states: int = STATES
+) -> bytes:
+    """An artifact of 99.9 to 100 % of most_bytes; smaller where the errors hardly cost anything.
+
+    Matrices with a Hessian (trellis.Curvature, or `flat_hessians`) go through the trellis; the
+    others are stored as fp16. No more bytes are spent than errors of NEGLIGIBLE_NATS need, by the
+    Hessians. Of few weights sizes jump, and the largest artifact that was found to fit is taken.
+    Raises: ValueError naming a tensor that is not of floats, not finite or too large for fp16, or a
+    Hessian of no matrix; for settings that are not JSON; where no step lands under most_bytes.
+    """
+    compress, _, _ = load_zstd()
+    if odd := [n for n in hessians if n not in state_dict or state_dict[n].ndim != 2]:
+        raise ValueError(f"hessian {odd[0]!r} is of no matrix; remove it")
+    halves = {name: weight for name, weight in state_dict.items() if name not in hessians}
+    symbols = _symbols(halves, dict.fromkeys(halves, PlanRow("*", FP16_BITS)))
+    streams = [compress(data, ZSTD_LEVEL) if data else b"" for data in symbols]
+    sizes = dict(zip(halves, map(len, streams[::2]), strict=True))
+    table = [
+        [name, list(weight.shape), *((FP16_BITS, sizes[name]) if name in sizes else (0, 0)), 0]
+        for name, weight in state_dict.items()
+    ]
+    overhead_bytes = len(_write(table, streams, settings, POINT_CODER))
+    matrices = []
+    for name in (name for name in state_dict if name in hessians):  # in the order of the table
+        weight_RC, hessian_CC = state_dict[name].detach(), hessians[name]
+        if not weight_RC.is_floating_point():
+            raise ValueError(f"tensor {name!r}: dtype {weight_RC.dtype} is no float type")
+        matrices.append(trellis.Matrix(weight_RC.to(hessian_CC), hessian_CC))
+    weights = sum(matrix.weight_RC.numel() for matrix in matrices)
+    points = trellis.quantize_to_size(
+        matrices,
+        most_bytes - overhead_bytes,
+        rans.encode,
+        states=states,
+        finest_step=math.sqrt(NEGLIGIBLE_NATS / (STEP_LOSS * max(weights, 1))),
+    )
+    return _write(table, [*streams, points], settings, POINT_CODER)
+
+
+def flat_hessians(state_dict: State) -> State:
+    """Hessians for want of better ones: in each matrix equal relative errors cost the same."""
+    found = {}
+    for name, weight in state_dict.items():
+        if weight.ndim == 2 and min(weight.shape) >= 8:  # fewer rows are gains, not a matrix
+            power = weight.detach().float().square().sum()
+            found[name] = torch.eye(weight.shape[1]) / torch.where(power > 0, power, 1.0)
+    return found
 
 
 def decode(blob: bytes) -> tuple[State, dict]:
@@ -294,8 +366,12 @@ def decode(blob: bytes) -> tuple[State, dict]:
     Raises: ArtifactError naming what is wrong with anything but the exact bytes of an artifact.
     """
     settings, entries, offset = _read_header(blob)
-    streams = _read_streams(blob, entries, offset)
-    return {entry.name: _weight(entry, *data) for entry, *data in streams}, settings
+    state = {entry.name: None for entry in entries}
+    for entry, *data in _read_streams(blob, entries, offset):
+        state[entry.name] = _weight(entry, *data)
+    for entry, points, base_step in _read_points(blob, entries, offset):
+        state[entry.name] = torch.from_numpy(points.dequantize(base_step))
+    return state, settings
 
 
 def _read_header(blob: bytes) -> tuple[dict, list[Entry], int]:
@@ -305,8 +381,8 @@ def _read_header(blob: bytes) -> tuple[dict, list[Entry], int]:
     magic, version, header_bytes, artifact_bytes = PREFIX.unpack_from(blob)
     if magic != MAGIC:
         raise ArtifactError(f"magic is {magic!r} where an artifact has {MAGIC!r}")
-    if version != VERSION:
-        raise ArtifactError(f"version is {version}, this code reads version {VERSION}")
+    if version not in (ROWS_VERSION, TRELLIS_VERSION):
+        raise ArtifactError(f"version is {version}, this code reads 1 and 2")
     if artifact_bytes != len(blob):
         kind = "truncated" if len(blob) < artifact_bytes else "trailing bytes"
         raise ArtifactError(f"{kind}: {len(blob)} bytes where {artifact_bytes} were written")
@@ -319,26 +395,30 @@ def _read_header(blob: bytes) -> tuple[dict, list[Entry], int]:
     try:
         header = json.loads(text)
         settings, table = header["settings"], header["tensors"]
+        coder = {} if version == ROWS_VERSION else {"points": POINT_CODER}
         # one spelling only, which rules out repeated keys and NaN
-        canonical = json.dumps(header, allow_nan=False).encode() == text
-        if not canonical or [type(settings), type(table), len(header)] != [dict, list, 2]:
+        spelled = json.dumps({"settings": settings, "tensors": table, **coder}, allow_nan=False)
+        if spelled.encode() != text or [type(settings), type(table)] != [dict, list]:
             raise ValueError("not as this format spells it")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ArtifactError(f"header is not JSON of settings and tensors: {error!r}") from error
-    _check_table(table, len(blob) - CHECKSUM_BYTES - offset)
+    _check_table(table, len(blob) - CHECKSUM_BYTES - offset, version)
     return settings, [Entry(*line) for line in table], offset
 
 
-def _check_table(table: list, stream_bytes: int) -> None:
+def _check_table(table: list, stream_bytes: int, version: int) -> None:
     names, numbers = set(), 0
+    has_points = version == TRELLIS_VERSION
     for line in table:
         if type(line) is not list or [*map(type, line)] != [str, list, int, int, int]:
             raise ArtifactError(f"table line {line!r:.200} is not name, shape, bits and two sizes")
         name, shape, bits, *sizes = line
         if name in names or not re.fullmatch(r"[!-~]{1,256}", name):
             raise ArtifactError(f"tensor {name!r}: the name is repeated, unprintable or too long")
-        if bits not in (*TOP_CODE, FP16_BITS):
+        if bits not in (*TOP_CODE, FP16_BITS, *[POINT_BITS] * has_points):
             raise ArtifactError(f"tensor {name!r}: bits={bits} must be 2..8 or 16")
+        if bits == POINT_BITS and (len(shape) != 2 or any(sizes)):
+            raise ArtifactError(f"tensor {name!r}: points of shape {shape} and sizes {sizes}")
         if len(shape) > 8 or not all(type(size) is int and size >= 0 for size in shape + sizes):
             raise ArtifactError(
                 f"tensor {name!r}: shape {shape} or stream sizes {sizes} are no sizes"
@@ -349,7 +429,7 @@ def _check_table(table: list, stream_bytes: int) -> None:
             raise ArtifactError(f"tensor {name!r}: over {MAX_NUMBERS} numbers up to here")
         names.add(name)
         stream_bytes -= sum(sizes)
-    if stream_bytes != 0:
+    if stream_bytes != 0 and not (has_points and stream_bytes > 0):
         raise ArtifactError(f"file and tensor table differ by {stream_bytes} bytes of streams")
 
 
@@ -357,6 +437,8 @@ def _read_streams(blob: bytes, entries: list[Entry], offset: int):
     """Each entry with its two streams decompressed, to the sizes that its shape demands."""
     _, decompress, zstd_error = load_zstd()
     for entry in entries:
+        if entry.bits == POINT_BITS:
+            continue
         rows, columns = _rows_columns(entry.shape)
         is_fp16 = entry.bits == FP16_BITS
         numbers, codes = (rows * columns, 0) if is_fp16 else (rows, rows * columns)
@@ -368,6 +450,24 @@ def _read_streams(blob: bytes, entries: list[Entry], offset: int):
             except zstd_error as error:
                 raise ArtifactError(f"tensor {entry.name!r}, to byte {offset}: {error}") from error
         yield entry, *data
+
+
+def _points_start(entries: list[Entry], offset: int) -> int:
+    return offset + sum(entry.half_bytes + entry.code_bytes for entry in entries)
+
+
+def _read_points(blob: bytes, entries: list[Entry], offset: int):
+    """Each tensor on the trellis with its points and their base step."""
+    if PREFIX.unpack_from(blob)[1] == ROWS_VERSION:
+        return
+    of_points = [entry for entry in entries if entry.bits == POINT_BITS]
+    start = _points_start(entries, offset)
+    try:
+        stream = blob[start:-CHECKSUM_BYTES]
+        matrices, base_steps = rans.decode(stream, [tuple(entry.shape) for entry in of_points])
+    except rans.StreamError as error:
+        raise ArtifactError(f"points of tensors, from byte {start}: {error}") from error
+    yield from zip(of_points, matrices, base_steps, strict=True)
 
 
 def encode_to_target(
@@ -416,7 +516,8 @@ def report(blob: bytes, reference_state: State | None = None) -> dict:
     """Where the bytes of an artifact go and, given the weights it was made from, what was lost.
 
     Tensors whose names differ by a number form a group. entropy_bytes is the order-0 bound: what an
-    ideal coder needs that knows, for each tensor, how often each code and fp16 byte occurs.
+    ideal coder needs that knows, for each tensor, how often each code and fp16 byte occurs, or of
+    points the entropy under the frequency tables in the artifact.
     relative_rms is the norm of the error over that of the reference, sqnr_db its inverse in
     decibels; both are None where there is nothing to compare.
     Raises: ArtifactError as decode; ValueError when the reference holds other tensors.
@@ -427,19 +528,37 @@ def report(blob: bytes, reference_state: State | None = None) -> dict:
         if different := references ^ {(entry.name, *entry.shape) for entry in entries}:
             raise ValueError(f"artifact and reference differ in {sorted(map(str, different))[0]}")
     groups = {}
-    for entry, half_data, code_data in _read_streams(blob, entries, offset):
-        group = groups.setdefault(re.sub(r"\b\d+\b", "*", entry.name), Counter())
-        planes = half_data[: len(half_data) // 2], half_data[len(half_data) // 2 :], code_data
-        stored_bytes = entry.half_bytes + entry.code_bytes
-        group.update(tensors=1, parameters=math.prod(entry.shape), bytes=stored_bytes)
-        group.update(entropy_bytes=sum(map(_entropy_bytes, planes)))
+
+    def add(name: str, weight: Tensor, stored_bytes: float, entropy_bytes: float) -> None:
+        group = groups.setdefault(re.sub(r"\b\d+\b", "*", name), Counter())
+        group.update(tensors=1, parameters=weight.numel(), bytes=stored_bytes)
+        group.update(entropy_bytes=entropy_bytes)
         if reference_state is not None:
-            reference = reference_state[entry.name].detach().cpu().double()
-            error = _weight(entry, half_data, code_data) - reference
-            group.update(error=float(error.square().sum()), power=float(reference.square().sum()))
+            reference = reference_state[name].detach().cpu().double()
+            error = float((weight - reference).square().sum())
+            group.update(error=error, power=float(reference.square().sum()))
+
+    for entry, half_data, code_data in _read_streams(blob, entries, offset):
+        planes = half_data[: len(half_data) // 2], half_data[len(half_data) // 2 :], code_data
+        weight, bound = _weight(entry, half_data, code_data), sum(map(_entropy_bytes, planes))
+        add(entry.name, weight, entry.half_bytes + entry.code_bytes, bound)
+    if decoded := list(_read_points(blob, entries, offset)):
+        # one stream holds the points of all tensors: each is given its share of the coded words
+        shares = rans.coded_bytes([points for _, points, _ in decoded])
+        side_bytes, word_bytes = rans.parts(
+            blob[_points_start(entries, offset) : -CHECKSUM_BYTES], len(decoded)
+        )
+        for share, (entry, points, base_step) in zip(shares, decoded, strict=True):
+            weight = torch.from_numpy(points.dequantize(base_step))
+            add(entry.name, weight, share / max(sum(shares), 1) * word_bytes, share)
+        groups["exponents and tables of the points"] = Counter(
+            bytes=side_bytes, entropy_bytes=side_bytes
+        )
     for group in groups.values():
         error, power = group.pop("error", 0), group.pop("power", 0)
-        group["bits_per_parameter"] = 8 * group["bytes"] / max(group["parameters"], 1)
+        group["bytes"] = round(group["bytes"])
+        numbers = group["parameters"]
+        group["bits_per_parameter"] = 8 * group["bytes"] / numbers if numbers else None
         group["relative_rms"] = math.sqrt(error / power) if power else None
         group["sqnr_db"] = 10 * math.log10(power / error) if power and error else None
     parameters = sum(group["parameters"] for group in groups.values())
@@ -523,8 +642,16 @@ def _pack(arguments: list[str]) -> str:
     parser.add_argument("checkpoint", type=Path, help="from the trainer, or a plain state dict")
     parser.add_argument("--out", type=Path, required=True, help="artifact to write")
     parser.add_argument("--target-bytes", type=int, help="land within 1 %% under this size")
+    parser.add_argument(
+        "--trellis", action="store_true", help="the other codec, without the trainer's calibration"
+    )
     options = parser.parse_args(arguments)
     weights, settings = load_checkpoint(options.checkpoint)
+    if options.trellis:
+        most_bytes = options.target_bytes or CAP_BYTES
+        artifact = encode_trellis(weights, flat_hessians(weights), settings, most_bytes)
+        write_atomic(options.out, artifact)
+        return f"artifact model_bytes:{len(artifact)} trellis, relative errors alike"
     if options.target_bytes is None:
         artifact, plan = encode(weights, DEFAULT_PLAN, settings), DEFAULT_PLAN
     else:

@@ -5,13 +5,13 @@ is integers, so a stream means the same everywhere. A point's table is chosen by
 spread of its row and column in quarter octaves, and by its parity, which the trellis tells. Points
 are coded step by step of their paths, all paths of a matrix side by side. A stream, little-endian:
 
-    PREFIX | zlib: log2-frequencies | zlib: exponents | lane states u32 | words u16
+    PREFIX | LZMA: log2-frequencies | LZMA: exponents | base steps f32 | lane states u32 | words u16
 
 Dimensions in names: K classes, M cells of magnitudes.
 """
 
+import lzma
 import struct
-import zlib
 
 import numpy as np
 
@@ -22,7 +22,17 @@ LOG_UNITS = 16  # of a log2-frequency in a bit
 ABSENT = 255
 STATE_LOW = 1 << 16
 SMALLEST_STEP, LARGEST_STEP = 2.0**-60, 2.0**40  # with any exponents and points, fp32 holds it
-PREFIX = struct.Struct("<BhBHHfII")  # states, low class, K, reach, lanes, base step, two sizes
+PREFIX = struct.Struct("<BhBHHII")  # states, low class, K, reach, lanes, two sizes
+# Literals without context: 18 % smaller than zlib on exponents, which hardly repeat unless matrices
+# share their inputs; then whole rows of them do, and cost nothing.
+LZMA_FILTER = {
+    "id": lzma.FILTER_LZMA2,
+    "preset": 9,
+    "lc": 0,
+    "lp": 0,
+    "pb": 0,
+    "dict_size": 1 << 20,
+}
 
 
 class StreamError(ValueError):
@@ -76,7 +86,7 @@ def count_logs(matrices: list[Points], low: int, K: int, reach: int) -> np.ndarr
     """logs_KM for Tables: how rare a cell's magnitudes are in each class, in 1/LOG_UNITS bits."""
     counts = np.zeros(K * (reach + 1), np.int64)
     for p in matrices:
-        index = p.classes_RC(low, K) * (reach + 1) + np.abs(p.points_RC)
+        index = p.classes(low, K).astype(np.int64) * (reach + 1) + np.abs(p.points_RC)
         counts += np.bincount(index.reshape(-1), minlength=len(counts))
     counts = counts.reshape(K, reach + 1).astype(np.float64)
     counts[:, 0] *= 2  # 0 is its own negative, and any other magnitude stands for two points
@@ -97,7 +107,7 @@ def class_range(matrices: list[Points]) -> tuple[int, int]:
     """The lowest class and the number of classes; sparse ones at either end join the last."""
     counts = np.zeros(1024, np.int64)
     for p in matrices:
-        counts += np.bincount(p.classes_RC(-512, 1024).reshape(-1), minlength=1024)
+        counts += np.bincount(p.classes(-512, 1024).reshape(-1), minlength=1024)
     total = counts.cumsum()
     low = int(np.searchsorted(total, total[-1] / 1000, side="right"))
     high = min(int(np.searchsorted(total, total[-1] * 0.999)), 1023)
@@ -105,13 +115,14 @@ def class_range(matrices: list[Points]) -> tuple[int, int]:
     return low - 512, high - low + 1
 
 
-def encode(matrices: list[Points], base_step: float, states: int) -> bytes:
-    """The stream that decode turns back into exactly these matrices.
+def encode(matrices: list[Points], base_steps: list[float], states: int) -> bytes:
+    """The stream that decode turns back into exactly these matrices, each with its base step.
 
     Raises: ValueError for a base step that could leave the range of fp32.
     """
-    if not SMALLEST_STEP <= base_step <= LARGEST_STEP:
-        raise ValueError(f"base_step={base_step} must be {SMALLEST_STEP} to {LARGEST_STEP}")
+    for base_step in base_steps:
+        if not SMALLEST_STEP <= base_step <= LARGEST_STEP:
+            raise ValueError(f"base_step={base_step} must be {SMALLEST_STEP} to {LARGEST_STEP}")
     low, K = class_range(matrices)
     reach = max((int(np.abs(p.points_RC).max(initial=0)) for p in matrices), default=0)
     logs_KM = count_logs(matrices, low, K, reach)
@@ -123,10 +134,10 @@ def encode(matrices: list[Points], base_step: float, states: int) -> bytes:
     width = 2 * tables.reach + 1
     for p in reversed(matrices):
         steps = path_steps(len(p.points_RC))
-        classes_RC = p.classes_RC(low, K)
         for t in reversed(range(steps)):
             points = p.points_RC[t::steps].reshape(-1).astype(np.int64)
-            index = (2 * classes_RC[t::steps].reshape(-1) + (points & 1)) * width
+            classes = p.classes(low, K, slice(t, None, steps)).reshape(-1).astype(np.int64)
+            index = (2 * classes + (points & 1)) * width
             index += points + tables.reach
             frequency, start = tables.frequency.take(index), tables.start.take(index)
             for at in reversed(range(0, len(points), lanes)):
@@ -141,29 +152,32 @@ def encode(matrices: list[Points], base_step: float, states: int) -> bytes:
         for name in ("row_step", "column_step", "row_spread", "column_spread")
         for p in matrices
     ]
-    packed_logs = zlib.compress(logs_KM.tobytes(), 9)
-    packed_exponents = zlib.compress(b"".join(e.tobytes() for e in exponents), 9)
-    prefix = PREFIX.pack(
-        states, low, K, reach, lanes, base_step, len(packed_logs), len(packed_exponents)
-    )  # fmt: skip
+    logs, packed = _deflated(logs_KM.tobytes()), _deflated(b"".join(e.tobytes() for e in exponents))
+    prefix = PREFIX.pack(states, low, K, reach, lanes, len(logs), len(packed))
+    steps = np.array(base_steps, "<f4").tobytes()
     packed_words = np.concatenate([np.empty(0, np.uint16), *words])[::-1]
-    return b"".join(
-        (prefix, packed_logs, packed_exponents, lane_states.tobytes(), packed_words.tobytes())
-    )
+    arrays = (lane_states.astype("<u4"), packed_words.astype("<u2"))
+    return b"".join((prefix, logs, packed, steps, *(array.tobytes() for array in arrays)))
 
 
 def coded_bytes(matrices: list[Points]) -> list[float]:
-    """What each matrix costs in a stream of them all, frequency tables and lane states aside."""
+    """The entropy of each matrix's points under the frequency tables of a stream of them all."""
     low, K = class_range(matrices)
     reach = max((int(np.abs(p.points_RC).max(initial=0)) for p in matrices), default=0)
     bits = -np.log2(np.maximum(Tables(count_logs(matrices, low, K, reach), reach).frequency, 1))
     sizes = []
     for p in matrices:
         points = p.points_RC.astype(np.int64)
-        point_bits = bits[2 * p.classes_RC(low, K) + (points & 1), points + reach] + TABLE_BITS
-        exponent_bytes = sum(p.points_RC.shape)  # two for each row and column, packed to half
-        sizes.append(float(point_bits.sum()) / 8 + exponent_bytes)
+        point_bits = bits[2 * p.classes(low, K) + (points & 1), points + reach] + TABLE_BITS
+        sizes.append(float(point_bits.sum()) / 8)
     return sizes
+
+
+def parts(stream: bytes, matrices: int) -> tuple[int, int]:
+    """Bytes of all that describes the points of so many matrices, and of the coded words."""
+    *_, lanes, logs_bytes, exponents_bytes = PREFIX.unpack_from(stream)
+    side_bytes = PREFIX.size + logs_bytes + exponents_bytes + 4 * (matrices + lanes)
+    return side_bytes, len(stream) - side_bytes
 
 
 class Reader:
@@ -198,16 +212,15 @@ class Reader:
         return points
 
 
-def decode(stream: bytes, shapes: list[tuple[int, int]]) -> tuple[list[Points], float]:
-    """The matrices of these shapes that a stream holds, and its base step.
+def decode(stream: bytes, shapes: list[tuple[int, int]]) -> tuple[list[Points], list[float]]:
+    """The matrices of these shapes that a stream holds, and their base steps.
 
     Raises: StreamError for bytes that encode cannot have written.
     """
     if len(stream) < PREFIX.size:
         raise StreamError(f"{len(stream)} bytes cannot hold a stream of points")
-    states, low, K, reach, lanes, base_step, *sizes = PREFIX.unpack_from(stream)
-    known = states in PARITY_CHECKS and K and lanes and reach <= MAX_POINT
-    if not (known and SMALLEST_STEP <= base_step <= LARGEST_STEP):
+    states, low, K, reach, lanes, *sizes = PREFIX.unpack_from(stream)
+    if not (states in PARITY_CHECKS and K and lanes and reach <= MAX_POINT):
         raise StreamError("the prefix of the points is not as this format has it")
     at = PREFIX.size
     cells = int(cell_of(np.array(reach))) + 1
@@ -218,10 +231,14 @@ def decode(stream: bytes, shapes: list[tuple[int, int]]) -> tuple[list[Points], 
     exponents = _inflated(stream[at : at + sizes[1]], sum(counts)).view(np.int8)
     exponents = np.split(exponents, np.cumsum(counts)[:-1])
     at += sizes[1]
-    end = at + 4 * lanes
+    begin = at + 4 * len(shapes)
+    end = begin + 4 * lanes
     if end > len(stream) or (len(stream) - end) % 2:
         raise StreamError("the coded points are cut off")
-    lane_states = np.frombuffer(stream[at:end], "<u4").astype(np.uint32)
+    base_steps = np.frombuffer(stream[at:begin], "<f4").astype(float)
+    if not ((SMALLEST_STEP <= base_steps) & (base_steps <= LARGEST_STEP)).all():
+        raise StreamError("a base step is not one of this format")
+    lane_states = np.frombuffer(stream[begin:end], "<u4").astype(np.uint32)
     words = np.frombuffer(stream[end:], "<u2").astype(np.uint32)
     reader = Reader(Tables(logs_KM, reach), lane_states, words)
     next_state = transitions(states).astype(np.uint32)
@@ -230,10 +247,9 @@ def decode(stream: bytes, shapes: list[tuple[int, int]]) -> tuple[list[Points], 
         kinds = exponents[i :: len(shapes)]
         p = Points(np.empty((R, C), np.int16), *kinds)
         steps = path_steps(R)
-        classes_RC = (2 * p.classes_RC(low, K)).astype(np.uint32)
         state = np.zeros((-(-R // steps), C), np.uint32)
         for t in range(steps if R * C else 0):
-            rows = classes_RC[t::steps]
+            rows = 2 * p.classes(low, K, slice(t, None, steps)).astype(np.uint32)
             now = state[: len(rows)]
             points = reader.read((rows + (now & np.uint32(1))).reshape(-1)).reshape(rows.shape)
             p.points_RC[t::steps] = points
@@ -241,14 +257,18 @@ def decode(stream: bytes, shapes: list[tuple[int, int]]) -> tuple[list[Points], 
         matrices.append(p)
     if reader.position != len(words) or (reader.lane_states != STATE_LOW).any():
         raise StreamError("the coded points do not end where they should")
-    return matrices, base_step
+    return matrices, base_steps.tolist()
+
+
+def _deflated(data: bytes) -> bytes:
+    return lzma.compress(data, lzma.FORMAT_RAW, filters=[LZMA_FILTER])
 
 
 def _inflated(data: bytes, count: int) -> np.ndarray:
-    inflater = zlib.decompressobj()
+    inflater = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[LZMA_FILTER])
     try:
         unpacked = inflater.decompress(data, count + 1)
-    except zlib.error as error:
+    except lzma.LZMAError as error:
         raise StreamError(f"tables or exponents: {error}") from error
     if len(unpacked) != count or not inflater.eof or inflater.unused_data:
         raise StreamError(f"tables or exponents do not unpack to {count} bytes")

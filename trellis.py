@@ -7,8 +7,8 @@ coded quantisation): each choice is as coarse as a scalar quantiser of step 2, a
 nearly as fine as one of step 1. A path runs down the rows of one column, for at most PATH_STEPS
 rows, so the columns of a matrix and the parts of a column are independent. rans.py stores points.
 
-Dimensions in names: N matrices of one shape, R rows, C columns, T steps of a path, P paths,
-K classes, M magnitudes.
+Dimensions in names: R rows, C columns, T steps of a path, P paths (N where they stand side by
+side as the parts of matrices), K classes, M magnitudes.
 """
 
 import math
@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -30,6 +31,7 @@ BLOCK = 128  # columns between two matrix products of the feedback
 RATE_WEIGHT = 0.35  # of a bit against a squared step: the slope of the rate-distortion curve
 MAX_POINT = 8191
 FINEST = 1024  # root-mean-square of a row's or column's points
+NARROWEST = 2.0**-16  # row or column, against the widest
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,10 @@ class Points:
         scale_RC = octaves(row_step)[:, None] * octaves(column_step)
         return cls(points_RC, row_step, column_step, *spreads(points_RC * scale_RC))
 
-    def classes_RC(self, low: int, count: int) -> np.ndarray:
-        row = self.row_spread.astype(np.int64) - self.row_step
-        column = self.column_spread.astype(np.int64) - self.column_step
+    def classes(self, low: int, count: int, rows: slice = slice(None)) -> np.ndarray:
+        """How far the weights of these rows reach over their steps, in quarter octaves from low."""
+        row = self.row_spread[rows].astype(np.int16) - self.row_step[rows]
+        column = self.column_spread.astype(np.int16) - self.column_step
         return np.clip(row[:, None] + column, low, low + count - 1) - low
 
     def dequantize(self, base_step: float) -> np.ndarray:
@@ -93,58 +96,80 @@ def transitions(states: int) -> np.ndarray:
 # --- Curvature: what errors cost ------------------------------------------------------------
 @dataclass(frozen=True)
 class Matrix:
-    """A matrix to quantise: its weights, H = Σ xxᵀ of its inputs, and what a row's error weighs."""
+    """A matrix to quantise: its weights, and H such that an error e of a row costs e H eᵀ / 2.
+
+    Raises: ValueError for weights or a Hessian that are not finite.
+    """
 
     weight_RC: Tensor
     hessian_CC: Tensor
-    row_weight_R: Tensor
+
+    def __post_init__(self):
+        for what, numbers in (("weights", self.weight_RC), ("Hessian", self.hessian_CC)):
+            if not numbers.isfinite().all():
+                raise ValueError(f"{what} must be finite; here is NaN or infinity")
 
 
 class Curvature(TorchFunctionMode):
-    """Within it, every F.linear by a named parameter adds its inputs' and gradients' squares.
+    """Within it, each use of a named parameter by F.linear or F.embedding is added up.
 
-    hessian_CC[name] is Σ xxᵀ over all uses, so those of tied and shared matrices add up;
-    row_weight_R[name] is Σ g² of the outputs' gradients once a loss is differentiated. Half of
-    tokens**-2 Σ_r row_weight_r * e_r H e_rᵀ then estimates the loss that errors e add.
+    A matrix that maps x to y: Σ xxᵀ, and Σ g² of the gradients of y once a loss is differentiated.
+    A table of which rows are looked up: Σ ggᵀ, and how often. Uses add up, so a tied or shared
+    matrix has its due. One weight for all rows of a use: with one for each, some rows ask for more
+    bits than points have (LOG.md).
 
     Source: the Fisher matrix as a Kronecker product (Martens and Grosse 2015), with the factor of
-    the outputs taken diagonal.
+    the rows taken as a multiple of the identity.
     """
 
     def __init__(self, parameters: Iterable[tuple[str, Tensor]]):
         super().__init__()
-        self.parameters = {id(p): (name, p) for name, p in parameters}
-        self.hessian_CC: dict[str, Tensor] = {}
-        self.row_weight_R: dict[str, Tensor] = {}
+        self.named = {id(p): (name, p) for name, p in parameters}
+        self.copy_of: dict[str, Tensor] = {}
+        self.sums: dict[tuple[str, str], Tensor] = {}
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
-        name, _ = self.parameters.get(id(args[1]), (None, None)) if len(args) > 1 else (None, None)
-        if function is Tensor.to and id(args[0]) in self.parameters:  # a copy in lower precision
-            self.parameters[id(out)] = self.parameters[id(args[0])][0], out
-        elif function is torch.nn.functional.linear and name:
+        if function is Tensor.to and id(args[0]) in self.named and out is not args[0]:
+            name = self.named[id(args[0])][0]  # a copy in lower precision, until there is a newer
+            self.named.pop(id(self.copy_of.get(name)), None)
+            self.copy_of[name], self.named[id(out)] = out, (name, out)
+        elif function in (F.linear, F.embedding) and id(args[1]) in self.named:
+            name, weight = self.named[id(args[1])]
             with torch._C.DisableTorchFunction():
-                x_TC = args[0].detach().flatten(0, -2).float()
-                self._add(self.hessian_CC, name, x_TC.T @ x_TC)
-                out.register_hook(
-                    lambda g: self._add(
-                        self.row_weight_R, name, g.flatten(0, -2).float().square().sum(0)
-                    )
-                )
+                if function is F.linear:
+                    x_TC = args[0].detach().flatten(0, -2).float()
+                    self._add(name, "xx", x_TC.T @ x_TC)
+                    out.register_hook(lambda g: self._add(name, "g", g.float().square().sum()))
+                else:
+                    self._add(name, "uses", torch.tensor(args[0].numel()))
+
+                    def add(g):
+                        g_TC = g.flatten(0, -2).float()
+                        self._add(name, "gg", g_TC.T @ g_TC)
+
+                    out.register_hook(add)
         return out
 
-    def matrix(self, name: str, weight_RC: Tensor) -> Matrix:
-        """The named matrix as quantize_all wants it, on the device of its Hessian.
+    def _add(self, name: str, kind: str, value: Tensor) -> None:
+        before = self.sums.get((name, kind))
+        self.sums[name, kind] = value if before is None else before + value
 
-        One weight for all its rows: with one for each, some ask for more bits than points have.
+    def hessians(self, tokens: int) -> dict[str, Tensor]:
+        """H of every parameter that was used: errors e add Σ_r e_r H e_rᵀ / 2 nats a token.
+
+        The loss that was differentiated is the sum over so many tokens.
         """
-        hessian_CC, row_weight_R = self.hessian_CC[name], self.row_weight_R[name]
-        row_weight_R = row_weight_R.mean().clamp(min=1e-30).expand(len(row_weight_R))
-        return Matrix(weight_RC.detach().to(hessian_CC), hessian_CC, row_weight_R)
-
-    @staticmethod
-    def _add(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
-        sums[name] = sums[name] + value if name in sums else value
+        found = {}
+        for name, weight in [*self.named.values()]:
+            parts = []
+            for one, other in (("xx", "g"), ("gg", "uses")):
+                if (name, one) in self.sums and (name, other) in self.sums:
+                    mean = self.sums[name, other].to(self.sums[name, one]) / len(weight)
+                    parts.append(self.sums[name, one] * (mean / tokens**2))
+            if parts:
+                found[name] = sum(parts)
+        return found
 
 
 # --- Quantiser: Viterbi inside GPTQ ----------------------------------------------------------
@@ -161,18 +186,10 @@ class ColumnQuantizer:
         self.residue = residues.view(states, 2).T.flatten()
         self.low, self.bits_KM = prices.low, prices.bits_KM.to(device)
 
-    def points(self, x_NR: Tensor, classes_NR: Tensor) -> Tensor:
+    def points(self, x_PT: Tensor, classes_PT: Tensor) -> Tensor:
         """Points that cost least in all along each path: squared distance + RATE_WEIGHT * bits."""
-        N, R = x_NR.shape
-        steps = path_steps(R)
-        parts = -(-R // steps)
-
-        def as_paths(values_NR: Tensor) -> Tensor:
-            padded = torch.nn.functional.pad(values_NR, (0, parts * steps - R))
-            return padded.view(N * parts, steps).T.unsqueeze(1)
-
-        x, (K, M) = as_paths(x_NR.clamp(4 - MAX_POINT, MAX_POINT - 4)), self.bits_KM.shape
-        row = as_paths((classes_NR - self.low).clamp_(0, K - 1)) * M
+        x, (K, M) = x_PT.T.clamp(4 - MAX_POINT, MAX_POINT - 4).unsqueeze(1), self.bits_KM.shape
+        row = (classes_PT.T.unsqueeze(1) - self.low).clamp_(0, K - 1) * M
         residue = torch.arange(4.0, device=x.device)[:, None]
         near = ((x - residue) / 4).round_().mul_(4).add_(residue)
         far = torch.where(x > near, near + 4, near - 4)  # the next one, on the other side of x
@@ -184,8 +201,7 @@ class ColumnQuantizer:
         near_cost, far_cost = cost(near), cost(far)
         residue_TP = self.residues(torch.minimum(near_cost, far_cost))
         points = torch.where(far_cost < near_cost, far, near)
-        points_TP = points.gather(1, residue_TP.unsqueeze(1))[:, 0]
-        return points_TP.T.reshape(N, parts * steps)[:, :R]
+        return points.gather(1, residue_TP.unsqueeze(1))[:, 0].T
 
     def residues(self, cost_T4P: Tensor) -> Tensor:
         """The residues modulo 4 along the cheapest path, given what each costs at each step."""
@@ -243,10 +259,10 @@ def spreads(weight_RC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     weight_RC = np.asarray(weight_RC, np.float64)
     R, C = weight_RC.shape
     row_R = np.sqrt(np.square(weight_RC).sum(axis=1) / max(C, 1))
-    row = log2_exponents(np.maximum(row_R, row_R.max(initial=0) / 1024))
+    row = log2_exponents(np.maximum(row_R, row_R.max(initial=0) * NARROWEST))
     relative_RC = weight_RC / octaves(row)[:, None]
     column_C = np.sqrt(np.square(relative_RC).sum(axis=0) / max(R, 1))
-    return row, log2_exponents(np.maximum(column_C, column_C.max(initial=0) / 1024))
+    return row, log2_exponents(np.maximum(column_C, column_C.max(initial=0) * NARROWEST))
 
 
 class Prices(NamedTuple):
@@ -265,133 +281,206 @@ def gaussian_prices(low: int, high: int, base_step: float) -> Prices:
     return Prices(low, (exponent_KM + spread_K1.log2()).clamp(max=24))
 
 
-def quantize(
-    weight_NRC: Tensor,
-    hessian_NCC: Tensor,
-    base_step: float,
-    *,
-    row_weight_NR: Tensor | None = None,
-    states: int = 8,
-    damping: float = 0.01,
-    prices: Prices | None = None,
-) -> list[Points]:
-    """The points of matrices of one shape: least weighted error + RATE_WEIGHT * step² * bits.
-
-    The error is Σ_r row_weight_r * e_r H e_rᵀ. Steps follow its pivots, so that a point's rounding
-    costs the same everywhere: coarse where inputs are weak, or foreseeable from other inputs.
+class Group:
+    """Matrices whose paths have one length and which have one number of columns, side by side.
 
     Source: GPTQ (Frantar et al. 2022) for the feedback; JPEG 2000 part 2 and VVC for the trellis.
-    A weight over MAX_POINT steps saturates.
-    Raises: ValueError for weights or a Hessian that are not finite.
     """
-    N, R, C = weight_NRC.shape
-    device = weight_NRC.device
-    for what, numbers in (("weights", weight_NRC), ("Hessian", hessian_NCC)):
-        if not numbers.isfinite().all():
-            raise ValueError(f"{what} must be finite; here is NaN or infinity")
-    order_NC, factor_NCC, pivot_NC = factor(hessian_NCC, damping)
-    columns_NCR = weight_NRC.float().transpose(1, 2)
-    columns_NCR = columns_NCR.gather(1, order_NC[:, :, None].expand(N, C, R))
-    if row_weight_NR is None:
-        row_weight_NR = torch.ones(N, R)
-    row_step = log2_exponents(row_weight_NR.double().rsqrt().cpu())
-    reach = [spreads(columns_CR.T) for columns_CR in columns_NCR.cpu()]
-    column_step = log2_exponents(pivot_NC.rsqrt().cpu())  # here and below in the order of coding
-    row_class = np.array([row for row, _ in reach], np.int64).reshape(N, R) - row_step
-    column_class = np.array([column for _, column in reach], np.int64).reshape(N, C) - column_step
-    # hardly any row or column is worth the finest steps, and few may exceed the largest point
-    highest = round(UNITS * math.log2(base_step * FINEST))
-    for own, step, other in (
-        (column_class, column_step, row_class),
-        (row_class, row_step, column_class),
-    ):
-        typical = np.median(other, axis=1, keepdims=True) if other.size else 0
-        excess = (own + typical - highest).clip(min=0).astype(np.int64)
-        own -= excess
-        step[:] = (step + excess).clip(max=127)
-    if prices is None:
-        low = row_class.min(initial=0) + column_class.min(initial=0)
-        high = row_class.max(initial=0) + column_class.max(initial=0)
-        prices = gaussian_prices(low, high, base_step)
-    coder = ColumnQuantizer(states, prices, device)
-    row_scale_NR = torch.from_numpy(np.float32(base_step) * octaves(row_step)).float().to(device)
-    column_scale_NC = torch.from_numpy(octaves(column_step)).float().to(device)
-    row_class_NR = torch.from_numpy(row_class).to(device)
-    column_class_NC = torch.from_numpy(column_class).to(device)
 
-    error_NCR = torch.zeros_like(columns_NCR)
-    points_NCR = torch.empty(columns_NCR.shape, dtype=torch.int16, device=device)
-    for start in range(0, C, BLOCK):
-        block = slice(start, start + BLOCK)
-        # what the errors of earlier columns add to the targets of this block
-        target_NBR = columns_NCR[:, block] + (
-            factor_NCC[:, :start, block].transpose(1, 2) @ error_NCR[:, :start]
+    def __init__(self, matrices: list[Matrix], damping: float = 0.01):
+        self.shapes = [tuple(matrix.weight_RC.shape) for matrix in matrices]
+        self.steps = path_steps(self.shapes[0][0])
+        parts = [max(-(-R // self.steps), 1) for R, _ in self.shapes]
+        self.owner_N = torch.tensor([i for i, n in enumerate(parts) for _ in range(n)])
+        order_MC, factor_MCC, self.pivot_MC = factor(
+            torch.stack([matrix.hessian_CC for matrix in matrices]), damping
         )
-        for c in range(start, min(start + BLOCK, C)):
-            recent_N1B = factor_NCC[:, None, start:c, c]
-            target_NR = target_NBR[:, c - start] + (recent_N1B @ error_NCR[:, start:c])[:, 0]
-            scale_NR = row_scale_NR * column_scale_NC[:, c, None]
-            classes_NR = row_class_NR + column_class_NC[:, c, None]
-            points_NR = coder.points(target_NR / scale_NR, classes_NR)
-            points_NCR[:, c] = points_NR
-            error_NCR[:, c] = columns_NCR[:, c] - points_NR * scale_NR
-    back_NC = order_NC.argsort(dim=1)
-    points = points_NCR.gather(1, back_NC[:, :, None].expand(N, C, R)).transpose(1, 2).cpu().numpy()
-    column_step = np.take_along_axis(column_step, back_NC.cpu().numpy(), axis=1)
-    return [Points.of(*parts) for parts in zip(points, row_step, column_step, strict=True)]
+        self.order_MC = order_MC
+        self.factor_NCC = factor_MCC[self.owner_N]
+        columns = [
+            m.weight_RC.float().T[order] for m, order in zip(matrices, order_MC, strict=True)
+        ]
+        reach = [spreads(columns_CR.T.cpu()) for columns_CR in columns]
+        self.row_spread = [row.astype(np.int64) for row, _ in reach]
+        self.column_spread = [column.astype(np.int64) for _, column in reach]
+        self.finest_MC = log2_exponents(self.pivot_MC.rsqrt().cpu())
+        self.columns_NCT = torch.stack([part for w in columns for part in self.parts_of(w)])
+        self.device = self.columns_NCT.device
+
+    def parts_of(self, values_xR: Tensor) -> Iterable[Tensor]:
+        """Cut the last dimension, rows, into parts of one path each, the last filled with zeros."""
+        R = values_xR.size(-1)
+        missing = -R % self.steps if R else self.steps
+        return F.pad(values_xR, (0, missing)).split(self.steps, dim=-1)
+
+    def exponents(self, base_step: float) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Steps of the rows and of the columns, in the order of coding, of each matrix.
+
+        Those of columns follow the Hessian's pivots, so that a point's rounding costs the same
+        everywhere: coarse where inputs are weak, or foreseeable from other inputs. Hardly any row
+        or column is worth the finest steps, and few may exceed the largest point.
+        """
+        found, highest = [], round(UNITS * math.log2(base_step * FINEST))
+        spreads_and_steps = zip(self.row_spread, self.column_spread, self.finest_MC, strict=True)
+        for row, column, step in spreads_and_steps:
+            column_step, row_step = step.astype(np.int64), np.zeros(len(row), np.int64)
+            middle = np.median(row) if row.size else 0
+            column_step += (column + middle - column_step - highest).clip(min=0).astype(np.int64)
+            middle = np.median(column - column_step) if column.size else 0
+            row_step += (row + middle - highest).clip(min=0).astype(np.int64)
+            found.append((row_step.clip(max=127), column_step.clip(max=127)))
+        return found
+
+    def points(
+        self, base_step: float, states: int = 8, prices: "Prices | None" = None
+    ) -> list[Points]:
+        """The points of each matrix: least weighted error + RATE_WEIGHT * step² * bits.
+
+        A weight over MAX_POINT steps saturates.
+        """
+        exponents = self.exponents(base_step)
+        row_class = [row - step for row, (step, _) in zip(self.row_spread, exponents, strict=True)]
+        column_class = [
+            column - step for column, (_, step) in zip(self.column_spread, exponents, strict=True)
+        ]
+        if prices is None:
+            ends = [(c.min(initial=0), c.max(initial=0)) for c in (*row_class, *column_class)]
+            lows, highs = np.array(ends).reshape(2, -1, 2).transpose(2, 0, 1)
+            prices = gaussian_prices(lows.min(axis=1).sum(), highs.max(axis=1).sum(), base_step)
+        coder = ColumnQuantizer(states, prices, self.device)
+
+        def side_by_side(values: list[np.ndarray]) -> Tensor:
+            parts = [part for v in values for part in self.parts_of(torch.from_numpy(v))]
+            return torch.stack(parts).to(self.device)
+
+        row_class_NT = side_by_side(row_class)
+        row_scale_NT = side_by_side([base_step * octaves(row) for row, _ in exponents]).float()
+        row_scale_NT[row_scale_NT == 0] = 1.0  # of the rows that fill a part
+        column_class_NC = torch.from_numpy(np.stack(column_class))[self.owner_N].to(self.device)
+        column_scale_NC = torch.from_numpy(np.stack([octaves(column) for _, column in exponents]))
+        column_scale_NC = column_scale_NC[self.owner_N].float().to(self.device)
+
+        columns_NCT, factor_NCC = self.columns_NCT, self.factor_NCC
+        error_NCT, points_NCT = torch.zeros_like(columns_NCT), torch.empty_like(columns_NCT)
+        for start in range(0, columns_NCT.size(1), BLOCK):
+            block = slice(start, start + BLOCK)
+            # what the errors of earlier columns add to the targets of this block
+            target_NBT = columns_NCT[:, block] + (
+                factor_NCC[:, :start, block].mT @ error_NCT[:, :start]
+            )
+            for c in range(start, start + target_NBT.size(1)):
+                recent_N1B = factor_NCC[:, None, start:c, c]
+                target_NT = target_NBT[:, c - start] + (recent_N1B @ error_NCT[:, start:c])[:, 0]
+                scale_NT = row_scale_NT * column_scale_NC[:, c, None]
+                classes_NT = row_class_NT + column_class_NC[:, c, None]
+                points_NT = coder.points(target_NT / scale_NT, classes_NT)
+                points_NCT[:, c] = points_NT
+                error_NCT[:, c] = columns_NCT[:, c] - points_NT * scale_NT
+        chosen = []
+        for i, (R, _) in enumerate(self.shapes):
+            back_C = self.order_MC[i].argsort()
+            whole_RC = points_NCT[self.owner_N == i].mT.flatten(0, 1)[:R, back_C]
+            row_step, column_step = (step.astype(np.int8) for step in exponents[i])
+            column_step = column_step[back_C.cpu().numpy()]
+            chosen.append(Points.of(whole_RC.cpu().numpy().astype(np.int16), row_step, column_step))
+        return chosen
 
 
-def quantize_all(matrices: list[Matrix], base_step: float, states: int = 8) -> list[Points]:
-    """The points of every matrix, those of one shape together."""
-    points: list = [None] * len(matrices)
-    for shape in {m.weight_RC.shape: None for m in matrices}:
-        alike = [i for i, m in enumerate(matrices) if m.weight_RC.shape == shape]
-        weight_NRC = torch.stack([matrices[i].weight_RC for i in alike])
-        hessian_NCC = torch.stack([matrices[i].hessian_CC for i in alike])
-        row_weight_NR = torch.stack([matrices[i].row_weight_R for i in alike])
-        chosen = quantize(
-            weight_NRC, hessian_NCC, base_step, row_weight_NR=row_weight_NR, states=states
-        )
-        for i, matrix_points in zip(alike, chosen, strict=True):
-            points[i] = matrix_points
-    return points
+class Matrices:
+    """Any matrices, in groups; the order of results is that in which they were given.
+
+    Each is scaled so that its Hessian has a mean of 1 on the diagonal. Then matrices with the same
+    inputs have the same exponents, which costs nothing to tell twice.
+    """
+
+    def __init__(self, matrices: list[Matrix], damping: float = 0.01):
+        self.count, self.groups, self.places = len(matrices), [], []
+        means = [
+            float(m.hessian_CC.diagonal().mean()) if m.weight_RC.numel() else 1 for m in matrices
+        ]
+        # a matrix that hardly counts, or alone does, must not take its base step out of range
+        roots = [math.sqrt(mean) if mean > 0 else 1.0 for mean in means]
+        self.scales = np.float32(np.clip(roots, 2.0**-30, 2.0**20))
+        matrices = [
+            Matrix(m.weight_RC.float() * scale, m.hessian_CC / scale**2)
+            for m, scale in zip(matrices, self.scales.tolist(), strict=True)
+        ]
+        kinds = [(path_steps(R), C) for R, C in (m.weight_RC.shape for m in matrices)]
+        for kind in dict.fromkeys(kinds):
+            places = [i for i, other in enumerate(kinds) if other == kind]
+            self.places.append(places)
+            self.groups.append(Group([matrices[i] for i in places], damping))
+        self.weights_of_spread = np.zeros(2048)  # by quarter octaves over the finest step
+        for group in self.groups:
+            for row, column, step in zip(
+                group.row_spread, group.column_spread, group.finest_MC, strict=True
+            ):
+                total = row[:, None] + (column - step)
+                self.weights_of_spread += np.bincount(total.reshape(-1) + 1024, minlength=2048)
+
+    def points(self, base_step: float, states: int = 8) -> list[Points]:
+        chosen: list = [None] * self.count
+        for places, group in zip(self.places, self.groups, strict=True):
+            for i, points in zip(places, group.points(base_step, states), strict=True):
+                chosen[i] = points
+        return chosen
+
+    def base_steps(self, base_step: float) -> list[float]:
+        """Of each matrix: the common one, undone the scale that the matrix was given."""
+        return (np.float32(base_step) / np.float32(self.scales)).tolist()
+
+    def bits(self, base_step: float) -> float:
+        """About how many the points will take: a Gaussian's entropy less one for the parity."""
+        spread = octaves(np.arange(len(self.weights_of_spread)) - 1024) / base_step
+        return float((self.weights_of_spread * 0.5 * np.log2(1 + 2.0665**2 * spread**2)).sum())
 
 
 def quantize_to_size(
     matrices: list[Matrix],
-    stream_bytes: int,
-    encode: Callable[[list[Points], float, int], bytes],
+    most_bytes: int,
+    encode: Callable[[list[Points], list[float], int], bytes],
+    *,
+    finest_step: float = 2.0**-50,
     states: int = 8,
 ) -> bytes:
-    """What encode makes of these matrices in 99.9 to 100 % of stream_bytes, or up to 32 below it.
+    """What encode makes of these matrices in 99.9 to 100 % of most_bytes, or up to 32 below it.
 
-    The base step is the dial. One state gives about the size of many, in a tenth of the time, so
-    that few passes with the real number of states remain.
-    Raises: ValueError where no step lands.
+    The base step is the dial; what is meant to take more than its finest step ends there, smaller.
+    Where errors are weighed in a common unit, one step for all is the best allocation of bits. Of
+    few or odd weights sizes jump, and 24 steps may all miss: then the largest that fits is taken.
+    Raises: ValueError where none fits.
     """
-    weights = max(sum(m.weight_RC.numel() for m in matrices), 1)
-    octave = 0.0
-    for pass_states, low in ((1, 0.98), (states, 0.999)):
-        lowest = min(low * stream_bytes, stream_bytes - 32)
-        aim, above, below = (lowest + stream_bytes) / 2, None, None
-        for _ in range(24):
-            step = float(np.float32(2.0**octave))
-            stream = encode(quantize_all(matrices, step, pass_states), step, pass_states)
-            if lowest <= len(stream) <= stream_bytes:
-                break
-            if len(stream) > aim:
-                above = octave, len(stream)
+    prepared = Matrices(matrices)
+    least, finest = min(0.999 * most_bytes, most_bytes - 32), math.log2(finest_step)
+    aim, miss, above, below = (least + most_bytes) / 2, 0.0, -math.inf, math.inf
+    best = b""
+    for _ in range(24):
+        octave, highest = finest, 30.0
+        for _ in range(50):  # halving, by the estimate and by what it missed the last time
+            middle = (octave + highest) / 2
+            if prepared.bits(2.0**middle) / 8 + miss > aim:
+                octave = middle
             else:
-                below = octave, len(stream)
-            # a weight loses up to one bit in an octave; between two sizes a line is closer
-            octave += float(np.clip(8 * (len(stream) - aim) / weights, -8, 8))
-            if above and below:
-                part = (above[1] - aim) / (above[1] - below[1])
-                octave = above[0] + part * (below[0] - above[0])
-            octave = min(max(octave, -50.0), 30.0)
+                highest = middle
+        if math.isfinite(below - above):  # the estimate may be out of what is known to be between
+            edge = (below - above) / 8
+            octave = min(max(octave, above + edge), below - edge)
+        step = float(np.float32(2.0**octave))
+        stream = encode(prepared.points(step, states), prepared.base_steps(step), states)
+        is_finest = octave - finest < 1e-6
+        if len(stream) <= most_bytes and (len(stream) >= least or is_finest):
+            return stream
+        if len(best) < len(stream) <= most_bytes:
+            best = stream
+        miss = len(stream) - prepared.bits(step) / 8
+        if len(stream) > aim:
+            above = octave
         else:
-            raise ValueError(
-                f"stream_bytes={stream_bytes} for {weights} weights is out of reach: the last of"
-                f" 24 steps, 2**{octave:.3f}, gave {len(stream)}; choose another size"
-            )
-    return stream
+            below = octave
+    if best:
+        return best
+    weights = sum(matrix.weight_RC.numel() for matrix in matrices)
+    raise ValueError(
+        f"most_bytes={most_bytes} for {weights} weights is out of reach: the last of 24 steps,"
+        f" 2**{octave:.3f}, gave {len(stream)}; choose another size"
+    )

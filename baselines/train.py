@@ -243,7 +243,7 @@ def system_of(name: str) -> SimpleNamespace:
             model.loss = distill.loss_with_teacher(model, teacher, *how)
         return model
 
-    def pack(weights: dict[str, Tensor], hp: Recipe, code_bytes: int) -> bytes:
+    def pack(weights: dict[str, Tensor], hp: Recipe, code_bytes: int, hessians) -> bytes:
         state = {key: w.float().cpu() for key, w in weights.items()}
         return quantize.encode(state, plan_for(state), settings_of(hp))
 

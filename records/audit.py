@@ -62,6 +62,7 @@ import torch.nn.functional as F
 import evaluate
 from records.finding import Finding, report, status
 from records.sandbox import Trace, run_alone
+from records.source import SOURCES
 
 ROOT = Path(__file__).resolve().parents[1]
 EXACT = 1e-6  # nats or probability; in fp32 on a CPU a causal scorer changes by 0
@@ -899,7 +900,7 @@ def audit_files(
 ) -> list[Finding]:
     """Findings on artifact-only and network: score a little text beside the artifact, and alone."""
     folder = artifact.resolve().parent
-    names = ["train_gpt.py", "quantize.py", "evaluate.py", "requirements.txt"]
+    names = [*SOURCES, "requirements.txt"]
     files = [artifact.name, *(name for name in names if (folder / name).is_file())]
     with tempfile.TemporaryDirectory() as place:
         evaluate.write_shard(Path(place) / "probe_val_000000.bin", tokens_T)

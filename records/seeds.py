@@ -36,9 +36,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from records.run import Run, read_log
+from records.source import SOURCES
 
 SCRIPT = Path(__file__).resolve().parents[1] / "train_gpt.py"
-SOURCES = ("train_gpt.py", "quantize.py", "evaluate.py")  # of a run; packed, the first is all
 NOT_COMPARED = {"run_id", "resume", "seed", "preset"}  # of the settings; a preset is resolved
 USUAL_SEEDS = (1337, 42, 7, 2025, 314, 1234, 0, 1, 2, 3)  # of the field
 POLL_SECONDS = {"local": 0.2, "slurm": 5.0}

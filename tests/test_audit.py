@@ -12,10 +12,12 @@ import pytest
 import torch
 
 import evaluate
+import quantize
 import train_gpt
 from records import audit, cheaters
 from records.audit import Log, PhaseClock, Windows, audit_bytes, audit_scorer, main
 from records.cheaters import TEXT, Net, Plain, V, log_softmax
+from records.source import SOURCES
 
 ROOT = Path(__file__).parents[1]
 
@@ -511,7 +513,9 @@ def write_artifact(folder: Path, vocab_size: int = 64, dead: bool = False) -> Pa
             p.add_(torch.randn(p.shape, generator=rng) * 0.2)
             if dead and name in ("bigram.table.weight", "bigram.proj.weight"):
                 p.zero_()
-    (folder / "artifact.pgz").write_bytes(train_gpt.pack(model.state_dict(), hp, code_bytes=0))
+    state = model.state_dict()
+    blob = train_gpt.pack(state, hp, 0, lambda: quantize.flat_hessians(state))
+    (folder / "artifact.pgz").write_bytes(blob)
     return folder / "artifact.pgz"
 
 
@@ -562,7 +566,7 @@ def test_the_border_of_two_shards_is_probed(border, first):
 @pytest.mark.slow
 def test_a_whole_run_is_audited(tmp_path, toy, capsys):
     """Sources, settings, text: bytes, split and files as well; a source that peeks is caught."""
-    for name in ("train_gpt.py", "quantize.py", "evaluate.py"):
+    for name in SOURCES:
         shutil.copy(ROOT / name, tmp_path)
     artifact = write_artifact(tmp_path, vocab_size=1024)
     paths = {

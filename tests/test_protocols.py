@@ -140,14 +140,13 @@ def write_run(folder, toy, system: str):
     where = dict(data_path="", tokenizer_path=str(toy / "tokenizers/toy_1024_bpe.model"))
     if system == "golf":
         hp = train_gpt.Hyperparameters(**{**train_gpt.PRESETS["smoke"], **sizes, **where})
-        model = train_gpt.GPT(hp, torch.float32).init_weights(0)
-        weights = {name: p.detach() for name, p in model.named_parameters()}
-        blob = train_gpt.pack(weights, hp, 0)
+        made = train_gpt
     else:
         hp = train.Recipe(**{**train.RECIPES[system], **sizes, **where, "num_kv_heads": 1})
         made = train.system_of(system)
-        model = made.GPT(hp, torch.float32).init_weights(0)
-        blob = made.pack({name: p.detach() for name, p in model.named_parameters()}, hp, 0)
+    model = made.GPT(hp, torch.float32).init_weights(0)
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+    blob = made.pack(weights, hp, 0, lambda: quantize.flat_hessians(weights))
     quantize.write_atomic(folder / "artifact.pgz", blob)
     (folder / "settings.json").write_text(json.dumps(dataclasses.asdict(hp) | {"preset": system}))
     return folder

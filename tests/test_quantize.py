@@ -7,6 +7,7 @@ The golden artifact below is regenerated, after a deliberate change of format an
 import base64
 import hashlib
 import json
+import math
 import os
 import random
 import sys
@@ -22,7 +23,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import quantize
-from quantize import ArtifactError, PlanRow, decode, encode, encode_to_target, quantize_rows
+from quantize import (
+    ArtifactError,
+    PlanRow,
+    decode,
+    encode,
+    encode_to_target,
+    encode_trellis,
+    quantize_rows,
+)
 
 FUZZ = settings(
     max_examples=200,
@@ -280,7 +289,7 @@ def dissect(blob):
     return json.loads(blob[quantize.PREFIX.size : end]), blob[end : -quantize.CHECKSUM_BYTES]
 
 
-def seal(header, streams, magic=quantize.MAGIC, version=quantize.VERSION):
+def seal(header, streams, magic=quantize.MAGIC, version=quantize.ROWS_VERSION):
     """An artifact with a correct length and checksum around any header and streams."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     size = quantize.PREFIX.size + len(text) + len(streams) + quantize.CHECKSUM_BYTES
@@ -291,7 +300,7 @@ def seal(header, streams, magic=quantize.MAGIC, version=quantize.VERSION):
 def seal_prefix(header_bytes):
     """A sealed artifact without header or streams that claims to have a header."""
     size = quantize.PREFIX.size + quantize.CHECKSUM_BYTES
-    body = quantize.PREFIX.pack(quantize.MAGIC, quantize.VERSION, header_bytes, size)
+    body = quantize.PREFIX.pack(quantize.MAGIC, quantize.ROWS_VERSION, header_bytes, size)
     return body + hashlib.sha256(body).digest()
 
 
@@ -356,8 +365,8 @@ HOSTILE = {
     "huge rows of nothing": ("'w': over", seal(table_of(line(shape=[HUGE, 0])), SCALE + CODES)),
     "nothing times huge": ("'w': over", seal(table_of(line(shape=[0, HUGE, HUGE])), SCALE + CODES)),
     "many large tensors": (
-        "'t2': over",
-        seal(table_of(*([f"t{i}", [1 << 26], 16, 0, 0] for i in range(4))), b""),
+        "'t4': over",
+        seal(table_of(*([f"t{i}", [1 << 26], 16, 0, 0] for i in range(5))), b""),
     ),
     "streams missing": ("differ by -", seal(table_of(LINE), SCALE)),
     "streams left over": ("differ by 1", seal(table_of(LINE), SCALE + CODES + b"x")),
@@ -411,6 +420,65 @@ def test_hostile_artifacts_with_a_valid_checksum_are_refused(case):
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak_bytes < 40 * 2**20
+
+
+POINTS_LINE = ["w", [4, 3], 0, 0, 0]
+
+
+def points_of(weight, most_bytes=10**6):
+    """The stream of points of one matrix, as encode_trellis stores it."""
+    blob = encode_trellis({"w": weight}, {"w": torch.eye(weight.shape[1])}, {}, most_bytes)
+    return dissect(blob)[1]
+
+
+def points_table(*lines, **more):
+    return table_of(*lines) | {"points": "rans"} | more
+
+
+def seal_points(header, streams):
+    return seal(header, streams, version=quantize.TRELLIS_VERSION)
+
+
+HOSTILE_POINTS = {
+    "points in version 1": ("bits=0", lambda s: seal(table_of(POINTS_LINE), s)),
+    "no coder": ("not as this format", lambda s: seal_points(table_of(POINTS_LINE), s)),
+    "another coder": (
+        "not as this format",
+        lambda s: seal_points(points_table(POINTS_LINE, points="zip"), s),
+    ),
+    "coder in version 1": ("not as this format", lambda s: seal(points_table(POINTS_LINE), s)),
+    "a vector": ("points of shape", lambda s: seal_points(points_table(["w", [12], 0, 0, 0]), s)),
+    "its own stream": (
+        "points of shape",
+        lambda s: seal_points(points_table(["w", [4, 3], 0, 1, 0]), s),
+    ),
+    "another shape": (
+        "points of tensors",
+        lambda s: seal_points(points_table(["w", [3, 4], 0, 0, 0]), s),
+    ),
+    "huge": ("'w': over", lambda s: seal_points(points_table(["w", [HUGE, 3], 0, 0, 0]), s)),
+    "others run past the end": (
+        "differ by -",
+        lambda s: seal_points(points_table(["v", [2], 16, 9999, 0], POINTS_LINE), s),
+    ),
+    "no stream": ("points of tensors", lambda s: seal_points(points_table(POINTS_LINE), b"")),
+    "cut": ("points of tensors", lambda s: seal_points(points_table(POINTS_LINE), s[:-2])),
+    "a tail": ("points of tensors", lambda s: seal_points(points_table(POINTS_LINE), s + b"ab")),
+    "a tensor too many": (
+        "points of tensors",
+        lambda s: seal_points(points_table(POINTS_LINE, ["x", [4, 3], 0, 0, 0]), s),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE_POINTS)
+def test_hostile_points_with_a_valid_checksum_are_refused(case):
+    """Every crafted artifact of version 2 is refused for its reason; the honest one is not."""
+    stream = points_of(gaussian(4, 3))
+    assert decode(seal_points(points_table(POINTS_LINE), stream))[0]["w"].shape == (4, 3)
+    reason, make = HOSTILE_POINTS[case]
+    with pytest.raises(ArtifactError, match=reason):
+        decode(make(stream))
 
 
 @pytest.mark.parametrize("declared", [True, False], ids=["size declared", "size not declared"])
@@ -761,10 +829,218 @@ def test_the_full_model_fits_in_time():
     assert packed - start < 60 and unpacked - packed < 10 and searched - unpacked < 60
 
 
+# --- Trellis codec ---
+
+
+def calibrated(state, nats=1e3, seed=0):
+    """Hessians of unlike inputs for every matrix of a state; errors of its size cost about nats."""
+    hessians = {}
+    for name, weight in state.items():
+        if weight.ndim == 2:
+            inputs = gaussian(200, weight.shape[1], seed=seed) * torch.logspace(
+                -1, 0.5, weight.shape[1]
+            )
+            hessians[name] = inputs.T @ inputs * (nats / 200 / weight.numel())
+    return hessians
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 9), (9, 1), (0, 5), (5, 0), (1, 1), (300, 2), (2, 300), (700, 3)]
+)
+def test_every_matrix_comes_back_through_the_trellis(shape):
+    """Fine enough, any shape is within a hundredth of its size; scalars and vectors are fp16."""
+    state = {"w": gaussian(*shape), "v": gaussian(7), "s": torch.tensor(0.5), "e": torch.empty(0)}
+    blob = encode_trellis(state, {"w": 1e3 * torch.eye(shape[1])}, {"a": 1}, 10**6)
+    weights, stored = decode(blob)
+    assert stored == {"a": 1} and list(weights) == list(state)
+    assert weights["w"].shape == shape and weights["w"].dtype == torch.float32
+    assert (weights["w"] - state["w"]).abs().max().item() < 0.01 if weights["w"].numel() else True
+    assert torch.equal(weights["v"], state["v"].half().float()) and weights["s"] == 0.5
+
+
+def test_constant_zero_and_huge_rows_come_back_through_the_trellis():
+    """Rows that differ by four decades do not spoil each other; zeros stay zeros."""
+    weight = torch.stack(
+        [torch.zeros(64), torch.full((64,), 0.3), 3e3 * gaussian(64), gaussian(64)]
+    )
+    back = decode(encode_trellis({"w": weight}, {"w": torch.eye(64)}, {}, 10**6))[0]["w"]
+    assert not back[0].any()
+    assert (back - weight).norm(dim=1)[1:].div(weight.norm(dim=1)[1:]).max() < 0.02
+
+
+def test_finest_artifact_loses_what_it_promises():
+    """With bytes to spare, half of e H eᵀ is about NEGLIGIBLE_NATS, and no byte more is used."""
+    state = {f"w{i}": gaussian(128, 96, sigma=0.1 * (i + 1), seed=i) for i in range(3)}
+    hessians = calibrated(state, nats=1.0)
+    blob = encode_trellis(state, hessians, {}, 10**7)
+    back, nats = decode(blob)[0], 0.0
+    for name, hessian_CC in hessians.items():
+        error = back[name] - state[name]
+        nats += float(((error @ hessian_CC) * error).sum()) / 2
+    assert nats == pytest.approx(quantize.NEGLIGIBLE_NATS, rel=0.25)
+
+
+def test_trellis_targets_are_met_to_a_thousandth():
+    """20 random sizes: the whole artifact takes 99.9 to 100 % of each, or up to 40 bytes below."""
+    state = small_state() | {"w": gaussian(160, 80, sigma=0.03, seed=5)}
+    hessians, rng = calibrated(state), random.Random(0)
+    numbers = sum(weight.numel() for weight in state.values())
+    for _ in range(20):
+        target = int(numbers * rng.uniform(1.6, 5) / 8) + 600
+        size = len(encode_trellis(state, hessians, {"a": 1}, target, states=4))
+        assert min(0.999 * target, target - 40) <= size <= target, target
+
+
+def test_trellis_loses_less_than_rows_in_the_same_bytes():
+    """Under the Hessians that it was given, at the bytes of int5 rows, by a factor of three."""
+    state = {f"w{i}": gaussian(192, 96, sigma=0.1, seed=i) for i in range(2)}
+    hessians = calibrated(state)
+    rows = encode(state, (PlanRow("*", 5, 2.9),), {})
+    trellis_blob = encode_trellis(state, hessians, {}, len(rows))
+
+    def loss(blob):
+        errors = {name: w - state[name] for name, w in decode(blob)[0].items()}
+        return sum(float(((e @ hessians[n]) * e).sum()) for n, e in errors.items())
+
+    assert loss(trellis_blob) < loss(rows) / 3
+
+
+@pytest.mark.parametrize(
+    "state, hessians, reason",
+    [
+        ({"w": gaussian(4)}, {"w": torch.eye(4)}, "hessian 'w' is of no matrix"),
+        ({"w": gaussian(4, 4)}, {"x": torch.eye(4)}, "hessian 'x' is of no matrix"),
+        ({"w": torch.ones(4, 4).int()}, {"w": torch.eye(4)}, "tensor 'w'.*no float type"),
+        ({"w": torch.full((4, 4), math.nan)}, {"w": torch.eye(4)}, "weights must be finite"),
+        ({"w": gaussian(4, 4)}, {"w": torch.full((4, 4), math.inf)}, "Hessian must be finite"),
+        ({"w": gaussian(4, 4), "v": torch.tensor([1e9])}, {"w": torch.eye(4)}, "tensor 'v'"),
+    ],
+)
+def test_what_the_trellis_cannot_hold_is_refused(state, hessians, reason):
+    """Weights, Hessians and sizes that make no artifact are named."""
+    with pytest.raises(ValueError, match=reason):
+        encode_trellis(state, hessians, {}, 1000)
+    with pytest.raises(ValueError, match="most_bytes=.* is out of reach"):
+        encode_trellis({"w": gaussian(4, 4)}, {"w": torch.eye(4)}, {}, 100)
+
+
+def test_two_thousand_corruptions_of_points_are_refused():
+    """Half with the checksum mended: then decode refuses or gives finite weights, never fails."""
+    blob = encode_trellis({"w": gaussian(40, 16), "v": gaussian(5)}, {"w": torch.eye(16)}, {}, 900)
+    rng, refused = random.Random(0), 0
+    for _ in range(1000):
+        damaged = corrupt(blob, rng)
+        if damaged != blob:
+            with pytest.raises(ArtifactError):
+                decode(damaged)
+    for _ in range(1000):
+        body = bytearray(blob[: -quantize.CHECKSUM_BYTES])
+        body[rng.randrange(quantize.PREFIX.size, len(body))] ^= 1 << rng.randrange(8)
+        try:
+            weights, _ = decode(bytes(body) + hashlib.sha256(body).digest())
+        except ArtifactError:
+            refused += 1
+        else:
+            assert all(weight.isfinite().all() for weight in weights.values())
+    assert refused > 900
+
+
+@pytest.mark.parametrize("weight", [1e-38, 1e-30, 1.0, 1e30])
+def test_a_matrix_that_hardly_counts_does_not_stop_the_packing(weight):
+    """A run must not fail at its end because one Hessian is nearly nothing, or very large."""
+    state = {"a": gaussian(16, 16), "b": gaussian(16, 16, seed=1), "zero": torch.zeros(16, 16)}
+    hessians = {"a": torch.eye(16), "b": weight * torch.eye(16), "zero": torch.zeros(16, 16)}
+    back = decode(encode_trellis(state, hessians, {}, 2000))[0]
+    assert all(matrix.isfinite().all() for matrix in back.values())
+    assert (back["a"] - state["a"]).norm() < 0.2 * state["a"].norm()
+    assert not back["zero"].any()
+
+
+def test_the_order_of_hessians_means_nothing():
+    """Points stand in the order of the table, whatever that of the Hessians."""
+    state = {"a": gaussian(16, 16), "b": 5 * gaussian(16, 16, seed=1)}
+    hessians = {name: torch.eye(16) for name in ("b", "a")}
+    back = decode(encode_trellis(state, hessians, {}, 2000))[0]
+    assert all((back[n] - state[n]).norm() < 0.1 * state[n].norm() for n in state)
+
+
+def test_flat_hessians_take_a_matrix_of_zeros():
+    """It comes back as zeros, and the others are not spoilt."""
+    state = {"w": gaussian(64, 64), "zero": torch.zeros(64, 64)}
+    back = decode(encode_trellis(state, quantize.flat_hessians(state), {}, 20_000))[0]
+    assert not back["zero"].any() and (back["w"] - state["w"]).norm() < 0.1 * state["w"].norm()
+
+
+POINTS_BASE85 = (
+    "iBLyc0sx-?006cE00000004U;b7gdNX>Mn8B03;@B5iMEWo%z$X>B4pATul=B5q-AWg<EtB4=E6Ffe8|Y-D9_B7H0%B6"
+    "MYLb8m8UB03;jTOw^DEFfDlG%O%7FkLJlFf1T2EFdslEFfDVb|NewTQyxQATc&9ATc>CATV7lAX_4CA}k<VF)%D3F)&>"
+    "$ATTT-Ff1T2U0p07B5-eMZgg`ZIv^r)VQzCGeJHgr{U8ca002iP9nvl~v$ecD5Y7Kt1_J^B8UX+RMgRZ+;1~P>5&!@IL"
+    "H4$uQrRQ_07NAc=VN3rBYrXyi%VgvK*g-6qflmi_^2(_7wga??O6-nDW}O|k!R}VjSlbhiQblY*eru$s2GoaN_9z@D41"
+    "D3!xnUx<!?v`1{1_>$lsdZ?tbA%+lQ^aezSi*S@DT+-EU{(uk||yCGgkcsR;aOX+fgB#jQN5Qf7m2MLSZgKum(};0T2O"
+    "1An+?&#WhKy5e+~TV>Af*8hrN3lKn++bzbafp&#d3xZT;he;tkz=F3ZQMUj5i!g&hI+*aMLP8Z3`i<c0H8gz(gDMkrkY"
+    "rt~iZj(Gh7W%2uD;>HmtN3<e3|P#6yDZK#naRk4iPGb8(o~5P?#FctmjFi)RQ71U;y9%YXCj~003^QUoGPDg#txl;8<o"
+    "A$<wGl3aXbG3|fz75!$_I$E<$x>z>*mz>|BgkJ#+lEpq)$MXc^#nUzU~HLm~wSaAV8ARMPW)+7f26$}pt>%-(|D{<!XM"
+    "FniQR5ERZBjYBWnfREn)a@Xc+jt~4z%U~ozJZC|3t{Qhk6>S*-l50fpi7T!zCHr@=oAee*~lP|_B}D0V$GTs|0Gn*mvL"
+    "5ot#j%$^2t)pHBp^MXsR(P;yrz`AAQSZK?fJkfgS"
+)
+POINTS_SHA256 = "4c3189f8a1beb9b57b632b12fca4a583a916b816c8681ae4c420462f709119ae"
+
+
+def golden_points():
+    """An artifact of points. Its bytes may differ between machines, which round as they do."""
+    state = {"m": gaussian(24, 10, sigma=0.1, seed=1), "v": gaussian(5, seed=2)}
+    state["n"] = gaussian(10, 10, sigma=3.0, seed=3)
+    return encode_trellis(state, calibrated(state), GOLDEN_SETTINGS, 700)
+
+
+def test_golden_points_keep_decoding():
+    """Version 2: these bytes are these weights, to the last bit, on every machine."""
+    weights, stored = decode(base64.b85decode(POINTS_BASE85))
+    assert stored == GOLDEN_SETTINGS and list(weights) == ["m", "v", "n"]
+    data = b"".join(weight.numpy().astype("<f4").tobytes() for weight in weights.values())
+    assert hashlib.sha256(data).hexdigest() == POINTS_SHA256
+
+
+def test_report_accounts_for_points():
+    """Groups, side information and header are all the bytes; the bound is close to the words."""
+    state = small_state() | {"w": gaussian(300, 200, seed=5)}
+    blob = encode_trellis(state, calibrated(state), {}, 30_000)
+    summary = quantize.report(blob, state)
+    groups = summary["groups"]
+    header_bytes = quantize.PREFIX.unpack_from(blob)[2]
+    outside = quantize.PREFIX.size + header_bytes + quantize.CHECKSUM_BYTES
+    total = sum(group["bytes"] for group in groups.values())
+    assert abs(total + outside - len(blob)) <= len(groups)  # each is rounded
+    assert groups["w"]["bytes"] == pytest.approx(groups["w"]["entropy_bytes"], rel=0.01)
+    expected = (decode(blob)[0]["w"] - state["w"]).norm() / state["w"].norm()
+    assert groups["w"]["relative_rms"] == pytest.approx(float(expected), rel=1e-5)
+    assert groups["exponents and tables of the points"]["bits_per_parameter"] is None
+    assert "exponents and tables" in quantize.format_report(summary)
+
+
+def test_command_packs_through_the_trellis(checkpoint, tmp_path, capsys):
+    """--trellis meets a target without calibration."""
+    checkpoint, _ = checkpoint
+    assert quantize.main([str(checkpoint), "--out", str(tmp_path / "rows.pgz")]) == 0
+    target = (tmp_path / "rows.pgz").stat().st_size
+    out = tmp_path / "points.pgz"
+    words = [str(checkpoint), "--out", str(out), "--target-bytes", str(target), "--trellis"]
+    assert quantize.main(words) == 0
+    assert f"model_bytes:{out.stat().st_size} trellis" in capsys.readouterr().out
+    assert out.stat().st_size <= target
+    assert (
+        decode(out.read_bytes())[0].keys() == decode((tmp_path / "rows.pgz").read_bytes())[0].keys()
+    )
+
+
 if __name__ == "__main__":
     artifact = encode(GOLDEN_STATE, GOLDEN_PLAN, GOLDEN_SETTINGS)
     print("GOLDEN_BASE85 =", base64.b85encode(artifact))
     print("GOLDEN_WEIGHTS =", {n: w.tolist() for n, w in decode(artifact)[0].items()})
+    points = golden_points()
+    print("POINTS_BASE85 =", base64.b85encode(points))
+    data = b"".join(w.numpy().astype("<f4").tobytes() for w in decode(points)[0].values())
+    print("POINTS_SHA256 =", hashlib.sha256(data).hexdigest())
     quantize.load_zstd = stored_zstd
     artifact = encode(GOLDEN_STATE, GOLDEN_PLAN, GOLDEN_SETTINGS)
     print("GOLDEN_SHA256 =", hashlib.sha256(artifact).hexdigest())

@@ -1,4 +1,4 @@
-"""The packed form of the sources: lossless, runs like the three files, and hides nothing."""
+"""The packed form of the sources: lossless, runs like the single files, and hides nothing."""
 
 import base64
 import bz2
@@ -178,7 +178,7 @@ for module in (train_gpt, again):
 
 
 def test_our_trainer_imports_packed(tmp_path):
-    """Our three files as one: code bytes are those of the one file, classes have their source."""
+    """Our files as one: code bytes are those of the one file, classes have their source."""
     alone = write(tmp_path / "alone", {"train_gpt.py": pack(OURS)})
     code = f"""
 import inspect, sys
@@ -189,7 +189,10 @@ for thing in (train_gpt.GPT, train_gpt.main, evaluate.ByteTable, evaluate.score_
               quantize.encode, quantize.ArtifactError):
     assert inspect.getsource(thing) in sources[inspect.getmodule(thing).__name__ + ".py"]
 """
-    done = run(tmp_path, "-c", f"sources = { {n: s.decode() for n, s in OURS.items()}!r}\n{code}")
+    (tmp_path / "check.py").write_text(
+        f"sources = { {n: s.decode() for n, s in OURS.items()}!r}\n{code}"
+    )
+    done = run(tmp_path, "check.py")
     assert (done.returncode, done.stderr) == (0, "")
     assert int(done.stdout) == len(pack(OURS))
 
