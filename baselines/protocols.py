@@ -2,16 +2,17 @@
 
     python -m baselines.protocols wikitext103 logs/<run_id> --tokens DIR_OR_SHARD...
     python -m baselines.protocols gpt2_val logs/<run_id>/artifact.pgz --tokens DIR --tokenizer DIR
-    python -m baselines.protocols preln_val logs/<run_id> --tokens DIR --seed 7 --json
+    python -m baselines.protocols preln_val logs/<run_id>/checkpoint.pt --tokens DIR --seed 7
 
     wikitext103   windows of 1,024 that do not overlap and share no context; EOS is no target
     gpt2_val      the first 20 batches of 64 x 1,024 tokens, in order
     preln_val     50 batches of 12 x 512 tokens at random places
 
-Tokens are those of shards, or of a folder's validation split (`data.prepare build --recipe
-wikitext-103` writes that text). Each protocol prints nats in all, targets, perplexity, and bits per
-byte by the run's tokenizer. Perplexities compare with the same tokenizer only, and no protocol's
-numbers with another's: a sliding window is another protocol, see evaluate.py.
+A run's folder is scored by its artifact, as packed; a checkpoint by the weights that it exports, or
+as trained. Tokens are those of shards, or of a folder's validation split (`data.prepare build
+--recipe wikitext-103` writes that text). Each protocol prints nats in all, targets, perplexity, and
+bits per byte by the run's tokenizer. Perplexities compare with the same tokenizer only, and no
+protocol's numbers with another's: a sliding window is another protocol, see evaluate.py.
 
 Exit status 0; 2 where there is nothing to score.
 """
@@ -26,6 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 import evaluate
 import quantize
@@ -131,23 +133,35 @@ def read_tokens(paths: list[Path], table: evaluate.ByteTable) -> tuple[np.ndarra
     return tokens_T, table.count(before_T, tokens_T)
 
 
-def load(path: Path, device: str):
-    """The model of a run's folder or an artifact, golf's or a baseline's, and what is known of it.
+def load(path: Path, device: str) -> tuple[nn.Module, dict]:
+    """The model of a run's folder, artifact or checkpoint, golf's or a baseline's, and its facts.
 
-    That is the settings of the artifact, over those of the run where it lies in its folder.
-    Raises: FileNotFoundError; quantize.ArtifactError.
+    These are the settings of the file, over those of the run where it lies in its folder.
+    Raises: FileNotFoundError; ValueError for a file that is neither, or of another version.
     """
     path = path / "artifact.pgz" if path.is_dir() else path
     if not path.is_file():
-        raise FileNotFoundError(f"no artifact at {path}; give a run that has finished, or its file")
-    weights, settings = quantize.decode(path.read_bytes())
+        what = f"no artifact at {path}; give a run that has finished, an artifact or a checkpoint"
+        raise FileNotFoundError(what)
+    with open(path, "rb") as file:
+        packed = file.read(len(quantize.MAGIC)) == quantize.MAGIC
+    found = quantize.decode(path.read_bytes()) if packed else quantize.load_checkpoint(path)
+    weights, settings = found
     saved = path.with_name("settings.json")
     known = json.loads(saved.read_text()) if saved.exists() else {}
     if "system" in settings:
         model = train.load(settings, weights, device)
+    elif set(settings) == set(train_gpt.MODEL_SETTINGS):
+        T = settings["train_seq_len"]
+        unread = {"train_batch_tokens": T, "micro_batch_tokens": T, "eval_stride": 1}
+        hp = train_gpt.Hyperparameters(**settings, **unread)
+        model = train_gpt.GPT(hp, train_gpt.compute_dtype(torch.device(device)))
+        model.load_state_dict(weights)
+        model.to(device).eval()
     else:
-        model, _ = train_gpt.load_artifact(path, device, compile=False)
-    return model, known | settings
+        odd = sorted(set(settings) ^ set(train_gpt.MODEL_SETTINGS))
+        raise ValueError(f"{path}: settings {odd} do not match this train_gpt.py; train again")
+    return model, known | settings | {"file": path}
 
 
 def run(args: argparse.Namespace) -> dict:
@@ -172,6 +186,7 @@ def run(args: argparse.Namespace) -> dict:
     return {
         "protocol": args.name if protocol.seq_len == usual else f"{args.name}@{protocol.seq_len}",
         "system": known.get("system", "golf"),
+        "file": str(known["file"]),
         "windows": len(starts_W),
         "seq_len": protocol.seq_len,
         **({"seed": args.seed} if protocol.at_random else {}),

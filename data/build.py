@@ -601,14 +601,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     sets = ", ".join(sources.HUB_SETS)
     add("source", nargs="?", help=f"a .jsonl, .txt or .parquet file or folder, or: {sets}")
-    add("--recipe", default="documents", choices=recipes.RECIPES, help="(%(default)s)")
+    add(
+        "--recipe",
+        default="documents",
+        choices=recipes.RECIPES,
+        help="of which data set (%(default)s)",
+    )
+    pad = "with --recipe c4: rows of T=TRAIN_SEQ_LEN tokens, filled with EOS, a target like others"
     what = "a SentencePiece model, a folder of GPT-2's vocab.json and merges.txt, bpe:N to train"
     add("--tokenizer", help=f"{what} one of N pieces, bytes, gpt2")
     add("--out", type=Path, required=True, help="folder to make")
     add("--val-documents", type=int, metavar="N", help="the first N documents are for validation")
     add("--train-tokens", type=int, metavar="N", help="with --recipe fineweb-edu: to train on")
     add("--val-tokens", type=int, metavar="N", help="with --recipe fineweb-edu: to validate")
-    add("--pad-to", type=int, default=0, metavar="T", help="with --recipe c4: rows of T tokens")
+    add("--pad-to", type=int, default=0, metavar="T", help=pad)
     add("--name", help="of the shard files (that of the folder)")
     add("--caseops", action="store_true", help="write capitals as markers before tokenising")
     add("--fuse", action="store_true", help="one token for a space and the marker after it")

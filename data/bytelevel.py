@@ -46,6 +46,8 @@ def read_pieces(folder: str | Path) -> list[bytes]:
         ids = json.loads(path.read_bytes())
         pieces: list = [None] * len(ids)
         for piece, i in ids.items():
+            if i < 0 or not piece:
+                raise ValueError(f"piece {piece!r} of id {i}")
             pieces[i] = b"" if piece == END else bytes(of[char] for char in piece)
     except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(f"{path} is no JSON object of pieces ({error}); {remedy}") from None

@@ -163,20 +163,19 @@ def entropies(shards: list[np.ndarray]) -> tuple[float, float, int]:
     The second is H(pair) - H(first): what a table of all pairs would reach on this very text, less
     than on other text. No pair reaches from one shard into the next.
     """
-    first, second, pairs = [], [], []
+    first_V, second_V, pairs = np.zeros(1 << 16, int), np.zeros(1 << 16, int), []
     for shard_T in shards:
-        shard_T = np.asarray(shard_T)
-        before_T, target_T = shard_T[:-1].astype(np.uint32), shard_T[1:].astype(np.uint32)
-        first.append(before_T)
-        second.append(target_T)
-        pairs.append(before_T << np.uint32(16) | target_T)
+        before_T, target_T = shard_T[:-1], shard_T[1:]
+        first_V += np.bincount(before_T, minlength=1 << 16)
+        second_V += np.bincount(target_T, minlength=1 << 16)
+        pairs.append(before_T.astype(np.uint32) << np.uint32(16) | target_T)
 
-    def nats(parts: list[np.ndarray]) -> float:
-        counts = np.unique(np.concatenate(parts), return_counts=True)[1]
-        share = counts / counts.sum()
+    def nats(counts: np.ndarray) -> float:
+        share = counts[counts > 0] / counts.sum()
         return float(-(share * np.log(share)).sum())
 
-    return nats(second), nats(pairs) - nats(first), sum(map(len, pairs))
+    pair_counts = np.unique(np.concatenate(pairs), return_counts=True)[1]
+    return nats(second_V), nats(pair_counts) - nats(first_V), int(first_V.sum())
 
 
 def training_shards(runs: list[Run], folder: Path | None) -> list[np.ndarray]:

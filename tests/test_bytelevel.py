@@ -84,6 +84,8 @@ def test_a_path_is_a_folder_or_a_model(tmp_path, toy):
         ({bytelevel.END: None}, r"lacks <\|endoftext\|>"),
         ({"he": 256}, "lacks an id"),
         ({"A": 66}, "lacks 1 single bytes"),
+        ({"": 257}, "piece '' of id 257"),
+        ({"he": -1}, "piece 'he' of id -1"),
         ({"A": "x"}, "is no JSON object of pieces"),
     ],
 )

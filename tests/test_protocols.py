@@ -87,11 +87,24 @@ def test_batches_change_nothing():
         assert (many.tokens, many.bytes) == (one.tokens, one.bytes)
 
 
-def test_bits_per_byte_and_the_published_pairs():
-    """F4 and F5: nats over ln 2 and bytes; exp of the cards' losses."""
+def test_bits_per_byte_are_nats_over_ln_2_and_bytes():
+    """F4: of all targets, the first token's bytes left out."""
     found = score(bigram, TOKENS, BYTES, plan(Protocol(64), 700), 64, V)
     assert found.bpb == pytest.approx(found.nats / (math.log(2) * BYTES[1:].sum()), rel=1e-12)
-    assert round(math.exp(3.840), 2) == 46.53 and round(math.exp(3.677), 2) == 39.53
+
+
+@pytest.mark.parametrize("loss, perplexity", [(3.840, 46.53), (3.677, 39.53)])
+def test_the_published_pairs(tmp_path, toy, capsys, monkeypatch, loss, perplexity):
+    """F5: what is printed for the cards' losses is the perplexity that they have."""
+    folder = write_run(tmp_path / "run", toy, "preln_53m")
+    found = evaluate.Score(nats=loss * 1000, tokens=1000, bytes=2500)
+    monkeypatch.setattr(protocols, "score", lambda *args: found)
+    given = ["--tokens", str(toy / "datasets/toy_sp1024"), "--json"]
+    assert protocols.main(["wikitext103", str(folder), *given]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert round(said["perplexity"], 2) == perplexity and said["loss"] == pytest.approx(loss)
+    assert (said["nats"], said["targets"], said["bytes"]) == (loss * 1000, 1000, 2500)
+    assert said["bpb"] == pytest.approx(loss / math.log(2) / 2.5)
 
 
 def test_gpt2_takes_the_first_batches_in_order():
@@ -148,6 +161,9 @@ def write_run(folder, toy, system: str):
     weights = {name: p.detach() for name, p in model.named_parameters()}
     blob = made.pack(weights, hp, 0, lambda: quantize.flat_hessians(weights))
     quantize.write_atomic(folder / "artifact.pgz", blob)
+    exported = {name: w.clone() for name, w in quantize.decode(blob)[0].items()}
+    checkpoint = {"model": weights, "averages": {"ema": exported}, "exported": "ema"}
+    torch.save(checkpoint | {"model_settings": made.model_settings(hp)}, folder / "checkpoint.pt")
     (folder / "settings.json").write_text(json.dumps(dataclasses.asdict(hp) | {"preset": system}))
     return folder
 
@@ -169,6 +185,10 @@ def test_runs_of_every_kind_are_scored(tmp_path, toy, capsys, system):
     assert found["nats"] == pytest.approx(want.nats, rel=1e-5)
     assert (found["targets"], found["bytes"]) == (want.tokens, want.bytes)
     assert found["perplexity"] == pytest.approx(math.exp(found["loss"]))
+    assert found["file"] == str(folder / "artifact.pgz")
+    assert protocols.main(["wikitext103", str(folder / "checkpoint.pt"), *given]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again == found | {"file": str(folder / "checkpoint.pt")}  # the weights it exports
 
 
 def test_what_cannot_be_scored_is_said(tmp_path, toy, capsys):
@@ -181,8 +201,13 @@ def test_what_cannot_be_scored_is_said(tmp_path, toy, capsys):
     assert protocols.main(["preln_val", str(folder), "--tokens", shards, "--seq-len", "0"]) == 2
     (folder / "settings.json").unlink()
     assert protocols.main(["preln_val", str(folder), "--tokens", shards]) == 2
+    torch.save({"model": {}, "model_settings": {"layers": 3}}, folder / "other.pt")
+    assert protocols.main(["preln_val", str(folder / "other.pt"), "--tokens", shards]) == 2
+    (folder / "other.pt").write_text("text")
+    assert protocols.main(["preln_val", str(folder / "other.pt"), "--tokens", shards]) == 2
     said = capsys.readouterr().err
     assert "no artifact at" in said and "more than the 64 positions" in said
+    assert "do not match this train_gpt.py" in said and "is not a checkpoint that loads" in said
     assert "no *_val_*.bin" in said and "--seq-len 0" in said and "name it with --tokenizer" in said
 
 

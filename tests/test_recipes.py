@@ -146,12 +146,25 @@ def test_a_stream_that_is_too_short_is_refused(tmp_path, pages, gpt2):
 
 
 def test_c4_is_packed(tmp_path, pages, model):
-    """D4: BOS before and EOS after each document, back to back; nothing is padding."""
+    """D4: BOS before and EOS after each document, back to back; nothing is padding.
+
+    A row of training is a piece of that stream, so its targets are its inputs shifted by one.
+    """
     run(pages, tmp_path / "out", model, "--recipe", "c4", "--val-documents", 5)
     plain = tokenizers.SentencePiece.load(model)
     for split, texts in (("val", TEXTS[:5]), ("train", TEXTS[5:])):
         want = [[1, *plain.model.encode(text), 2] for text in texts]
-        assert tokens_of(tmp_path / "out", split).tolist() == sum(want, [])
+        stream = sum(want, [])
+        assert tokens_of(tmp_path / "out", split).tolist() == stream
+    text = train_gpt.TrainingText(
+        train_gpt.Hyperparameters(
+            data_path=str(tmp_path / "out"), vocab_size=300, train_seq_len=8, eval_stride=8,
+            train_batch_tokens=8, micro_batch_tokens=8,
+        )
+    )  # fmt: skip
+    pieces = {tuple(want_T) for want_T in np.lib.stride_tricks.sliding_window_view(stream, 9)}
+    rows = text.rows(0, text.num_blocks).tolist()
+    assert len(rows) > 50 and set(map(tuple, rows)) <= pieces
     assert faults(tmp_path / "out") == []
 
 
