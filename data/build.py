@@ -601,12 +601,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     sets = ", ".join(sources.HUB_SETS)
     add("source", nargs="?", help=f"a .jsonl, .txt or .parquet file or folder, or: {sets}")
-    add(
-        "--recipe",
-        default="documents",
-        choices=recipes.RECIPES,
-        help="of which data set (%(default)s)",
-    )
+    add("--recipe", default="documents", choices=recipes.RECIPES, help="whose rules (%(default)s)")
     pad = "with --recipe c4: rows of T=TRAIN_SEQ_LEN tokens, filled with EOS, a target like others"
     what = "a SentencePiece model, a folder of GPT-2's vocab.json and merges.txt, bpe:N to train"
     add("--tokenizer", help=f"{what} one of N pieces, bytes, gpt2")
