@@ -32,7 +32,7 @@ from torch import nn
 import evaluate
 import quantize
 import train_gpt
-from baselines import train
+from baselines import gpt2, preln, train
 from data import bytelevel
 
 EOS_ID = 2  # of SentencePiece models; GPT-2's mark is the table's own
@@ -175,6 +175,10 @@ def run(args: argparse.Namespace) -> dict:
     tokenizer = args.tokenizer or known.get("tokenizer_path")
     if not tokenizer:
         raise ValueError(f"{args.run} does not say its tokenizer; name it with --tokenizer")
+    places = known.get("seq_len") if train.FILES.get(known.get("system")) in (gpt2, preln) else None
+    if places and protocol.seq_len > places:
+        what = f"{args.run} has {places} positions, not the {protocol.seq_len} of {args.name}"
+        raise ValueError(f"{what}; set --seq-len {places}, which the protocol's name then tells")
     V = known["vocab_size"]
     table = bytelevel.byte_table(tokenizer, V)
     tokens_T, bytes_T = read_tokens(args.tokens, table)

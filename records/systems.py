@@ -3,9 +3,9 @@
     python -m records.systems RUN... [--markdown | --json]
     python -m records.systems RUN... --plot curves.png [--data DIR]
 
-A RUN is a log, a run folder or id. Runs are refused together where their scores do not compare:
-another validation text, part of it only, or windows of another kind. Loss and perplexity compare
-between equal tokenizers alone, bpb between all.
+A RUN is a log, a run folder or id, or a folder of run folders. Runs are refused together where
+their scores do not compare: another validation text, part of it only, or windows of another kind.
+Loss and perplexity compare between equal tokenizers alone, bpb between all.
 
 --plot draws the training losses of the runs against two lines of the training tokens themselves:
 their unigram entropy, and their bigram entropy, that of a token when the one before it is known.
@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from records.run import Run, read_runs
+from records.run import Run, find_logs, read_runs
 
 ENTROPY_TOKENS = 100_000_000  # of the training split, at most
 COLUMNS = {  # of the table: heading, format
@@ -57,6 +57,14 @@ class Row:
     bpb: float
     tokens_per_second: float | None
     log: str
+
+
+def runs_of(path: Path) -> list[Run]:
+    """The runs of a path, or of the folders in it. Raises: FileNotFoundError, ValueError."""
+    parts = [path]
+    if path.is_dir() and not find_logs(path):
+        parts = [part for part in sorted(path.iterdir()) if part.is_dir() and find_logs(part)]
+    return [run for part in parts or [path] for run in read_runs(part)]
 
 
 def text_of(run: Run) -> dict:
@@ -242,7 +250,7 @@ def write_plot(runs: list[Run], shards: list[np.ndarray], path: Path) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="records.systems", description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("runs", nargs="+", metavar="RUN", help="log, run folder or id")
+    add("runs", nargs="+", metavar="RUN", help="log, run folder or id, or a folder of them")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--markdown", action="store_true", help="print a Markdown table")
     form.add_argument("--json", action="store_true", help="print one JSON object")
@@ -250,7 +258,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--data", type=Path, metavar="DIR", help="with --plot: shards (those of the settings)")
     args = parser.parse_args(argv)
     try:
-        runs = [run for path in args.runs for run in read_runs(path)]
+        runs = [run for path in args.runs for run in runs_of(Path(path))]
         rows = table(runs)
         if args.plot:
             write_plot(runs, training_shards(runs, args.data), args.plot)

@@ -99,7 +99,7 @@ def test_the_published_pairs(tmp_path, toy, capsys, monkeypatch, loss, perplexit
     folder = write_run(tmp_path / "run", toy, "preln_53m")
     found = evaluate.Score(nats=loss * 1000, tokens=1000, bytes=2500)
     monkeypatch.setattr(protocols, "score", lambda *args: found)
-    given = ["--tokens", str(toy / "datasets/toy_sp1024"), "--json"]
+    given = ["--tokens", str(toy / "datasets/toy_sp1024"), "--seq-len", "64", "--json"]
     assert protocols.main(["wikitext103", str(folder), *given]) == 0
     said = json.loads(capsys.readouterr().out)
     assert round(said["perplexity"], 2) == perplexity and said["loss"] == pytest.approx(loss)
@@ -197,8 +197,9 @@ def test_what_cannot_be_scored_is_said(tmp_path, toy, capsys):
     shards = str(toy / "datasets/toy_sp1024")
     assert protocols.main(["gpt2_val", str(tmp_path), "--tokens", shards]) == 2
     assert protocols.main(["preln_val", str(folder), "--tokens", shards]) == 2
-    assert protocols.main(["preln_val", str(folder), "--tokens", str(tmp_path)]) == 2
-    assert protocols.main(["preln_val", str(folder), "--tokens", shards, "--seq-len", "0"]) == 2
+    short = ["preln_val", str(folder), "--seq-len"]
+    assert protocols.main([*short, "64", "--tokens", str(tmp_path)]) == 2
+    assert protocols.main([*short, "0", "--tokens", shards]) == 2
     (folder / "settings.json").unlink()
     assert protocols.main(["preln_val", str(folder), "--tokens", shards]) == 2
     torch.save({"model": {}, "model_settings": {"layers": 3}}, folder / "other.pt")
@@ -206,7 +207,8 @@ def test_what_cannot_be_scored_is_said(tmp_path, toy, capsys):
     (folder / "other.pt").write_text("text")
     assert protocols.main(["preln_val", str(folder / "other.pt"), "--tokens", shards]) == 2
     said = capsys.readouterr().err
-    assert "no artifact at" in said and "more than the 64 positions" in said
+    assert "no artifact at" in said
+    assert "64 positions, not the 512 of preln_val; set --seq-len 64" in said
     assert "do not match this train_gpt.py" in said and "is not a checkpoint that loads" in said
     assert "no *_val_*.bin" in said and "--seq-len 0" in said and "name it with --tokenizer" in said
 

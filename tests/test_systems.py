@@ -59,7 +59,11 @@ def test_a_row_has_the_figures_of_its_log(tmp_path, capsys, monkeypatch):
     said = capsys.readouterr().out
     assert "| 4.00 | 256 | 4.4000 | 2.5000 | 512 | [log](gpt2_124m/train.log) |" in said
     assert "2,500 bytes of validation text; 1,000 targets; windows: blocks; unigram" in said
-    assert systems.main(paths) == 0 and "smoke" in capsys.readouterr().out
+    assert systems.main(paths) == 0
+    said = capsys.readouterr().out
+    assert said.splitlines()[1].split()[0] == "smoke"
+    assert systems.main([str(tmp_path)]) == 0  # the folder of both
+    assert capsys.readouterr().out == said
 
 
 def test_a_golf_preset_says_that_it_is_one(tmp_path):
