@@ -197,6 +197,10 @@ def test_a_row_is_not_cut_within_a_character(model):
     text = padded.decode(tokens_T[1:])
     assert text == "a" and bytes_T.sum() == 1
     assert len(whole.encode(["a\U0001f600b"])[0]) > 4
+    text = " théâtre" * 8  # pieces of 8 characters: the text is cut before the tokens are
+    assert len(whole.encode([text])[0]) == 1 + 8
+    tokens_T, _ = tokenizers.SentencePiece.load(model, pad_to=5).encode([text])
+    assert text[:24] < whole.decode(tokens_T) <= text[:30]
 
 
 def test_wikitext(tmp_path, gpt2):
