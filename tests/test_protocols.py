@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import MERGES, write_vocabulary
 
 import evaluate
 import quantize
@@ -78,13 +79,19 @@ def test_no_context_is_carried():
 
 
 def test_batches_change_nothing():
-    """F3: batched is one by one, also where the last window is short."""
-    starts = plan(Protocol(64), 700)
-    one = score(running, TOKENS, BYTES, starts, 64, V, batch_tokens=1)
+    """F3: batched is one by one, also where the last window is short; batches keep the limit."""
+    starts, rows = plan(Protocol(64), 700), []
+
+    def counted(tokens_BT):
+        rows.append(len(tokens_BT))
+        return running(tokens_BT)
+
+    one = score(counted, TOKENS, BYTES, starts, 64, V, batch_tokens=1)
     for batch_tokens in (192, 64 * 1000):
-        many = score(running, TOKENS, BYTES, starts, 64, V, batch_tokens=batch_tokens)
+        many = score(counted, TOKENS, BYTES, starts, 64, V, batch_tokens=batch_tokens)
         assert many.nats == pytest.approx(one.nats, rel=1e-6)
         assert (many.tokens, many.bytes) == (one.tokens, one.bytes)
+    assert rows == [1] * 11 + [3, 3, 3, 2] + [11]
 
 
 def test_bits_per_byte_are_nats_over_ln_2_and_bytes():
@@ -143,19 +150,19 @@ def test_wrong_tokens_and_logits_are_refused():
         score(lambda x: uniform(x) * math.nan, TOKENS, BYTES, starts, 64, V)
 
 
-def write_run(folder, toy, system: str):
-    """A finished run's artifact and settings, with random weights."""
+def write_run(folder, toy, system: str, **changes):
+    """A finished run's artifact, checkpoint and settings, with random weights."""
     folder.mkdir()
     sizes = dict(
         vocab_size=1024, num_layers=2, model_dim=32, num_heads=2, train_seq_len=64,
         train_batch_tokens=64, micro_batch_tokens=64, eval_stride=64,
     )  # fmt: skip
-    where = dict(data_path="", tokenizer_path=str(toy / "tokenizers/toy_1024_bpe.model"))
+    where = dict(data_path="", tokenizer_path=str(toy / "tokenizers/toy_1024_bpe.model")) | changes
     if system == "golf":
-        hp = train_gpt.Hyperparameters(**{**train_gpt.PRESETS["smoke"], **sizes, **where})
+        hp = train_gpt.Hyperparameters(**{**train_gpt.PRESETS["smoke"], **(sizes | where)})
         made = train_gpt
     else:
-        hp = train.Recipe(**{**train.RECIPES[system], **sizes, **where, "num_kv_heads": 1})
+        hp = train.Recipe(**{**train.RECIPES[system], **(sizes | where), "num_kv_heads": 1})
         made = train.system_of(system)
     model = made.GPT(hp, torch.float32).init_weights(0)
     weights = {name: p.detach() for name, p in model.named_parameters()}
@@ -189,6 +196,28 @@ def test_runs_of_every_kind_are_scored(tmp_path, toy, capsys, system):
     assert protocols.main(["wikitext103", str(folder / "checkpoint.pt"), *given]) == 0
     again = json.loads(capsys.readouterr().out)
     assert again == found | {"file": str(folder / "checkpoint.pt")}  # the weights it exports
+
+
+@pytest.mark.parametrize("kind", ["SentencePiece", "GPT-2"])
+def test_the_end_of_a_text_is_no_target_of_wikitext(tmp_path, toy, capsys, kind):
+    """EOS is 2 of a model and <|endoftext|> of GPT-2; the other protocols score it."""
+    V, end, changes = 1024, 2, {}
+    if kind == "GPT-2":
+        folder = write_vocabulary(tmp_path / "bpe", MERGES)
+        V = 257 + len(MERGES)
+        end, changes = V - 1, {"vocab_size": V, "tokenizer_path": str(folder)}
+    folder = write_run(tmp_path / "run", toy, "gpt2_124m", **changes)
+    tokens_T = RNG.integers(5, 200, size=1000)
+    tokens_T[[0, 7, 500, 999]] = end
+    tokens_T[[3, 4]] = 2
+    evaluate.write_shard(tmp_path / "x_val_000000.bin", tokens_T)
+    given = [str(folder), "--tokens", str(tmp_path), "--seq-len", "64", "--json"]
+    assert protocols.main(["wikitext103", *given]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["targets"] == 999 - (tokens_T[1:] == end).sum() and found["skipped_id"] == end
+    assert protocols.main(["preln_val", *given]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["targets"] == 50 * 12 * 64 and found["skipped_id"] is None
 
 
 def test_what_cannot_be_scored_is_said(tmp_path, toy, capsys):

@@ -125,6 +125,9 @@ def test_entropies_are_those_of_known_texts():
     assert bigram == pytest.approx(0.4 * math.log(2))
     shares = [2 / 5, 2 / 5, 1 / 5]
     assert unigram == pytest.approx(-sum(p * math.log(p) for p in shares))
+    # Pairs 1-1, 1-1, 1-2: what comes first is certain, what follows is not.
+    unigram, bigram, _ = systems.entropies([np.array([1, 1, 1, 2], np.uint16)])
+    assert unigram == bigram == pytest.approx(math.log(3) - 2 / 3 * math.log(2))
 
 
 def test_no_pair_reaches_over_the_end_of_a_shard():
