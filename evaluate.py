@@ -137,6 +137,7 @@ class ByteTable:
     needs_sidecar: bool = False  # the text was changed before it was tokenised
     sidecar_T: np.ndarray | None = None  # bytes of each validation token, in place of the table
     metric: str = "val_bpb_partial"  # "val_bpb" where the validation split is known to be whole
+    bos_id: int = BOS_ID  # the token that starts a document; other tokenizers have another
 
     @classmethod
     def from_sentencepiece(cls, model_path: str | Path, vocab_size: int) -> ByteTable:
@@ -216,7 +217,7 @@ def read_validation(data_path: str | Path, table: ByteTable) -> tuple[np.ndarray
         place = f"{paths[0]}: entry {1 + above_T.argmax()}"
         refuse(above_T.any(), f"{place} is more bytes than its token spells")
         table = replace(table, sidecar_T=sidecar_T)
-    path, found = Path(data_path) / "manifest.json", (tokens_T == BOS_ID).sum()
+    path, found = Path(data_path) / "manifest.json", (tokens_T == table.bos_id).sum()
     try:
         want = json.loads(path.read_bytes())["splits"]["val"] if path.exists() else FINEWEB_VAL
         whole = (found, table.total(tokens_T)) == (want["documents"], want["bytes"])
@@ -266,7 +267,7 @@ def _as_stream(tokens_T: np.ndarray, table: ByteTable) -> np.ndarray:
     return tokens_T
 
 
-def plan_windows(tokens_T, seq_len: int, stride: int, isolate: bool, chunk_tokens: int):
+def plan_windows(tokens_T, seq_len: int, stride: int, isolate: bool, chunk_tokens: int, bos=BOS_ID):
     """Return windows that score every target once, in order: int64 rows (start, first, end).
 
     The model reads inputs start..end and is scored on targets first..end. A document's windows
@@ -279,7 +280,7 @@ def plan_windows(tokens_T, seq_len: int, stride: int, isolate: bool, chunk_token
     require(1 <= stride <= seq_len, f"{stride=} must lie in 1..{seq_len=}; choose a smaller stride")
     require(chunk_tokens > 0, f"{chunk_tokens=} must be positive; the usual is {CHUNK_TOKENS}")
     num_targets = len(tokens_T) - 1
-    begin_D = np.union1d([0], np.flatnonzero(tokens_T[:-1] == BOS_ID) if isolate else [0])
+    begin_D = np.union1d([0], np.flatnonzero(tokens_T[:-1] == bos) if isolate else [0])
     spans = zip(begin_D, [*begin_D[1:], num_targets], strict=True)
     later = [np.arange(begin + seq_len, end, stride) for begin, end in spans]
     first_W = np.unique(np.concatenate([begin_D, range(0, num_targets, chunk_tokens), *later]))
@@ -375,8 +376,9 @@ def score_first(
     Raises: ValueError for tokens outside the vocabulary, logits of another shape or not finite.
     """
     tokens_T, ledger = _as_stream(tokens_T, table), Ledger() if ledger is None else ledger
-    windows_W3 = plan_windows(tokens_T, seq_len, stride, isolate, chunk_tokens)
-    rows = max(1, min(batch_tokens // seq_len, len(windows_W3)))
+    windows_W3 = plan_windows(tokens_T, seq_len, stride, isolate, chunk_tokens, table.bos_id)
+    limit = batch_tokens * 8192 // max(8192, len(table.base_bytes_V))  # so many logits, no more
+    rows = max(1, min(limit // seq_len, len(windows_W3)))
     num_targets = len(tokens_T) - 1
     borders = np.searchsorted(windows_W3[:, 1], range(chunk_tokens, num_targets, chunk_tokens))
     chunks = np.split(windows_W3, borders)

@@ -280,7 +280,7 @@ class Clock:
 
 
 def read_sources(*more: str) -> dict[str, bytes]:
-    """These five files, and more, as they are on disk when the run starts: the counted code."""
+    """These five files, and a system's SOURCES, as they are when the run starts: what counts."""
     files = (__file__, *(m.__file__ for m in (quantize, trellis, rans, evaluate)), *more)
     return {Path(file).name: Path(file).read_bytes() for file in files}
 
@@ -1053,7 +1053,7 @@ class Trainer:
 
 # Artifact -----------------------------------------------------------------------------------------
 
-CAP_BYTES, SOURCES = quantize.CAP_BYTES, ()  # files beside these five that a system needs
+CAP_BYTES, SOURCES, byte_table = quantize.CAP_BYTES, (), evaluate.ByteTable.from_sentencepiece
 # What load_artifact needs to rebuild the model, and the context it was trained with.
 MODEL_SETTINGS = (
     "vocab_size", "num_layers", "model_dim", "num_heads", "num_kv_heads", "mlp_mult", "rope_dims",
@@ -1151,7 +1151,7 @@ def main(system=sys.modules[__name__]) -> None:
         rt = Runtime.start(os.environ)
         hp, preset, given = settings_from_env(os.environ, torch.cuda.is_available(), system)
         note = prepare_data(hp, given, rt)
-        table = evaluate.ByteTable.from_sentencepiece(hp.tokenizer_path, hp.vocab_size)
+        table = system.byte_table(hp.tokenizer_path, hp.vocab_size)
         val_T, table = evaluate.read_validation(hp.data_path, table)
         text = system.TrainingText(hp)
         run = Run(hp, preset, rt, sources)

@@ -12,6 +12,7 @@
 Settings are environment variables, as for train_gpt.py: those of a run (`Hyperparameters` there)
 and those that `Recipe` adds; one that only the golf recipe reads is refused. The run's folder, log,
 checkpoints, RESUME and the score from packed bytes are train_gpt.py's. There is no cap on bytes.
+TOKENIZER_PATH is a SentencePiece model, or a folder with GPT-2's vocab.json and merges.txt.
 
 `report` reads a run's metrics.jsonl: smoothed loss, tokens per second, and utilisation against a
 peak that is given, never guessed; of several runs, as of three seeds, also mean and spread.
@@ -34,6 +35,7 @@ import evaluate
 import quantize
 import train_gpt
 from baselines import continuations, d12, distill, gpt2, preln
+from data import bytelevel
 
 # Every system, by the name its settings carry, and the file that holds its model.
 FILES = {name: module for module in (d12, gpt2, preln) for name in module.CONFIGS}
@@ -329,7 +331,11 @@ def system_of(name: str) -> SimpleNamespace:
         pack=pack,
         load_artifact=load_artifact,
         CAP_BYTES=math.inf,
-        SOURCES=(__file__, FILES[system].__file__, distill.__file__, continuations.__file__),
+        SOURCES=tuple(
+            module.__file__ for module in (FILES[system], distill, continuations, bytelevel)
+        )
+        + (__file__,),
+        byte_table=bytelevel.byte_table,
     )
 
 
@@ -373,7 +379,7 @@ def score(folder: Path) -> dict:
     """Log and return the score of a run's artifact, on the text that its settings name."""
     system, hp = saved_settings(folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    table = evaluate.ByteTable.from_sentencepiece(hp.tokenizer_path, hp.vocab_size)
+    table = bytelevel.byte_table(hp.tokenizer_path, hp.vocab_size)
     val_T, table = evaluate.read_validation(hp.data_path, table)
     model, _ = system_of(system).load_artifact(folder / "artifact.pgz", device, hp.compile)
     how = dict(seq_len=hp.train_seq_len, stride=hp.eval_stride, device=device)

@@ -30,8 +30,8 @@ import numpy as np
 
 import evaluate
 import quantize
+from data import bytelevel, recipes, sources, tokenizers
 from data import manifest as manifests
-from data import sources, tokenizers
 
 SHARD_TOKENS = 100_000_000
 MAX_DOCUMENT_MB = 10.0
@@ -54,6 +54,9 @@ class Request:
     separator: str = sources.SEPARATOR
     max_document_mb: float = MAX_DOCUMENT_MB
     skip_bad: bool = False
+    split: str = "first"  # the rule, see recipes.Recipe; the numbers are those of "tokens"
+    train_tokens: int = 0
+    val_tokens: int = 0
 
     @property
     def sidecar(self) -> bool:
@@ -98,6 +101,9 @@ def tokenize(block: sources.Block, tokenizer, request: Request) -> Documents:
         tokens_T = bytes_T = np.zeros(0, np.uint16)
     start_D = np.flatnonzero(tokens_T == tokenizer.bos_id)
     assert len(start_D) == len(texts), f"{block.where}: {len(start_D)} BOS, {len(texts)} documents"
+    text_at = slice(1, None)
+    if getattr(tokenizer, "marks", "") == "after" and texts:  # BOS ends a document
+        start_D, text_at = np.append(0, start_D[:-1] + 1), slice(None, -1)
     length_D = np.diff(start_D, append=len(tokens_T))
     excess_D = -raw_bytes_D
     if texts:
@@ -107,7 +113,7 @@ def tokenize(block: sources.Block, tokenizer, request: Request) -> Documents:
         number_D=block.first + np.flatnonzero(good_D),
         hash_D=np.array([manifests.hash_document(text) for text in texts], np.uint64),
         raw_bytes_D=raw_bytes_D,
-        changed_D=np.array([tokenizer.changed(t, ids_T[1:], e) for t, ids_T, e in rows], bool),
+        changed_D=np.array([tokenizer.changed(t, ids_T[text_at], e) for t, ids_T, e in rows], bool),
         length_D=length_D,
         tokens_T=tokens_T,
         bytes_T=bytes_T,
@@ -229,6 +235,9 @@ class Part:
     def count(self, split: str) -> int:
         return self.state["splits"][split]["documents"]
 
+    def tokens(self, split: str) -> int:
+        return self.state["splits"][split]["tokens"]
+
     def save(self) -> None:
         manifests.write_atomic(self.folder / STATE, json.dumps(self.state))
 
@@ -257,6 +266,39 @@ class Part:
                     self._write(docs, split, first, last if begin == at else first, begin, end)
                 at = int(ends_D[first])
             first = last
+
+    def add_tokens(self, docs: Documents) -> bool:
+        """Append documents as one stream, train first, each split cut where its tokens are full.
+
+        A document counts where it ends. The first token of a split is no target, so its bytes do
+        not count. Validation leaves out what equals a training document.
+        Returns whether both splits are full.
+        """
+        request, begin = self.request, 0
+        whole_D = np.cumsum(docs.length_D) <= request.train_tokens - self.tokens("train")
+        if not whole_D.all():
+            train_D = np.concatenate([*self.hashes, docs.hash_D[whole_D]])
+            known_D = train_D[: self.count("train") + whole_D.sum()]
+            same_D = ~whole_D & np.isin(docs.hash_D, known_D)
+            same = docs.number_D[same_D].tolist()
+            self.left_out += [(number, "equal to a training document") for number in same]
+            docs = docs.select(~same_D)
+        ends_D = np.cumsum(docs.length_D)
+        for split, size in (("train", request.train_tokens), ("val", request.val_tokens)):
+            rest = size - self.tokens(split)
+            end = min(begin + rest, len(docs.tokens_T))
+            if begin < end and rest == size:
+                docs.bytes_T[begin] = 0
+            while begin < end:
+                full = self.files and self.shard["tokens"] == request.shard_tokens
+                if full or (self.files and self.shard["split"] != split):
+                    self.close(None)
+                room = request.shard_tokens - (self.shard["tokens"] if self.files else 0)
+                stop = min(end, begin + room)
+                first, last = np.searchsorted(ends_D, [begin, stop], side="right").tolist()
+                self._write(docs, split, first, last, begin, stop)
+                begin = stop
+        return self.tokens("val") == request.val_tokens
 
     def _write(self, docs: Documents, split: str, first: int, last: int, at: int, end: int) -> None:
         if not self.files:
@@ -352,6 +394,10 @@ def build_part(
                         what = "repair it, or leave such documents out with --skip-bad"
                         raise ValueError(f"{docs.faults[0][1]}; {what}")
                     part.left_out += [(number, "bad") for number, _ in docs.faults]
+                    if request.split == "tokens":
+                        if part.add_tokens(docs):
+                            break
+                        continue
                     val_D = docs.number_D < border
                     part.add(docs.select(val_D), "val")
                     train = docs.select(~val_D)
@@ -359,6 +405,11 @@ def build_part(
                     same = train.number_D[same_D].tolist()
                     part.left_out += [(number, "equal to a validation document") for number in same]
                     part.add(train.select(~same_D), "train")
+                if request.split == "tokens" and part.tokens("val") < request.val_tokens:
+                    found, want = (part.tokens(s) for s in manifests.SPLITS), request.train_tokens
+                    what = f"{about['name']} has {sum(found)} tokens for {want} to train on and"
+                    remedy = "lower --train-tokens or --val-tokens"
+                    raise ValueError(f"{what} {request.val_tokens} to validate; {remedy}")
                 part.close(begin, done=True)
             except BaseException as error:
                 part.abandon()
@@ -411,7 +462,8 @@ def merge_parts(work: Path, out: Path) -> dict:
         split: {key: sum(s["splits"][split][key] for s in states.values()) for key in COUNTS}
         for split in manifests.SPLITS
     }
-    if not splits["train"]["documents"]:
+    rule = request["split"]
+    if not splits["train"]["documents"] and rule != "whole":
         shutil.rmtree(work)  # another number is another request: nothing here can be used
         what = f"{border} documents, val_documents={request['val_documents']}: none to train on"
         raise ValueError(f"{first['source']['name']}: {what}; set --val-documents lower")
@@ -432,22 +484,31 @@ def merge_parts(work: Path, out: Path) -> dict:
         found = np.fromfile(folder / HASHES, np.uint64)
         digest.update(found.tobytes())
         count = states[folder]["splits"]["val"]["documents"]
-        hashes["val"].append(found[:count])
-        hashes["train"].append(found[count:])
+        order = ("val", "train")
+        if rule == "tokens":
+            order, count = ("train", "val"), len(found) - count
+        for split, part_D in zip(order, (found[:count], found[count:]), strict=True):
+            hashes[split].append(part_D)
     left_out = sum((Counter(state["left_out"]) for state in states.values()), Counter())
     about = {"documents": border, "sha256": digest.hexdigest(), "left_out": dict(left_out)}
     tokenizer = request.pop("tokenizer")
-    if tokenizer["file"]:
-        _link(work / tokenizer["file"], side / tokenizer["file"])
+    for file in filter(None, (tokenizer["file"], tokenizer.get("merges"))):
+        _link(work / file, side / file)
     joined = {split: np.concatenate(hashes[split]) for split in manifests.SPLITS}
     if both := len(manifests.shared(np.sort(joined["train"]), joined["val"])):
         what = f"{both} validation documents are in a training part"
         raise ValueError(f"{work}: {what}; build that part with the val_hashes of the first one")
+    split_rule = {"rule": rule, "val_documents": request["val_documents"]}
+    if rule == "tokens":
+        split_rule |= {n: request[n] for n in ("train_tokens", "val_tokens")}
+        split_rule["val_documents"] = None
+        for counts in splits.values():
+            counts["raw_bytes"] = None  # of documents that are cut
     manifest = {
         "version": manifests.VERSION,
         "source": first["source"] | about,
         "tokenizer": tokenizer,
-        "split_rule": {"rule": "first", "val_documents": request["val_documents"]},
+        "split_rule": split_rule,
         "splits": splits,
         "shards": shards,
         "sidecar_required": shards[0]["sidecar"] is not None,
@@ -472,18 +533,31 @@ def _link(source: Path, target: Path) -> str:
 
 def prepare_tokenizer(args: argparse.Namespace, work: Path, about: dict) -> dict:
     """The tokenizer asked for stands in the work folder; returns the manifest's entry."""
+    recipe = recipes.RECIPES[args.recipe]
+    given = {"pad_to": args.pad_to} if args.pad_to else {"marks": recipe.marks}
+    marked = {} if given == {"marks": "before"} else given
     kind, _, size = args.tokenizer.partition(":")
     if args.fuse and not args.caseops:
         raise ValueError("--fuse joins CaseOps markers with the space before; add --caseops")
-    if args.caseops and args.tokenizer in ("bytes", "gpt2"):
+    folder = Path(args.tokenizer)  # of GPT-2's files
+    if args.caseops and (args.tokenizer in ("bytes", "gpt2") or folder.is_dir()):
         raise ValueError(f"--caseops needs pieces for its markers; {args.tokenizer} has none")
     if args.tokenizer in ("bytes", "gpt2"):
-        return tokenizers.describe(args.tokenizer, None, False, False)
+        return tokenizers.describe(args.tokenizer, None, False, False, **marked)
     work.mkdir(parents=True, exist_ok=True)
+    if folder.is_dir():
+        tokenizers.Gpt2.load(folder, recipe.marks)
+        for name in (bytelevel.VOCABULARY, bytelevel.MERGES):
+            quantize.write_atomic(work / name, (folder / name).read_bytes())
+        facts = {"merges": bytelevel.MERGES, **marked}
+        return tokenizers.describe("gpt2", work / bytelevel.VOCABULARY, False, False, **facts)
     path, facts = work / tokenizers.MODEL_FILE, {}
     if kind == "bpe":
         if not size.isdecimal() or not 260 < int(size) <= 1 << 16:
             raise ValueError(f"--tokenizer {args.tokenizer}: the N of bpe:N must be 261..65536")
+        if recipe.split in ("first file", "whole"):
+            what = f"--recipe {args.recipe} has no text to train {args.tokenizer} on first"
+            raise ValueError(f"{what}; name a model")
         asked = {"vocab_size": int(size), "caseops": args.caseops, "sample_mb": args.sample_mb}
         asked |= {"source": about, "val_documents": args.val_documents}
         notes = work / "tokenizer.json"
@@ -499,7 +573,7 @@ def prepare_tokenizer(args: argparse.Namespace, work: Path, about: dict) -> dict
     elif not path.exists() or not Path(args.tokenizer).samefile(path):
         tokenizers.SentencePiece.load(args.tokenizer, args.caseops, args.fuse)
         quantize.write_atomic(path, Path(args.tokenizer).read_bytes())
-    return tokenizers.describe("sentencepiece", path, args.caseops, args.fuse, **facts)
+    return tokenizers.describe("sentencepiece", path, args.caseops, args.fuse, **marked, **facts)
 
 
 class Sample:
@@ -527,13 +601,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     sets = ", ".join(sources.HUB_SETS)
     add("source", nargs="?", help=f"a .jsonl, .txt or .parquet file or folder, or: {sets}")
-    add("--tokenizer", help="a SentencePiece model, bpe:N to train one of N pieces, bytes, gpt2")
+    add("--recipe", default="documents", choices=recipes.RECIPES, help="whose rules (%(default)s)")
+    pad = "with --recipe c4: rows of T=TRAIN_SEQ_LEN tokens, filled with EOS, a target like others"
+    what = "a SentencePiece model, a folder of GPT-2's vocab.json and merges.txt, bpe:N to train"
+    add("--tokenizer", help=f"{what} one of N pieces, bytes, gpt2")
     add("--out", type=Path, required=True, help="folder to make")
     add("--val-documents", type=int, metavar="N", help="the first N documents are for validation")
+    add("--train-tokens", type=int, metavar="N", help="with --recipe fineweb-edu: to train on")
+    add("--val-tokens", type=int, metavar="N", help="with --recipe fineweb-edu: to validate")
+    add("--pad-to", type=int, default=0, metavar="T", help=pad)
     add("--name", help="of the shard files (that of the folder)")
     add("--caseops", action="store_true", help="write capitals as markers before tokenising")
     add("--fuse", action="store_true", help="one token for a space and the marker after it")
-    add("--field", default="text", help="JSON key or Parquet column (%(default)s)")
+    add("--field", help="JSON key or Parquet column (text, or the recipe's)")
     add("--separator", default=sources.SEPARATOR, help="between documents of .txt (%(default)s)")
     add("--skip-bad", action="store_true", help="leave out, and count, what cannot be used")
     add("--max-document-mb", type=float, default=MAX_DOCUMENT_MB, help="(%(default)s)")
@@ -560,7 +640,9 @@ def build(args: argparse.Namespace) -> dict:
         return _finish(work, out)
     if not args.source or not args.tokenizer:
         raise ValueError("build needs a SOURCE and --tokenizer; only --merge does without")
-    if args.val_documents is None:
+    recipe = _chosen_recipe(args)
+    args.field = args.field or recipe.field
+    if args.val_documents is None and recipe.split == "first":
         if args.source not in sources.HUB_SETS:
             raise ValueError("--val-documents N must say how many of the first documents validate")
         args.val_documents = sources.HUB_SETS[args.source].val_documents
@@ -570,21 +652,50 @@ def build(args: argparse.Namespace) -> dict:
             raise ValueError(f"--{flag} {getattr(args, name)} must be at least 1")
     start, stop = _range(args.range)
     about = sources.describe(args.source)
+    if args.recipe != "documents":
+        about |= {"recipe": args.recipe}
     part = work / f"part_{start:012d}"
     # A whole build has the work folder for itself; ranges share it and lock their parts.
     with manifests.folder_lock(work) if not args.range else contextlib.nullcontext():
         try:
-            tokenizer = prepare_tokenizer(args, work, about)
+            tokenizer, source = prepare_tokenizer(args, work, about), args.source
+            if arranged := recipes.arrange(source, recipe, args.field, about):
+                source, args.val_documents = arranged
             names = ("val_documents", "shard_tokens", "field", "separator", "max_document_mb")
             options = {name: getattr(args, name) for name in (*names, "skip_bad")}
+            options |= {n: getattr(recipe, n) for n in ("split", "train_tokens", "val_tokens")}
             request = Request(args.name or out.name, tokenizer, **options)
             whole = {"start": start, "stop": stop, "workers": args.workers, "about": about}
-            state = build_part(args.source, part, request, **whole)
+            state = build_part(source, part, request, **whole)
             return state if args.range else _finish(work, out)
         except ValueError:
             if not args.range and not any(work.glob(PARTS)):
                 shutil.rmtree(work, ignore_errors=True)
             raise
+
+
+def _chosen_recipe(args: argparse.Namespace) -> recipes.Recipe:
+    """The recipe with the numbers that were given; raises ValueError for those it does not take."""
+    recipe = recipes.RECIPES[args.recipe]
+    by_tokens, own_order = recipe.split == "tokens", recipe.split != "first"
+    for flag, given, taken in (
+        ("--train-tokens", args.train_tokens, by_tokens),
+        ("--val-tokens", args.val_tokens, by_tokens),
+        ("--pad-to", args.pad_to or None, recipe.marks == "around"),
+        ("--val-documents", args.val_documents, not own_order),
+        ("--range", args.range, not own_order),
+    ):
+        if given is not None and not taken:
+            raise ValueError(f"{flag} {given} is not read by --recipe {args.recipe}; leave it out")
+    if args.pad_to == 1 or args.pad_to < 0:
+        raise ValueError(f"--pad-to {args.pad_to} must be 2 or more: a start and what follows it")
+    if own_order:
+        args.val_documents = 0
+    given = {"train_tokens": args.train_tokens, "val_tokens": args.val_tokens}
+    recipe = replace(recipe, **{name: value for name, value in given.items() if value is not None})
+    if by_tokens and min(recipe.train_tokens, recipe.val_tokens) < 1:
+        raise ValueError("--train-tokens and --val-tokens must be at least 1")
+    return recipe
 
 
 def _range(text: str | None) -> tuple[int, int | None]:

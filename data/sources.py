@@ -18,7 +18,8 @@ from pathlib import Path
 BLOCK_BYTES = 1 << 20
 MAX_LINE_BYTES = 1 << 26
 SEPARATOR = "<|endoftext|>"
-KINDS = {".jsonl": "json", ".json": "json", ".txt": "text", ".parquet": "parquet"}
+KINDS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".txt": "text", ".raw": "text"}
+EMPTY = "the document is empty"
 ARTICLE = re.compile(r" = [^=].* = \n?")  # the title line of a WikiText article
 
 
@@ -32,6 +33,7 @@ class HubSet:
     data_files: str | None = None
     val_split: str | None = None  # validation documents come from here, else from the front
     articles: bool = False  # rows are lines of articles
+    val_only: bool = False  # the validation split is all that is read
 
 
 HUB_SETS = {
@@ -48,6 +50,9 @@ HUB_SETS = {
         config="wikitext-103-raw-v1",
         val_split="validation",
         articles=True,
+    ),
+    "wikitext-103-test": HubSet(
+        "Salesforce/wikitext", 1, config="wikitext-103-raw-v1", val_split="test", val_only=True
     ),
 }
 
@@ -93,7 +98,7 @@ class Block:
             if not isinstance(part, str):
                 what = f"{field!r} must be a string"
             elif not part.strip():
-                what = "the document is empty"
+                what = EMPTY
             elif "\0" in part:
                 what = f"NUL at character {part.index(chr(0))}"
             elif len(part.encode()) > max_bytes:
@@ -202,7 +207,7 @@ def _file_blocks(files: list[Path], start: int, field: str, separator: bytes) ->
             offset, first = offset + block.count, first + block.count
 
 
-def _unpacked(path: Path) -> Iterator[bytes]:
+def unpacked(path: Path) -> Iterator[bytes]:
     """The content of a file in chunks; .gz and .zst, also of several frames, are unpacked.
 
     Raises: ValueError for a damaged file, and for one that ends too early.
@@ -234,7 +239,7 @@ def _unpacked(path: Path) -> Iterator[bytes]:
 def _cut(path: Path, separator: bytes) -> Iterator[bytes]:
     """The content of a file, cut at separators into runs of whole documents."""
     buffer, searched = bytearray(), 0
-    for chunk in _unpacked(path):
+    for chunk in unpacked(path):
         buffer += chunk
         if len(buffer) < BLOCK_BYTES:
             continue
@@ -328,6 +333,8 @@ def _hub_rows(
         return
     if start < val_documents:
         yield from islice(stream(hub.val_split, start), val_documents - start)
+    if hub.val_only:
+        return
     yield from stream("train", max(0, start - val_documents))
 
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 import evaluate
+from data import bytelevel, tokenizers
 from data import manifest as manifests
-from data import tokenizers
 from data.manifest import hash_document, sha256_file
 
 CHUNK_TOKENS = 1 << 22
@@ -222,13 +222,19 @@ class Folder:
             what = f"{path} has no manifest.json, so what it should hold is not known"
             if tokenizer_path is None:
                 raise ValueError(f"{what}; name its tokenizer with --tokenizer") from None
-            self.manifest, self.tokenizer_entry = None, {"kind": "sentencepiece"}
+            kind = "gpt2" if tokenizer_path.is_dir() else "sentencepiece"
+            self.manifest, self.tokenizer_entry = None, {"kind": kind}
             self.add("manifest", "warning", what)
         file = tokenizer_path or self.tokenizer_entry["file"]
         self.tokenizer_path = file and (path / file if tokenizer_path is None else tokenizer_path)
+        if self.tokenizer_path:
+            self.tokenizer_path = bytelevel.vocabulary_file(self.tokenizer_path)
         self.entries = {s["file"]: s for s in self.manifest["shards"]} if self.manifest else {}
         self.source = self.manifest["source"] if self.manifest else {"name": path.resolve().name}
         self.bos_id = self.manifest["bos_id"] if self.manifest else evaluate.BOS_ID
+        if not self.manifest and self.tokenizer_entry["kind"] == "gpt2":
+            self.bos_id = tokenizers.GPT2_BOS_ID
+        self.ends = self.tokenizer_entry.get("marks") == "after"  # documents end with BOS
         self.paths = {split: self.find_shards(split) for split in manifests.SPLITS}
 
     def add(self, check: str, level: str, message: str) -> None:
@@ -247,6 +253,8 @@ class Folder:
 
     def find_shards(self, split: str) -> list[Path]:
         """Shards of a split that are there and should be; all others are faults."""
+        if self.manifest and not self.manifest["splits"][split]["documents"]:
+            return []
         try:
             there = {path.name: path for path in evaluate.find_shards(self.path, split)}
         except FileNotFoundError as error:
@@ -290,7 +298,8 @@ class Folder:
         try:
             entry = entry | {"file": path and path.absolute()}
             tokenizer = tokenizers.load(entry, self.path)
-            if self.manifest is None and tokenizer.table.needs_sidecar:
+            is_model = isinstance(tokenizer, tokenizers.SentencePiece)
+            if self.manifest is None and is_model and tokenizer.table.needs_sidecar:
                 tokenizer = tokenizers.load(entry | {"caseops": True}, self.path)
         except ValueError as error:
             self.add("tokenizer", "fault", str(error))
@@ -334,7 +343,7 @@ class Folder:
             for check, message in facts.faults:
                 self.add(check, "fault", message)
         for split, shards in found.items():
-            if shards and shards[0].head_T is not None and len(shards[0].head_T):
+            if shards and shards[0].head_T is not None and len(shards[0].head_T) and not self.ends:
                 self.fault("bos", f"{self.paths[split][0]} must start with BOS={self.bos_id}")
             want = self.manifest["splits"][split]["bytes"] if self.manifest else None
             size = sum(facts.sidecar_bytes for facts in shards)
@@ -399,16 +408,22 @@ class Folder:
         else:
             before_T, check = np.append(self.bos_id, tokens_T[:-1]), "bytes"
             bytes_T = tokenizer.table.count(before_T, tokens_T)
-        start = total = same = 0
-        hashes, wrong = [], []
-        for number, ids_T in enumerate(documents_of(tokens_T, self.bos_id)):
+            bytes_T[0] *= not self.ends  # no target, and here it may be text
+        # Where BOS ends documents, what is before the first and behind the last one may be cut.
+        start = int((tokens_T == self.bos_id).argmax())
+        total, same, hashes, wrong = int(bytes_T[:start].sum(dtype=np.int64)), 0, [], []
+        documents = list(documents_of(tokens_T, self.bos_id))
+        if self.ends and documents:
+            total += int(bytes_T[len(tokens_T) - len(documents.pop()) :].sum(dtype=np.int64))
+        for number, ids_T in enumerate(documents):
             text = tokenizer.decode(ids_T[1:])
             size, counted = len(text.encode()), int(bytes_T[start : start + len(ids_T)].sum())
             if size != counted:
                 why = explain(counted - size, ids_T, tokenizer)
                 wrong.append(f"validation document {number} has {size} bytes, not {counted}{why}")
             if number < ROUND_TRIPS:
-                same += np.array_equal(tokenizer.encode([text])[0], ids_T)
+                again_T = tokenizer.encode([text])[0]
+                same += np.array_equal(np.roll(again_T, 1) if self.ends else again_T, ids_T)
             start, total = start + len(ids_T), total + size
             hashes.append(hash_document(text))
         if wrong:
@@ -424,7 +439,9 @@ class Folder:
         index = self.manifest and self.manifest["document_index"]
         if index and index["of"] == "text" and want["changed_documents"] == 0:
             stored = manifests.read_index(self.path, self.manifest)["val"]
-            if not np.array_equal(stored, np.sort(np.array(hashes, np.uint64))):
+            found = np.sort(np.array(hashes, np.uint64))
+            same = np.isin(found, stored).all() if self.ends else np.array_equal(found, stored)
+            if not same:
                 self.fault("index", "the index lists other val documents than the shards hold")
         self.ok("bytes", f"{total} bytes of decoded validation text")
         if has_sidecar:
@@ -487,25 +504,26 @@ def check_start(folder: Path, tokenizer_path: Path, vocab_size: int) -> str:
         source = manifest["source"]
         of = source.get("train_shards") or len(paths)
         note = f"data verified source:{source['name']} train_shards:{len(paths)}/{of}"
-    table = evaluate.ByteTable.from_sentencepiece(tokenizer_path, vocab_size)
+    table = bytelevel.byte_table(tokenizer_path, vocab_size)
     val_T, table = evaluate.read_validation(folder, table)
+    bos_id, ends = table.bos_id, manifest and manifest["tokenizer"].get("marks") == "after"
     if manifest and table.metric != "val_bpb":
-        counts = f"{(val_T == evaluate.BOS_ID).sum()} documents and {table.total(val_T)} bytes"
+        counts = f"{(val_T == bos_id).sum()} documents and {table.total(val_T)} bytes"
         evaluate.refuse(True, f"{folder}: validation has {counts}, its manifest says otherwise")
 
     def heads(tokens_T: np.ndarray) -> np.ndarray:
-        start_D = np.flatnonzero(tokens_T[:-HEAD_TOKENS] == evaluate.BOS_ID)
+        start_D = np.flatnonzero(tokens_T[:-HEAD_TOKENS] == bos_id)
         head_DT = tokens_T[start_D[:, None] + np.arange(HEAD_TOKENS)].astype(np.uint64)
         factors_T = np.random.default_rng(0).integers(1 << 63, size=HEAD_TOKENS, dtype=np.uint64)
         return head_DT @ factors_T  # a hash: integers wrap
 
-    val_D, bos = heads(val_T), f"BOS={evaluate.BOS_ID}"
-    evaluate.refuse(val_T[0] != evaluate.BOS_ID, f"{folder}: validation must start with {bos}")
+    val_D, bos = heads(val_T), f"BOS={bos_id}"
+    evaluate.refuse(val_T[0] != bos_id and not ends, f"{folder}: validation must start with {bos}")
     starts = {s["file"]: s["documents"] for s in manifest["shards"]} if manifest else {}
     for path in paths:
         evaluate.read_shard(path, verify=manifest is None)
         tokens_T = np.fromfile(path, "<u2", START_TOKENS, offset=evaluate.HEADER_BYTES)
-        no_start = (tokens_T != evaluate.BOS_ID).all() and starts.get(path.name, 1) > 0
+        no_start = (tokens_T != bos_id).all() and starts.get(path.name, 1) > 0
         evaluate.refuse(no_start, f"{path} has no document start, {bos}")
         shared_D = np.isin(heads(tokens_T), val_D)
         what = f"{path}: of its first {len(shared_D)} documents {shared_D.sum()} are validation"

@@ -82,6 +82,7 @@ class Run:
     resumed: bool  # ours
     peak_memory_mib: int | None
     data_note: str | None  # ours: how the data were checked
+    preset: str | None = None  # ours: the system or preset that was trained
 
     def implied_bytes(self) -> float | None:
         """The bytes that the score's loss and bpb have been divided by; None without both."""
@@ -193,7 +194,7 @@ def value_of(text: str):
 
 # A log --------------------------------------------------------------------------------------------
 
-START = re.compile(r"Running Python (\d[\d.]*)|run:(?:\S*[/\\])?(\S+) preset:")
+START = re.compile(r"Running Python (\d[\d.]*)|run:(?:\S*[/\\])?(\S+) preset:(\S+)")
 SOURCE_BEGINS = re.compile(r"from __future__ import|import \w+$|Source code:|#!/|\"\"\"")
 RULER = re.compile(r"={60,}$")
 CRASH = re.compile(
@@ -280,7 +281,7 @@ class Reader:
             self.crash = self.under_way = None
             if start[2]:
                 self.is_ours = True
-                self.facts["run_id"] = start[2]
+                self.facts |= {"run_id": start[2], "preset": start[3]}
         elif CRASH.match(line):
             self.crash = self.crash or (number, line)
         elif self.crash and ERROR.match(line):
@@ -542,6 +543,7 @@ def read_log(path: str | Path) -> Run:
         resumed=log.resumed,
         peak_memory_mib=count("peak_memory_mib"),
         data_note=facts.get("data_note"),
+        preset=facts.get("preset"),
     )
 
 

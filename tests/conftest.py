@@ -1,5 +1,7 @@
-"""Shared by all tests: one thread each, the toy data, built once, and weights for baselines."""
+"""Shared by all tests: one thread each, the toy data, built once, and weights for baselines,
+and a small vocabulary in GPT-2's form."""
 
+import json
 import math
 import os
 import zlib
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from data import bytelevel
 from data.prepare import build_toy
 
 # Spinning threads of several processes on few cores slow each other five times and more.
@@ -28,3 +31,17 @@ def golden(name: str, shape: tuple[int, ...]) -> torch.Tensor:
     place = torch.arange(math.prod(shape), dtype=torch.float64)
     phase = 2 * math.pi * (zlib.crc32(name.encode()) % 1000) / 1000
     return (0.3 * torch.sin(0.7 * place + phase)).view(shape)
+
+
+MERGES = [("Ġ", "t"), ("h", "e"), ("Ġt", "he"), ("Ã", "©"), ("Ċ", "Ċ")]
+
+
+def write_vocabulary(folder: Path, merges=(), **changes) -> Path:
+    """A small vocabulary in GPT-2's form: bytes, then merges, then the end of a text."""
+    pieces = [*bytelevel.byte_of_character(), *(a + b for a, b in merges), bytelevel.END]
+    ids = {piece: i for i, piece in enumerate(pieces)} | changes
+    folder.mkdir(exist_ok=True)
+    kept = {piece: i for piece, i in ids.items() if i is not None}
+    (folder / "vocab.json").write_text(json.dumps(kept))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
+    return folder

@@ -126,7 +126,7 @@ def test_our_log_field_by_field(read):
     assert (run.train_time_ms, run.cap_ms, run.eval_time_ms) == (59206, 60000, 62236 + 767789)
     assert (run.model_bytes, run.code_bytes, run.total_bytes) == (316412, 111187, 427599)
     assert (run.val_tokens, run.train_shards, run.model_params) == (1454637, 80, 508077)
-    assert (run.world_size, run.device) == (8, "NVIDIA H100 80GB HBM3")
+    assert (run.world_size, run.device, run.preset) == (8, "NVIDIA H100 80GB HBM3", "smoke")
     assert run.versions == {"python": "3.11.7", "torch": "2.13.0+cu128", "cuda": "12.8"}
     assert run.settings == json.loads(OURS.splitlines()[2].removeprefix("hparams "))
     wanted = {"SEED": "42", "DATA_PATH": "data/my text", "MATRIX_LR": "0.03"}
@@ -185,7 +185,7 @@ def test_the_baseline_of_the_field(read):
     assert (run.model_bytes, run.code_bytes, run.total_bytes) == (15815847, 47642, 15863489)
     assert (run.seed, run.steps, run.train_time_ms, run.cap_ms) == (1337, 13780, 600038, 600000)
     assert (run.val_tokens, run.train_shards, run.model_params) == (62021632, 25, 17059912)
-    assert (run.world_size, run.device) == (8, "NVIDIA H100 80GB HBM3")
+    assert (run.world_size, run.device, run.preset) == (8, "NVIDIA H100 80GB HBM3", None)
     assert run.versions == {"python": "3.12.3", "torch": "2.9.1+cu128", "cuda": "12.8"}
     assert run.settings["num_heads"] == 8 and run.settings["tie_embeddings"] is True
     assert [point["step"] for point in run.curve] == [0, 13750, 13780]

@@ -319,7 +319,7 @@ def test_a_run_from_start_to_score(toy, tmp_path, system):
     folder = tmp_path / "logs/run"
     kept = {path.name for path in folder.glob("*.py")}
     trunk = Path(train.FILES[system].__file__).name
-    ours = {"train.py", "distill.py", "continuations.py", trunk}
+    ours = {"train.py", "distill.py", "continuations.py", "bytelevel.py", trunk}
     assert kept == {"train_gpt.py", "quantize.py", "evaluate.py", "trellis.py", "rans.py"} | ours
     again = subprocess.run([*command[:-1], "score", str(folder)], capture_output=True, text=True)
     final = [line for line in done.stdout.splitlines() if line.startswith("final ")]

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -395,6 +396,19 @@ def test_a_validation_shard_in_training_is_refused(tmp_path):
     copy.symlink_to(tmp_path / "t_val_000000.bin")
     with pytest.raises(ValueError, match="is the validation shard"):
         train_gpt.TrainingText(tiny(data_path=str(tmp_path), vocab_size=65_536))
+
+
+def test_a_system_counts_bytes_by_its_own_table(monkeypatch):
+    """main asks the system that it trains, by path and size; what it refuses is one line."""
+
+    def byte_table(path, vocab_size):
+        raise ValueError(f"no table of {vocab_size} in {path}")
+
+    system = SimpleNamespace(**{**vars(train_gpt), "byte_table": byte_table})
+    monkeypatch.setattr(train_gpt, "prepare_data", lambda *given: "")
+    monkeypatch.setenv("TOKENIZER_PATH", "some/folder")
+    with pytest.raises(SystemExit, match="error: no table of 1024 in some/folder"):
+        train_gpt.main(system)
 
 
 def test_unfit_data_is_refused_by_the_tool_that_makes_it(tmp_path, toy):
