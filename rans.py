@@ -128,7 +128,7 @@ def encode(matrices: list[Points], base_steps: list[float], states: int) -> byte
     logs_KM = count_logs(matrices, low, K, reach)
     tables = Tables(logs_KM, reach)
     numbers = sum(p.points_RC.size for p in matrices)
-    lanes = 1 << min(max((numbers >> 14).bit_length(), 1), 11)
+    lanes = 1 << min(max((numbers >> 14).bit_length(), 1), 10)
     lane_states = np.full(lanes, STATE_LOW, np.uint32)
     words = []
     width = 2 * tables.reach + 1

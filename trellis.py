@@ -27,8 +27,8 @@ PARITY_CHECKS = {1: (0, 0), 4: (0o5, 0o2), 8: (0o13, 0o4), 16: (0o23, 0o4), 32: 
 PATH_STEPS = 256  # 64 costs 0.014 bit per weight, 1024 saves 0.003
 UNITS = 4  # of an exponent in an octave; with a free base step finer ones gain < 0.003 bit
 BLOCK = 128  # columns between two matrix products of the feedback
-MAX_POINT = 8191
-FINEST = 1024  # root-mean-square of a row's or column's points
+MAX_POINT = 16383
+FINEST = 2048  # root-mean-square of a row's or column's points
 NARROWEST = 2.0**-16  # row or column, against the widest
 
 

@@ -225,9 +225,9 @@ def test_packing_is_forecast_from_as_many_columns_as_it_takes(monkeypatch):
     weights = {name: p.detach() + 0.1 for name, p in model.named_parameters()}
     shapes, points = [], trellis.ColumnQuantizer.points
 
-    def count(self, x_PT, classes_PT):
+    def count(self, x_PT):
         shapes.append(x_PT.shape)
-        return points(self, x_PT, classes_PT)
+        return points(self, x_PT)
 
     monkeypatch.setattr(trellis.ColumnQuantizer, "points", count)
     train_gpt.pack(weights, TINY, 0, lambda: quantize.flat_hessians(weights))
