@@ -12,12 +12,15 @@ flat Hessians, and compared with the Gaussian rate-distortion bound. The codecs:
     GPTQ + brotli     int6 rows whose step is k standard deviations / 31, the embedding int8 at
                       k = 20, full-Hessian error feedback; brotli-11, better of plain and shuffled
     GPTQ + LZMA/zpaq  the same codes under another compressor; zpaq needs the program lrzip
+    NNCodec           the reference of ISO/IEC 15938-17 (dependent quantisation, CABAC), with a step
+                      in proportion to each matrix's root-mean-square, small tensors at its default
     trellis           quantize.encode_trellis; also with 4 and 8 states at one rate
 
 Columns: bits/param counts every byte of the artifact; bound is the order-0 entropy of the codec's
 own symbols, in bits a parameter; SQNR is of the matrices together; mnat H is half of tr(e H eᵀ), in
 thousandths of a nat a token, and dB H the mean over matrices of tr(w H wᵀ) over it; the deltas are
-measured. MB is the rise of the peak resident memory while packing (Linux; else empty).
+measured. Seconds are of CPU, other programs' too: on a busy machine a clock says little. MB is the
+rise of the peak resident memory while packing (Linux; else, and for other programs, empty).
 
 What is written to FOLDER: codec_bench.json and, with matplotlib, codec_bench.png. Exit status 0,
 or 2 after a line on stderr where the input is at fault.
@@ -26,6 +29,7 @@ or 2 after a line on stderr where the input is at fault.
 import argparse
 import ctypes
 import importlib.util
+import io
 import json
 import lzma
 import math
@@ -55,6 +59,7 @@ GPTQ_SIGMAS, EMBEDDING_SIGMAS = (12.85, 19.3, 32.0), 20.0
 WIDTHS = (0.75, 1.0, 1.5, 2.25)  # of quantize.DEFAULT_PLAN's clips
 RATES = (2.25, 3.0, 4.0, 5.0)  # bits a parameter of the trellis codec
 FEWER_STATES, STATES_RATE = (4, 8), 3.0
+NNC_STEPS = (-8, -5, -2)  # quarter octaves of a matrix's root-mean-square
 LOSS_TOKENS, CALIBRATION_TOKENS = 65_536, 65_536
 LANDINGS = 20
 LENGTH = struct.Struct("<I")
@@ -80,7 +85,7 @@ class Row:
     setting: str
     bytes: int
     bits: float
-    bound_bits: float
+    bound_bits: float | None
     sqnr_db: float
     weighted_mnat: float
     weighted_db: float
@@ -94,12 +99,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Codec:
-    """encode returns the artifact and the bytes of its symbols' entropy."""
+    """encode returns the artifact and the bytes of its symbols' entropy, where that is known."""
 
     name: str
     setting: str
-    encode: Callable[[Subject], tuple[bytes, float]]
+    encode: Callable[[Subject], tuple[bytes, float | None]]
     decode: Callable[[bytes], State]
+    outside: bool = False  # another program does the work, whose memory is not seen
 
 
 # The peers: rows on grids ---------------------------------------------------------------------
@@ -223,8 +229,54 @@ def compressors() -> tuple[dict[str, tuple[Callable, Callable]], list[str]]:
         found["zpaq"] = (lambda data: lrzip(data, "-z"), lambda data: lrzip(data, "-d"))
     else:
         missing.append("lrzip is not installed: no zpaq")
-    missing.append("NNCodec, the reference of the NNC standard, is not compared")
     return found, missing
+
+
+# Run by the interpreter that has the package. A file of arrays in, the stream and arrays out.
+NNC_SCRIPT = """
+import json, sys
+import numpy as np
+from nncodec import nnc
+action, source, out, steps = sys.argv[1:]
+if action == "encode":
+    arrays = dict(np.load(source))
+    data = nnc.compress(arrays, bitstream_path=out, qp_per_tensor=json.loads(steps), qp=-75,
+                        use_dq=True, return_bitstream=True, verbose=False)
+    open(out, "wb").write(data)
+else:
+    np.savez(out, **nnc.decompress(bytearray(open(source, "rb").read()), verbose=False))
+"""
+
+
+def nnc_run(python: str, action: str, data: bytes, steps: dict) -> bytes:
+    """The stream of a file of arrays, or the other way round.
+
+    Raises: ValueError where the interpreter fails, as without the package.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        source, out = Path(folder, "in.npz"), Path(folder, "out.npz")
+        source.write_bytes(data)
+        command = [python, "-c", NNC_SCRIPT, action, str(source), str(out), json.dumps(steps)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise ValueError(f"--nncodec {python} failed: {last:.300}; install nncodec for it")
+        return out.read_bytes()
+
+
+def nnc_codec(python: str, step: int) -> Codec:
+    def encode(s: Subject):
+        file = io.BytesIO()
+        np.savez(file, **{name: weight.numpy() for name, weight in s.state.items()})
+        rms = {name: float(s.state[name].square().mean().sqrt()) for name in s.hessians}
+        steps = {name: step + round(4 * math.log2(max(v, 1e-9))) for name, v in rms.items()}
+        return nnc_run(python, "encode", file.getvalue(), steps), None
+
+    def decode(blob: bytes) -> State:
+        arrays = np.load(io.BytesIO(nnc_run(python, "decode", blob, {})))
+        return {name: torch.from_numpy(arrays[name]).float() for name in arrays.files}
+
+    return Codec("NNCodec", f"step {2 ** (step / 4):.2f} rms", encode, decode, outside=True)
 
 
 # All codecs -----------------------------------------------------------------------------------
@@ -234,8 +286,8 @@ def report_bytes(blob: bytes) -> float:
     return quantize.report(blob)["entropy_bytes"]
 
 
-def codecs(subject: Subject, quick: bool = False) -> Iterator[Codec]:
-    """Every codec at every setting, the peers first."""
+def codecs(subject: Subject, quick: bool = False, nncodec: str | None = None) -> Iterator[Codec]:
+    """Every codec at every setting, the peers first; nncodec is an interpreter."""
 
     def int8(s: Subject):
         rows = {name: percentile_rows(s.state[name]) for name in s.hessians}
@@ -273,7 +325,10 @@ def codecs(subject: Subject, quick: bool = False) -> Iterator[Codec]:
                 f"k {sigmas}",
                 gptq(sigmas, compress),
                 lambda blob, read=read: read_rows(blob, read),
+                outside=name == "zpaq",
             )
+    for step in (NNC_STEPS[:2] if quick else NNC_STEPS) if nncodec else ():
+        yield nnc_codec(nncodec, step)
 
     def ours(rate: float, states: int):
         def encode(s: Subject):
@@ -319,15 +374,21 @@ def weighted(error_RC: torch.Tensor, hessian_CC: torch.Tensor) -> float:
     return float(((error_RC.double() @ hessian_CC.double()) * error_RC).sum()) / 2
 
 
-def bench(codec: Codec, subject: Subject, base_loss: float | None) -> Row:
-    """Pack, unpack and judge what comes back."""
+def cpu_seconds() -> float:
+    """Of this process and of those that it waited for."""
+    times = os.times()
+    return time.process_time() + times.children_user + times.children_system
+
+
+def bench(codec: Codec, subject: Subject, base_loss: float | None) -> tuple[Row, bytes]:
+    """Pack, unpack and judge what comes back; returns also the artifact."""
     with PeakMemory() as memory:
-        start = time.perf_counter()
+        start = cpu_seconds()
         blob, bound_bytes = codec.encode(subject)
-        encode_s = time.perf_counter() - start
-    start = time.perf_counter()
+        encode_s = cpu_seconds() - start
+    start = cpu_seconds()
     state = codec.decode(blob)
-    decode_s = time.perf_counter() - start
+    decode_s = cpu_seconds() - start
     parameters = sum(weight.numel() for weight in subject.state.values())
     power = error = nats = 0.0
     decibels = []
@@ -341,12 +402,12 @@ def bench(codec: Codec, subject: Subject, base_loss: float | None) -> Row:
         decibels.append(10 * math.log10(weighted(exact_RC, hessian_CC) / max(lost, 1e-30)))
     bits = 8 * len(blob) / parameters
     delta = None if base_loss is None else subject.measure(state) - base_loss
-    return Row(
+    row = Row(
         codec=codec.name,
         setting=codec.setting,
         bytes=len(blob),
         bits=bits,
-        bound_bits=8 * bound_bytes / parameters,
+        bound_bits=None if bound_bytes is None else 8 * bound_bytes / parameters,
         sqnr_db=10 * math.log10(power / error),
         weighted_mnat=1e3 * nats,
         weighted_db=float(np.mean(decibels)),
@@ -355,8 +416,9 @@ def bench(codec: Codec, subject: Subject, base_loss: float | None) -> Row:
         excess_bits=bits - math.log2(power / error) / 2 if base_loss is None else None,
         encode_s=encode_s,
         decode_s=decode_s,
-        peak_mb=memory.rise,
+        peak_mb=None if codec.outside else memory.rise,
     )
+    return row, blob
 
 
 # Subjects -------------------------------------------------------------------------------------
@@ -463,27 +525,26 @@ def landings(count: int) -> list[float]:
     return found
 
 
-def side_information(subject: Subject) -> dict:
-    """Coded words against the model's entropy, and what else an artifact of 3 bits holds."""
-    matrices = [trellis.Matrix(subject.state[n], h) for n, h in subject.hessians.items()]
-    weights = sum(matrix.weight_RC.numel() for matrix in matrices)
-    kept = []
-
-    def encode(points, base_steps, states):
-        kept[:] = [points, rans.encode(points, base_steps, states)]
-        return kept[1]
-
-    trellis.quantize_to_size(matrices, int(STATES_RATE * weights / 8), encode, states=8)
-    points, stream = kept
+def side_information(blob: bytes) -> dict:
+    """Coded words against the model's entropy, and shares of a trellis artifact's other parts."""
+    _, entries, start = quantize._read_header(blob)
+    points = [points for _, points, _ in quantize._read_points(blob, entries, start)]
+    stream_start = quantize._points_start(entries, start)
+    stream = blob[stream_start : -quantize.CHECKSUM_BYTES]
     side_bytes, word_bytes = rans.parts(stream, len(points))
     return {
         "words_over_entropy": word_bytes / sum(rans.coded_bytes(points)) - 1,
-        "side_share": side_bytes / len(stream),
+        "side_share": side_bytes / len(blob),
+        "header_share": (start + quantize.CHECKSUM_BYTES) / len(blob),
+        "fp16_share": (stream_start - start) / len(blob),
     }
 
 
-def answers(rows: list[Row], subject: Subject, count: int = LANDINGS) -> dict:
-    """What the lines of summary say; count is the number of sizes to be met."""
+def answers(rows: list[Row], subject: Subject, blob: bytes, count: int = LANDINGS) -> dict:
+    """What the lines of summary say, of the rows and of an artifact of the trellis codec.
+
+    count is the number of sizes to be met.
+    """
     of = {name: [row for row in rows if row.codec == name] for name in {r.codec for r in rows}}
     peers = [name for name in of if not name.startswith("trellis")]
     own = of["trellis"]
@@ -491,8 +552,12 @@ def answers(rows: list[Row], subject: Subject, count: int = LANDINGS) -> dict:
         "bits_below": {name: bits_below(of[name], own) for name in peers},
         "error_ratio": {name: ratios(of[name], own, "weighted_mnat") for name in peers},
         "landing_percent": landings(count),
-        **side_information(subject),
+        **side_information(blob),
     }
+    numbers = sum(weight.numel() for weight in subject.state.values()) / 1e6
+    for key in ("encode_s", "decode_s", "peak_mb"):
+        values = [getattr(row, key) for row in own]
+        found[f"{key}_a_million"] = [value / numbers for value in values if value is not None]
     if subject.measure is None:
         found["excess_bits"] = {f"{r.codec} {r.setting}": r.excess_bits for r in rows}
     else:
@@ -502,7 +567,7 @@ def answers(rows: list[Row], subject: Subject, count: int = LANDINGS) -> dict:
 
 def spread(values: list[float], form: str) -> str:
     if not values:
-        return "no common range"
+        return "no figure"
     return f"{min(values):{form}} to {max(values):{form}} ({len(values)} points)"
 
 
@@ -519,12 +584,24 @@ def format_answers(found: dict) -> str:
     for name, excess in found.get("excess_bits", {}).items():
         lines.append(f"bits/weight over the Gaussian bound: {name}: {excess:.3f}")
     lines.append(f"coded words over the model's entropy: {100 * found['words_over_entropy']:.3f} %")
-    lines.append(f"tables, exponents and lanes: {100 * found['side_share']:.2f} % of the stream")
+    lines.append(
+        "of the artifact, in %: tables, exponents and lanes {side_share:.2f}, header and checksum"
+        " {header_share:.2f}, fp16 numbers {fp16_share:.2f}".format(
+            **{key: 100 * share for key, share in found.items() if key.endswith("_share")}
+        )
+    )
     landed = found["landing_percent"]
     inside = sum(-0.1 <= percent <= 0 for percent in landed)
     lines.append(
         f"sizes met within -0.1 to 0 %: {inside} of {len(landed)}; {spread(landed, '.3f')}"
     )
+    for key, what in (
+        ("encode_s", "encode, CPU seconds"),
+        ("decode_s", "decode, CPU seconds"),
+        ("peak_mb", "memory while packing, MB"),
+    ):
+        values = found[f"{key}_a_million"]
+        lines.append(f"{what} a million parameters: {spread(values, '.2f')}")
     return "\n".join(lines)
 
 
@@ -540,7 +617,7 @@ COLUMNS = (
     ("delta_mnat", "Δ mnat", "{:.3f}"),
     ("delta_bpb", "Δ bpb", "{:.5f}"),
     ("excess_bits", "excess", "{:.3f}"),
-    ("encode_s", "enc s", "{:.1f}"),
+    ("encode_s", "enc s", "{:.2f}"),
     ("decode_s", "dec s", "{:.2f}"),
     ("peak_mb", "MB", "{:.0f}"),
 )
@@ -563,8 +640,6 @@ def format_table(rows: list[Row]) -> str:
 
 def draw(rows: list[Row]) -> bytes:
     """A PNG of the loss added against bytes; the bits over the bound where there is no loss."""
-    import io
-
     import matplotlib
 
     from records import plot
@@ -600,6 +675,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--out", type=Path, help="folder for codec_bench.json and codec_bench.png")
     add("--quick", action="store_true", help="fewer settings, smaller matrices, a 16th of the text")
     add("--json", action="store_true", help="print one JSON object")
+    add("--nncodec", metavar="PYTHON", help="an interpreter that has the package nncodec")
     args = parser.parse_args(argv)
     try:
         if (args.checkpoint is None) != (args.data is None):
@@ -609,17 +685,24 @@ def main(argv: list[str] | None = None) -> int:
         else:
             subject = trained(args.checkpoint, args.data, args.quick)
         base_loss = subject.measure(subject.state) if subject.measure else None
-        rows = []
-        for codec in codecs(subject, args.quick):
-            rows.append(bench(codec, subject, base_loss))
-            print(codec.name, codec.setting, rows[-1].bytes, file=sys.stderr, flush=True)
-        found = answers(rows, subject, 3 if args.quick else LANDINGS)
+        rows, of_rate = [], b""
+        for codec in codecs(subject, args.quick, args.nncodec):
+            row, blob = bench(codec, subject, base_loss)
+            rows.append(row)
+            if (row.codec, row.setting) == ("trellis", f"{STATES_RATE} bits"):
+                of_rate = blob
+            print(codec.name, codec.setting, row.bytes, file=sys.stderr, flush=True)
+        found = answers(rows, subject, of_rate, 3 if args.quick else LANDINGS)
+        missing = compressors()[1]
+        if not args.nncodec:
+            # its numpy is older than ours: one environment cannot have both
+            missing.append("NNCodec is not compared: --nncodec names a Python that has it")
         result = {
             "parameters": sum(weight.numel() for weight in subject.state.values()),
             "loss": base_loss,
             "threads": torch.get_num_threads(),
             "cores": os.cpu_count(),
-            "missing": compressors()[1],
+            "missing": missing,
             "rows": [asdict(row) for row in rows],
             "answers": found,
         }

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from dataclasses import replace
 
 import pytest
@@ -111,7 +112,7 @@ def test_rows_are_stored_exactly():
 def test_figures_are_of_what_is_decoded():
     """Weights that come back a tenth too large: 20 dB, a hundredth of the weighted power."""
     given = subject()
-    found = bench(exact(1.1), given, None)
+    found, _ = bench(exact(1.1), given, None)
     parameters = 64 * 64 + 7
     assert found.bytes == 1000 and found.bits == pytest.approx(8000 / parameters)
     assert found.bound_bits == pytest.approx(4000 / parameters)
@@ -127,7 +128,7 @@ def test_the_loss_is_measured_on_what_is_decoded():
     """Δ is loss after less loss before; bits a byte follow from bytes a token."""
     given = subject(measure=lambda state: float(state["a.gain"][0].abs()), bytes_per_token=2.0)
     before = given.measure(given.state)
-    found = bench(exact(1.5), given, before)
+    found, _ = bench(exact(1.5), given, before)
     assert found.delta_mnat == pytest.approx(500 * before)
     assert found.delta_bpb == pytest.approx(0.5 * before / math.log(2) / 2)
     assert found.excess_bits is None
@@ -151,9 +152,43 @@ def test_landings_tell_the_distance(monkeypatch):
     assert codec_bench.landings(4) == pytest.approx([-0.5] * 4, abs=0.01)
 
 
-def test_side_information_and_words_make_the_stream():
-    found = codec_bench.side_information(subject())
-    assert abs(found["words_over_entropy"]) < 0.02 and 0 < found["side_share"] < 0.9
+def test_the_parts_of_an_artifact_add_up():
+    """Words are at their entropy; with tables, header and fp16 numbers they make all bytes."""
+    given = subject()
+    blob = quantize.encode_trellis(given.state, given.hessians, {"a": 1}, 1500)
+    found = codec_bench.side_information(blob)
+    assert abs(found["words_over_entropy"]) < 0.02
+    assert found["header_share"] == (quantize._read_header(blob)[2] + 32) / len(blob)
+    halves = quantize.report(blob)["groups"]["a.gain"]["bytes"]
+    assert found["fp16_share"] == pytest.approx(halves / len(blob), abs=1e-6)
+    rest = quantize.report(blob)["groups"]["exponents and tables of the points"]["bytes"]
+    assert found["side_share"] == pytest.approx(rest / len(blob))
+
+
+def test_a_codec_of_another_interpreter(tmp_path):
+    """Steps are in quarter octaves of each matrix's rms; what fails is said in one line."""
+    (tmp_path / "nncodec").mkdir()
+    (tmp_path / "nncodec/__init__.py").write_text("")
+    (tmp_path / "nncodec/nnc.py").write_text(
+        "import pickle\n"
+        "def compress(arrays, qp_per_tensor, **_):\n"
+        "    steps = {n: 2 ** (q / 4) for n, q in qp_per_tensor.items()}\n"
+        "    return pickle.dumps({n: (a / steps[n]).round() * steps[n] if n in steps else a\n"
+        "                         for n, a in arrays.items()})\n"
+        "def decompress(data, **_):\n"
+        "    return pickle.loads(bytes(data))\n"
+    )
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    given = subject()
+    state = {"a.weight": given.state["a.weight"] / 8, "a.gain": given.state["a.gain"]}
+    row, _ = bench(codec_bench.nnc_codec(str(python), -4), replace(given, state=state), None)
+    assert row.sqnr_db == pytest.approx(10 * math.log10(12 * 4), abs=0.6)  # a step of half the rms
+    assert row.bound_bits is None and row.peak_mb is None and row.encode_s > 0.01
+    python.write_text("#!/bin/sh\necho no such package >&2; exit 1\n")
+    with pytest.raises(ValueError, match="no such package; install nncodec"):
+        codec_bench.nnc_codec(str(python), -4).encode(given)
 
 
 def test_memory_of_an_encoder_is_seen():
