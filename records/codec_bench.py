@@ -264,17 +264,18 @@ def nnc_run(python: str, action: str, data: bytes, steps: dict) -> bytes:
         return out.read_bytes()
 
 
-def nnc_codec(python: str, step: int) -> Codec:
+def nnc_codec(python: str, step: int, shapes: dict[str, torch.Size]) -> Codec:
     def encode(s: Subject):
         file = io.BytesIO()
-        np.savez(file, **{name: weight.numpy() for name, weight in s.state.items()})
+        # the package knows no tensors without a dimension
+        np.savez(file, **{name: np.atleast_1d(w.numpy()) for name, w in s.state.items()})
         rms = {name: float(s.state[name].square().mean().sqrt()) for name in s.hessians}
         steps = {name: step + round(4 * math.log2(max(v, 1e-9))) for name, v in rms.items()}
         return nnc_run(python, "encode", file.getvalue(), steps), None
 
     def decode(blob: bytes) -> State:
         arrays = np.load(io.BytesIO(nnc_run(python, "decode", blob, {})))
-        return {name: torch.from_numpy(arrays[name]).float() for name in arrays.files}
+        return {n: torch.from_numpy(arrays[n]).float().reshape(shapes[n]) for n in arrays.files}
 
     return Codec("NNCodec", f"step {2 ** (step / 4):.2f} rms", encode, decode, outside=True)
 
@@ -328,7 +329,7 @@ def codecs(subject: Subject, quick: bool = False, nncodec: str | None = None) ->
                 outside=name == "zpaq",
             )
     for step in (NNC_STEPS[:2] if quick else NNC_STEPS) if nncodec else ():
-        yield nnc_codec(nncodec, step)
+        yield nnc_codec(nncodec, step, {name: w.shape for name, w in subject.state.items()})
 
     def ours(rate: float, states: int):
         def encode(s: Subject):

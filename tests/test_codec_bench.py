@@ -172,6 +172,7 @@ def test_a_codec_of_another_interpreter(tmp_path):
     (tmp_path / "nncodec/nnc.py").write_text(
         "import pickle\n"
         "def compress(arrays, qp_per_tensor, **_):\n"
+        "    assert all(a.ndim for a in arrays.values())\n"
         "    steps = {n: 2 ** (q / 4) for n, q in qp_per_tensor.items()}\n"
         "    return pickle.dumps({n: (a / steps[n]).round() * steps[n] if n in steps else a\n"
         "                         for n, a in arrays.items()})\n"
@@ -182,13 +183,15 @@ def test_a_codec_of_another_interpreter(tmp_path):
     python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} "$@"\n')
     python.chmod(0o755)
     given = subject()
-    state = {"a.weight": given.state["a.weight"] / 8, "a.gain": given.state["a.gain"]}
-    row, _ = bench(codec_bench.nnc_codec(str(python), -4), replace(given, state=state), None)
+    state = {"a.weight": given.state["a.weight"] / 8, "scale": torch.tensor(1.5)}
+    codec = codec_bench.nnc_codec(str(python), -4, {n: w.shape for n, w in state.items()})
+    row, blob = bench(codec, replace(given, state=state), None)
     assert row.sqnr_db == pytest.approx(10 * math.log10(12 * 4), abs=0.6)  # a step of half the rms
+    assert torch.equal(codec.decode(blob)["scale"], state["scale"])  # it has no dimension
     assert row.bound_bits is None and row.peak_mb is None and row.encode_s > 0.01
     python.write_text("#!/bin/sh\necho no such package >&2; exit 1\n")
     with pytest.raises(ValueError, match="no such package; install nncodec"):
-        codec_bench.nnc_codec(str(python), -4).encode(given)
+        codec.encode(given)
 
 
 def test_memory_of_an_encoder_is_seen():
