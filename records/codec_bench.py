@@ -57,7 +57,7 @@ from quantize import PlanRow, Quantized, State
 PERCENTILE = 99.99984
 GPTQ_SIGMAS, EMBEDDING_SIGMAS = (12.85, 19.3, 32.0), 20.0
 WIDTHS = (0.75, 1.0, 1.5, 2.25)  # of quantize.DEFAULT_PLAN's clips
-RATES = (2.25, 3.0, 4.0, 5.0)  # bits a parameter of the trellis codec
+RATES = (1.5, 2.25, 3.0, 4.0, 5.0)  # bits a parameter of the trellis codec
 FEWER_STATES, STATES_RATE = (4, 8), 3.0
 NNC_STEPS = (-8, -5, -2)  # quarter octaves of a matrix's root-mean-square
 LOSS_TOKENS, CALIBRATION_TOKENS = 65_536, 65_536
@@ -341,7 +341,7 @@ def codecs(subject: Subject, quick: bool = False, nncodec: str | None = None) ->
 
         return encode
 
-    plans = [(rate, 16) for rate in (RATES[1:3] if quick else RATES)]
+    plans = [(rate, 16) for rate in (RATES[2:4] if quick else RATES)]
     for rate, states in plans + [(STATES_RATE, states) for states in FEWER_STATES]:
         name = "trellis" if states == 16 else f"trellis, {states} states"
         setting = f"{rate} bits"
@@ -495,11 +495,21 @@ def at(x: float, points: list[tuple[float, float]]) -> float | None:
     return float(np.interp(x, *zip(*sorted(points), strict=True)))
 
 
-def bits_below(peer: list[Row], own: list[Row]) -> list[float]:
-    """Bits a parameter that own saves at the weighted error of each of the peer's rows."""
+def bits_below(peer: list[Row], own: list[Row]) -> tuple[list[float], list[float]]:
+    """Bits a parameter that own saves at the weighted error of each of the peer's rows.
+
+    The second list has those rows that are worse than all of own, so that own saves at least that.
+    """
     curve = [(-math.log(row.weighted_mnat), row.bits) for row in own]
-    found = [(row.bits, at(-math.log(row.weighted_mnat), curve)) for row in peer]
-    return [bits - other for bits, other in found if other is not None]
+    worst, fewest = min(curve)
+    exact, at_least = [], []
+    for row in peer:
+        x = -math.log(row.weighted_mnat)
+        if (bits := at(x, curve)) is not None:
+            exact.append(row.bits - bits)
+        elif x < worst:
+            at_least.append(row.bits - fewest)
+    return exact, at_least
 
 
 def ratios(peer: list[Row], own: list[Row], value: str) -> list[float]:
@@ -549,8 +559,10 @@ def answers(rows: list[Row], subject: Subject, blob: bytes, count: int = LANDING
     of = {name: [row for row in rows if row.codec == name] for name in {r.codec for r in rows}}
     peers = [name for name in of if not name.startswith("trellis")]
     own = of["trellis"]
+    below = {name: bits_below(of[name], own) for name in peers}
     found = {
-        "bits_below": {name: bits_below(of[name], own) for name in peers},
+        "bits_below": {name: exact for name, (exact, _) in below.items()},
+        "bits_at_least_below": {name: bound for name, (_, bound) in below.items()},
         "error_ratio": {name: ratios(of[name], own, "weighted_mnat") for name in peers},
         "landing_percent": landings(count),
         **side_information(blob),
@@ -577,11 +589,13 @@ def format_answers(found: dict) -> str:
     lines = []
     for key, what, form in (
         ("bits_below", "bits/param below, at equal weighted error", ".3f"),
+        ("bits_at_least_below", "at least so many below, the error being out of reach", ".3f"),
         ("error_ratio", "weighted error over the trellis codec's, at equal bytes", ".2f"),
         ("loss_ratio", "loss added over the trellis codec's, at equal bytes", ".2f"),
     ):
         for name, values in sorted(found.get(key, {}).items()):
-            lines.append(f"{what}: {name}: {spread(values, form)}")
+            if values:
+                lines.append(f"{what}: {name}: {spread(values, form)}")
     for name, excess in found.get("excess_bits", {}).items():
         lines.append(f"bits/weight over the Gaussian bound: {name}: {excess:.3f}")
     lines.append(f"coded words over the model's entropy: {100 * found['words_over_entropy']:.3f} %")

@@ -138,7 +138,9 @@ def test_peers_are_compared_at_equal_error_and_at_equal_bytes():
     """Own error halves every 1,000 bytes; a peer that has twice that is a bit above, at 2 times."""
     own = [row("trellis", 2000, 8.0), row("trellis", 4000, 2.0)]
     peer = [row("p", 3000, 8.0), row("p", 4000, 4.0), row("p", 9000, 0.1)]
-    assert codec_bench.bits_below(peer, own) == pytest.approx([1.0, 1.0])
+    below, at_least = codec_bench.bits_below(peer, own)
+    assert below == pytest.approx([1.0, 1.0]) and at_least == []
+    assert codec_bench.bits_below([row("p", 5000, 9.0)], own) == ([], [3.0])
     assert codec_bench.ratios(peer, own, "weighted_mnat") == pytest.approx([2.0, 2.0])
     assert codec_bench.at(5000, [(2000, 8.0), (4000, 2.0)]) is None
     assert codec_bench.ratios([row("p", 3000, -1.0)], own, "delta_mnat") == []
