@@ -659,8 +659,8 @@ def draw(rows: list[Row]) -> bytes:
 
     from records import plot
 
-    value = "delta_mnat" if rows[0].excess_bits is None else "excess_bits"
-    label = "loss added (mnat a token)" if value == "delta_mnat" else "bits/weight over the bound"
+    value = "delta_bpb" if rows[0].excess_bits is None else "excess_bits"
+    label = "loss added (bits a byte)" if value == "delta_bpb" else "bits/weight over the bound"
     with matplotlib.rc_context(plot.STYLE):
         fig, axes = plot.figure(1, 1, 7.5, 5)
         ax = axes[0, 0]
