@@ -398,7 +398,9 @@ class Matrices:
         means = [
             float(m.hessian_CC.diagonal().mean()) if m.weight_RC.numel() else 1 for m in matrices
         ]
-        self.scales = np.float32([math.sqrt(mean) if mean > 0 else 1.0 for mean in means])
+        # a matrix that hardly counts, or alone does, must not take its base step out of range
+        roots = [math.sqrt(mean) if mean > 0 else 1.0 for mean in means]
+        self.scales = np.float32(np.clip(roots, 2.0**-30, 2.0**20))
         matrices = [
             Matrix(m.weight_RC.float() * scale, m.hessian_CC / scale**2)
             for m, scale in zip(matrices, self.scales.tolist(), strict=True)
@@ -444,12 +446,14 @@ def quantize_to_size(
     """What encode makes of these matrices in 99.9 to 100 % of most_bytes, or up to 32 below it.
 
     The base step is the dial; what is meant to take more than its finest step ends there, smaller.
-    Where errors are weighed in a common unit, one step for all is the best allocation of bits.
-    Raises: ValueError where no step lands.
+    Where errors are weighed in a common unit, one step for all is the best allocation of bits. Of
+    few or odd weights sizes jump, and 24 steps may all miss: then the largest that fits is taken.
+    Raises: ValueError where none fits.
     """
     prepared = Matrices(matrices)
     least, finest = min(0.999 * most_bytes, most_bytes - 32), math.log2(finest_step)
     aim, miss, above, below = (least + most_bytes) / 2, 0.0, -math.inf, math.inf
+    best = b""
     for _ in range(24):
         octave, highest = finest, 30.0
         for _ in range(50):  # halving, by the estimate and by what it missed the last time
@@ -466,11 +470,15 @@ def quantize_to_size(
         is_finest = octave - finest < 1e-6
         if len(stream) <= most_bytes and (len(stream) >= least or is_finest):
             return stream
+        if len(best) < len(stream) <= most_bytes:
+            best = stream
         miss = len(stream) - prepared.bits(step) / 8
         if len(stream) > aim:
             above = octave
         else:
             below = octave
+    if best:
+        return best
     weights = sum(matrix.weight_RC.numel() for matrix in matrices)
     raise ValueError(
         f"most_bytes={most_bytes} for {weights} weights is out of reach: the last of 24 steps,"

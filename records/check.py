@@ -518,7 +518,7 @@ def packed_estimate(files: Iterable[Path]) -> int:
 def check_size(record: Record) -> Iterator[Finding]:
     """Artifact and code of the largest seed are at most the cap: as shipped, packed and claimed."""
     over = [run for run in record.runs if (run.total_bytes or 0) > CAP_BYTES]
-    shrink = "train again with a smaller plan: quantize.py --target-bytes gives one that fits"
+    shrink = "pack to fewer bytes, as quantize.py CHECKPOINT --target-bytes N does"
     if over:
         excess = max(run.total_bytes for run in over) - CAP_BYTES
         listed = ", ".join(f"{run.path.name} {run.total_bytes:,}" for run in over)

@@ -4,7 +4,7 @@
         [--about FILE] [--date DAY] [--plain] [--out DIR] [--leave-out RUN_ID=REASON] [--json]
 
 RUN is a folder logs/<run_id>, or a run id. The folder OUT/<track>/<date>_<name>/ gets the logs, one
-train_gpt.py that holds the three sources of the runs (--plain: readable), requirements.txt, the
+train_gpt.py that holds the sources of the runs (--plain: readable), requirements.txt, the
 tokenizer unless it is a published one, submission.json and README.md. It appears in one rename,
 after records.check has found no fault in it.
 
@@ -450,7 +450,10 @@ def bytes_by_group(runs: list[Run]) -> dict:
     summary = quantize.report((run.path.parent / "artifact.pgz").read_bytes())
     kept = ("tensors", "parameters", "bytes", "bits_per_parameter", "entropy_bytes")
     rows = sorted(summary["groups"].items(), key=lambda item: -item[1]["bytes"])
-    groups = {name: {key: round(row[key], 4) for key in kept} for name, row in rows}
+    groups = {name: {key: round(row[key] or 0, 4) for key in kept} for name, row in rows}
+    for row in groups.values():
+        if not row["parameters"]:  # as what describes the points of all matrices
+            row["bits_per_parameter"] = None
     overhead = summary["bytes"] - sum(row["bytes"] for row in groups.values())
     about = {"seed": run.seed, "bytes": summary["bytes"], "overhead_bytes": overhead}
     return {**about, "groups": groups}

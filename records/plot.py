@@ -178,12 +178,14 @@ def read_ttt(path: Path) -> dict[str, np.ndarray]:
 
 
 def tensors(folder: Path) -> list[dict]:
-    """Name, bits, bits stored for each parameter, and relative error of each matrix.
+    """Name, bits, bits stored for each parameter, and relative error of each tensor.
 
-    The table is read as quantize.py documents its format. Raises: NothingToDraw where artifact or
-    checkpoint are missing, damaged, or not of one run.
+    A tensor on the trellis (bits: POINT_BITS) stores its points and a share of what describes the
+    points of all, in the same proportion. Raises: NothingToDraw where artifact or checkpoint are
+    missing, damaged, or not of one run.
     """
     import quantize
+    import rans
 
     paths = {name: folder / name for name in ("artifact.pgz", "checkpoint.pt")}
     for name, path in paths.items():
@@ -195,10 +197,15 @@ def tensors(folder: Path) -> list[dict]:
         exported, _ = quantize.load_checkpoint(paths["checkpoint.pt"])
     except ValueError as error:
         raise NothingToDraw(f"{folder}: {error}") from error
-    header_bytes = quantize.PREFIX.unpack_from(blob)[2]
-    header = json.loads(blob[quantize.PREFIX.size :][:header_bytes])
+    _, entries, offset = quantize._read_header(blob)
+    stored = {entry.name: entry.half_bytes + entry.code_bytes for entry in entries}
+    if on_trellis := list(quantize._read_points(blob, entries, offset)):
+        shares = rans.coded_bytes([points for _, points, _ in on_trellis])
+        stream = len(blob) - quantize.CHECKSUM_BYTES - quantize._points_start(entries, offset)
+        for share, (entry, *_) in zip(shares, on_trellis, strict=True):
+            stored[entry.name] = stream * share / max(sum(shares), 1)
     found = []
-    for name, shape, bits, half_bytes, code_bytes in header["tensors"]:
+    for name, shape, bits, *_ in entries:
         if name not in exported or list(exported[name].shape) != shape:
             raise NothingToDraw(f"{folder}: checkpoint.pt is not what artifact.pgz was made from")
         exact, parameters = exported[name].double(), max(math.prod(shape), 1)
@@ -206,7 +213,7 @@ def tensors(folder: Path) -> list[dict]:
         error = float((weights[name] - exact).square().sum())
         found.append({
             **{"name": name, "bits": bits, "parameters": parameters},
-            "stored_bits": 8 * (half_bytes + code_bytes) / parameters,
+            "stored_bits": 8 * stored[name] / parameters,
             "relative_rms": math.sqrt(error / power) if power else 0.0,
         })  # fmt: skip
     return found
@@ -390,9 +397,13 @@ def first_with(groups: list[Group], name: str) -> Run:
 
 def draw_error(groups: list[Group]):
     """Relative error of each matrix against the bits it takes, of the first run that can tell."""
+    from matplotlib.ticker import LogLocator
+
+    import quantize
+
     run = first_with(groups, "checkpoint.pt")
     rows = tensors(run.path.parent)
-    matrices = [row for row in rows if row["bits"] < 16 and row["relative_rms"] > 0]
+    matrices = [r for r in rows if r["bits"] != quantize.FP16_BITS and r["relative_rms"] > 0]
     if not matrices:
         raise NothingToDraw("no matrix was rounded")
     kinds = list(dict.fromkeys(re.sub(r"\b\d+\b", "*", row["name"]) for row in matrices))
@@ -401,19 +412,21 @@ def draw_error(groups: list[Group]):
         ours = [row for row in matrices if re.sub(r"\b\d+\b", "*", row["name"]) == kind]
         x, y = [row["stored_bits"] for row in ours], [100 * row["relative_rms"] for row in ours]
         look = {"marker": "osD^vPX*"[i % 8], "color": COLOURS[i % len(COLOURS)]}
-        bits = "/".join(map(str, sorted({row["bits"] for row in ours})))
-        ax.scatter(x, y, s=38, alpha=0.75, linewidths=0, label=f"{kind} (int{bits})", **look)
+        bits = sorted({row["bits"] for row in ours})
+        grid = "" if bits == [quantize.POINT_BITS] else f" (int{'/'.join(map(str, bits))})"
+        ax.scatter(x, y, s=38, alpha=0.75, linewidths=0, label=kind + grid, **look)
     bits = np.array([row["stored_bits"] for row in matrices])
     x = np.linspace(bits.min() - 0.3, bits.max() + 0.3, 50)
     ax.plot(
         x, 100 * 2.0**-x, color=GREY, linewidth=1.2, label="least possible for Gaussian weights"
     )
     ax.set_yscale("log")
+    ax.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
     ax.grid(True, axis="y", which="minor")
     ax.yaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_minor_formatter("{x:g}")
     ax.tick_params(axis="y", which="minor", labelsize=8)
-    ax.set_xlabel("stored bits of a parameter, row scales included")
+    ax.set_xlabel("stored bits of a parameter, scales or exponents included")
     ax.set_ylabel("error, % of the matrix's norm (rms)")
     ax.set_title(f"Rounding error by matrix, {run.run_id or run.path.stem}")
     fig.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=9)
@@ -526,9 +539,8 @@ def sketch_bytes(groups: list[Group], width: int = 40) -> str:
     lines = [f"bytes of {run.run_id or run.path.stem}"]
     for name, group in sorted(summary.items(), key=lambda item: -item[1]["bytes"]):
         bar = "#" * max(1, round(width * group["bytes"] / most))
-        lines.append(
-            f"{name:28} {group['bytes']:>11,} {group['bits_per_parameter']:6.2f} bits {bar}"
-        )
+        bits = group["parameters"] and f"{8 * group['bytes'] / group['parameters']:6.2f} bits"
+        lines.append(f"{name:34} {group['bytes']:>11,} {bits or '':11} {bar}")
     return "\n".join(lines)
 
 

@@ -539,12 +539,12 @@ SLOW = {"marks": pytest.mark.slow}
 
 
 @pytest.mark.parametrize(
-    "form", ["packed", pytest.param("plain", **SLOW), pytest.param("three files", **SLOW)]
+    "form", ["packed", pytest.param("plain", **SLOW), pytest.param("single files", **SLOW)]
 )
 def test_our_own_sources_have_no_finding(tmp_path, form):
-    """Training, TTT, windows and probes of our three files, in every form."""
+    """Training, TTT, windows and probes of our sources, in every form."""
     files = {name: (ROOT / name).read_bytes() for name in SOURCES}
-    if form != "three files":
+    if form != "single files":
         files = {"train_gpt.py": pack(files, plain=form == "plain")}
     for name, source in files.items():
         (tmp_path / name).write_bytes(source)
@@ -552,7 +552,7 @@ def test_our_own_sources_have_no_finding(tmp_path, form):
 
 
 def test_a_change_to_our_own_trainer_is_found(tmp_path):
-    """One line in our train_gpt.py that trains on validation text fails, across three files."""
+    """One line in our train_gpt.py that trains on validation text fails, across files."""
     for name in SOURCES:
         text = (ROOT / name).read_text()
         text = text.replace(

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ import torch
 import quantize
 from records import source
 from records.check import main as check_main
-from records.pack import FORMAT, main, render
+from records.pack import FORMAT, bytes_by_group, group_table, main, render
 from records.run import read_log
 from records.seeds import launches
 
@@ -439,6 +440,25 @@ def test_what_cannot_be_packed_is_status_2(runs, capsys, words, evidence):
     assert main([*ABOUT, *words]) == 2
     error = capsys.readouterr().err
     assert evidence in error and error.count("\n") == 1
+
+
+def test_what_describes_all_points_has_bytes_but_no_bits_a_parameter(tmp_path):
+    """Of an artifact on the trellis: bytes add up, and only groups of tensors have bits."""
+    weights = {"w.weight": torch.randn(64, 64), "gain": torch.ones(8)}
+    blob = quantize.encode_trellis(weights, quantize.flat_hessians(weights), {}, 3000)
+    (tmp_path / "artifact.pgz").write_bytes(blob)
+    run = SimpleNamespace(path=tmp_path / "train.log", seed=1, model_bytes=len(blob))
+    found = bytes_by_group([run])
+    assert (
+        found["bytes"]
+        == len(blob)
+        == found["overhead_bytes"] + sum(row["bytes"] for row in found["groups"].values())
+    )
+    bits = {name: row["bits_per_parameter"] for name, row in found["groups"].items()}
+    assert bits.pop("exponents and tables of the points") is None
+    assert bits == {"w.weight": pytest.approx(5, abs=0.7), "gain": pytest.approx(16, abs=9)}
+    line = next(line for line in group_table(found).splitlines() if "exponents" in line)
+    assert line.split("|")[5].strip() == "–"
 
 
 def test_json_names_the_folder_or_the_faults(runs, capsys):

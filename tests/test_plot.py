@@ -191,6 +191,23 @@ def test_the_error_of_a_matrix_is_that_of_the_report(tmp_path):
         plot.tensors(tmp_path)
 
 
+def test_a_tensor_on_the_trellis_has_its_share_of_the_points(tmp_path):
+    """All tensors add up to what is no header; the finer a matrix, the more bits it has."""
+    weights = add_weights(tmp_path)
+    hessians = quantize.flat_hessians(weights)
+    hessians["blocks.1.w"] *= 100
+    blob = quantize.encode_trellis(weights, hessians, {}, 16_000)
+    (tmp_path / "artifact.pgz").write_bytes(blob)
+    found = {row["name"]: row for row in plot.tensors(tmp_path)}
+    assert [row["bits"] for row in found.values()] == [quantize.POINT_BITS] * 3 + [16]
+    groups = quantize.report(blob, weights)["groups"].values()
+    stored = sum(row["stored_bits"] * row["parameters"] / 8 for row in found.values())
+    assert stored == pytest.approx(sum(group["bytes"] for group in groups), abs=len(groups))
+    coarse, fine = found["blocks.0.w"], found["blocks.1.w"]
+    assert fine["stored_bits"] - coarse["stored_bits"] == pytest.approx(math.log2(10), abs=0.3)
+    assert coarse["relative_rms"] / fine["relative_rms"] == pytest.approx(10, rel=0.2)
+
+
 def test_the_bars_add_up_to_the_artifact_and_the_code():
     """Small groups are put together, header and code stand alone, and no byte is lost."""
     sizes = {"big": 900, "mid": 80, "small": 4, "smaller": 3}

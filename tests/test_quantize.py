@@ -457,6 +457,10 @@ HOSTILE_POINTS = {
         lambda s: seal_points(points_table(["w", [3, 4], 0, 0, 0]), s),
     ),
     "huge": ("'w': over", lambda s: seal_points(points_table(["w", [HUGE, 3], 0, 0, 0]), s)),
+    "others run past the end": (
+        "differ by -",
+        lambda s: seal_points(points_table(["v", [2], 16, 9999, 0], POINTS_LINE), s),
+    ),
     "no stream": ("points of tensors", lambda s: seal_points(points_table(POINTS_LINE), b"")),
     "cut": ("points of tensors", lambda s: seal_points(points_table(POINTS_LINE), s[:-2])),
     "a tail": ("points of tensors", lambda s: seal_points(points_table(POINTS_LINE), s + b"ab")),
@@ -941,6 +945,32 @@ def test_two_thousand_corruptions_of_points_are_refused():
     assert refused > 900
 
 
+@pytest.mark.parametrize("weight", [1e-38, 1e-30, 1.0, 1e30])
+def test_a_matrix_that_hardly_counts_does_not_stop_the_packing(weight):
+    """A run must not fail at its end because one Hessian is nearly nothing, or very large."""
+    state = {"a": gaussian(16, 16), "b": gaussian(16, 16, seed=1), "zero": torch.zeros(16, 16)}
+    hessians = {"a": torch.eye(16), "b": weight * torch.eye(16), "zero": torch.zeros(16, 16)}
+    back = decode(encode_trellis(state, hessians, {}, 2000))[0]
+    assert all(matrix.isfinite().all() for matrix in back.values())
+    assert (back["a"] - state["a"]).norm() < 0.2 * state["a"].norm()
+    assert not back["zero"].any()
+
+
+def test_the_order_of_hessians_means_nothing():
+    """Points stand in the order of the table, whatever that of the Hessians."""
+    state = {"a": gaussian(16, 16), "b": 5 * gaussian(16, 16, seed=1)}
+    hessians = {name: torch.eye(16) for name in ("b", "a")}
+    back = decode(encode_trellis(state, hessians, {}, 2000))[0]
+    assert all((back[n] - state[n]).norm() < 0.1 * state[n].norm() for n in state)
+
+
+def test_flat_hessians_take_a_matrix_of_zeros():
+    """It comes back as zeros, and the others are not spoilt."""
+    state = {"w": gaussian(64, 64), "zero": torch.zeros(64, 64)}
+    back = decode(encode_trellis(state, quantize.flat_hessians(state), {}, 20_000))[0]
+    assert not back["zero"].any() and (back["w"] - state["w"]).norm() < 0.1 * state["w"].norm()
+
+
 POINTS_BASE85 = (
     "iBLyc0sx-?006cE00000004U;b7gdNX>Mn8B03;@B5iMEWo%z$X>B4pATul=B5q-AWg<EtB4=E6Ffe8|Y-D9_B7H0%B6"
     "MYLb8m8UB03;jTOw^DEFfDlG%O%7FkLJlFf1T2EFdslEFfDVb|NewTQyxQATc&9ATc>CATV7lAX_4CA}k<VF)%D3F)&>"
@@ -984,6 +1014,7 @@ def test_report_accounts_for_points():
     assert groups["w"]["bytes"] == pytest.approx(groups["w"]["entropy_bytes"], rel=0.01)
     expected = (decode(blob)[0]["w"] - state["w"]).norm() / state["w"].norm()
     assert groups["w"]["relative_rms"] == pytest.approx(float(expected), rel=1e-5)
+    assert groups["exponents and tables of the points"]["bits_per_parameter"] is None
     assert "exponents and tables" in quantize.format_report(summary)
 
 

@@ -23,6 +23,7 @@ import quantize
 from records import seeds
 from records.run import read_log
 from records.seeds import launches, main, register, settings_hash, sources_hash
+from records.source import SOURCES
 
 STAND_IN = """
 import dataclasses, fcntl, hashlib, json, os, signal, sys, time
@@ -352,7 +353,8 @@ def test_a_run_killed_before_its_settings_starts_afresh(run):
     folder = Path("logs/run_seed1")
     folder.mkdir(parents=True)
     (folder / ".lock").touch()
-    (folder / "evaluate.py").touch()
+    for name in SOURCES:
+        (folder / name).touch()
     register(Path("logs"), {"run_id": "run_seed1", "seed": 1, "status": "launched"})
     assert run("--seeds", "1")[0] == 0
     assert [row["run_id"] for row in launches("logs")] == ["run_seed1"]
@@ -452,11 +454,11 @@ def test_sources_are_hashed_whole(tmp_path):
     """Each of the sources counts, nothing else does, and a packed one stands alone."""
     assert sources_hash(tmp_path) == ""
     seen = set()
-    for name in ("train_gpt.py", "quantize.py", "evaluate.py"):
+    for name in SOURCES:
         (tmp_path / name).write_text("a")
         seen.add(sources_hash(tmp_path))
     (tmp_path / "notes.py").write_text("a")
-    assert sources_hash(tmp_path) in seen and len(seen) == 3
+    assert sources_hash(tmp_path) in seen and len(seen) == 5
     beside_others = sources_hash(tmp_path)
     (tmp_path / "settings.json").write_text("{}")  # now a run's: what lies there is what ran
     assert sources_hash(tmp_path) not in seen

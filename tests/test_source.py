@@ -1,4 +1,4 @@
-"""The packed form of the sources: lossless, runs like the three files, and hides nothing."""
+"""The packed form of the sources: lossless, runs like the single files, and hides nothing."""
 
 import base64
 import bz2

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 import evaluate
 import quantize
 import train_gpt
+from records import source
 from train_gpt import GPT, Hyperparameters, Runtime
 
 ROOT = Path(__file__).parents[1]
@@ -500,16 +501,12 @@ def test_a_run_leaves_everything_in_its_folder(finished):
         "train.log",
         "metrics.jsonl",
         "settings.json",
-        "train_gpt.py",
-        "quantize.py",
-        "trellis.py",
-        "rans.py",
-        "evaluate.py",
+        *source.SOURCES,
         "checkpoint.pt",
         "artifact.pgz",
         ".lock",
     }
-    for name in ("train_gpt.py", "quantize.py", "trellis.py", "rans.py", "evaluate.py"):
+    for name in source.SOURCES:
         assert (run_folder / name).read_bytes() == (ROOT / name).read_bytes()
     log = (run_folder / "train.log").read_text()
     assert all(line in log for line in output.splitlines())
@@ -550,14 +547,14 @@ def test_the_artifact_holds_the_chosen_average(finished):
     fields = dict(part.split(":") for part in line.split()[1:])
     best = min(("raw", "ema", "swa"), key=lambda name: float(fields[f"{name}_loss"]))
     assert fields["exported"] == state["exported"] == best
-    chosen = {"raw": state["model"], **state["averages"]}[best]
+    candidates = {"raw": state["model"], **state["averages"]}
     packed, _ = quantize.decode((folder / "logs/one/artifact.pgz").read_bytes())
-    others = [w for w in ({"raw": state["model"], **state["averages"]}).values() if w is not chosen]
+    gains = [name for name, p in state["model"].items() if p.ndim < 2]  # stored as fp16
 
-    def distance(weights):
-        return sum(float((packed[name] - weights[name]).square().sum()) for name in chosen)
+    def is_packed(weights):
+        return all(torch.equal(packed[name], weights[name].half().float()) for name in gains)
 
-    assert distance(chosen) < min(map(distance, others))
+    assert is_packed(candidates[best]) and not all(map(is_packed, candidates.values()))
 
 
 def test_two_runs_never_share_a_folder(finished, toy):
@@ -655,6 +652,46 @@ def test_the_rehearsal_leaves_no_trace(toy, tmp_path, monkeypatch):
     assert after.pop("settings") == before.pop("settings")
     torch.testing.assert_close(after, before, rtol=0, atol=0)
     assert trainer.reserve_seconds > 0 and not list(trainer.run.folder.glob("*.tmp"))
+
+
+def test_calibration_reads_the_held_out_text_and_leaves_no_trace(toy, tmp_path, monkeypatch):
+    """No other token, and no more of it than is said; gradients, averages and random state stay."""
+    monkeypatch.setattr(train_gpt, "CALIBRATION_TOKENS", 320)
+    trainer = trainer_on(toy, tmp_path, monkeypatch)
+    seen, loss = [], trainer.model.loss
+    trainer.model.loss = lambda tokens_BT: seen.append(tokens_BT) or loss(tokens_BT)
+    trainer.averages.ema["skip_weights"] += 1  # what is packed need not be what was trained
+    trainer.exported = "ema"
+    before = torch.load(io.BytesIO(trainer.state()), weights_only=True)
+    trainer.finish(table=None, code_bytes=0)
+    assert [len(tokens_BT) for tokens_BT in seen] == [8, 2]  # of 32 tokens: micro-batches
+    holdout_T = trainer.text.holdout_T.astype(np.int64)
+    assert len(holdout_T) > 4 * 320
+    assert torch.cat(seen)[:, :-1].flatten().tolist() == holdout_T[:320].tolist()
+    assert torch.cat(seen)[:, 1:].flatten().tolist() == holdout_T[1:321].tolist()
+    assert all(p.grad is None for p in trainer.model.parameters())
+    torch.testing.assert_close(dict(trainer.model.named_parameters()), trainer.averages.ema)
+    trainer.put(before["model"])
+    after = torch.load(io.BytesIO(trainer.state()), weights_only=True)
+    assert after.pop("train_seconds") > before.pop("train_seconds")
+    assert after.pop("settings") == before.pop("settings")
+    assert after.pop("exported") == before.pop("exported")
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+
+
+def test_every_matrix_and_no_gain_is_calibrated(toy, tmp_path, monkeypatch):
+    """A positive Hessian of its columns each, in nats a token: twice the text, the same numbers."""
+    trainer = trainer_on(toy, tmp_path, monkeypatch)
+    weights = tiny_model().state_dict()
+    block_T = np.arange(2, 34)
+    once, twice = (trainer.hessians(weights, np.tile(block_T, n)) for n in (4, 8))  # a quarter
+    groups = trainer.model.param_groups()
+    ours = {id(p) for p in groups["matrix"] + groups["embedding"]}
+    named = trainer.model.named_parameters()
+    sizes = {name: (p.shape[1], p.shape[1]) for name, p in named if id(p) in ours}
+    assert {name: tuple(hessian.shape) for name, hessian in once.items()} == sizes
+    assert all(torch.linalg.eigvalsh(h)[-1] > 0 for h in once.values())
+    torch.testing.assert_close(once, twice, rtol=1e-4, atol=1e-9)
 
 
 def test_a_diverged_run_stops_and_says_what_to_lower(toy, tmp_path, monkeypatch):

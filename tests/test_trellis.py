@@ -330,6 +330,15 @@ def test_curvature_adds_up_over_uses_and_batches():
     assert torch.allclose(found["emb.weight"], (as_head + as_table).detach(), atol=1e-6)
 
 
+def test_curvature_keeps_the_last_copy_alone():
+    """Copies in lower precision do not pile up over batches."""
+    model = Tied()
+    with Curvature(model.named_parameters()) as curvature:
+        for _ in range(5):
+            model.loss(torch.arange(6)).backward()
+    assert len(curvature.named) == len(list(model.parameters())) + 1
+
+
 def test_curvature_foresees_the_loss():
     """Where a model is right about its own errors, half of e H eᵀ is what random errors e add."""
     rng = torch.Generator().manual_seed(0)
@@ -377,6 +386,32 @@ def test_the_dial_ends_at_the_finest_step():
     prepared = Matrices([matrix])
     step = float(np.float32(0.3))
     assert stream == rans.encode(prepared.points(step), prepared.base_steps(step), 8)
+
+
+def awkward(seed):
+    """Few matrices of odd scales, some nearly all zeros: their sizes jump."""
+    rng = np.random.default_rng(seed)
+    for i in range(2):
+        inputs = gaussian(64, 24, seed=seed + i) * torch.logspace(-rng.uniform(0, 3), 0.5, 24)
+        weight_RC = gaussian(32, 24, seed=seed + i) * 10 ** rng.uniform(-3, 1)
+        weight_RC *= torch.from_numpy(rng.random((32, 24)) < rng.choice([0.05, 1.0]))
+        yield Matrix(weight_RC, inputs.T @ inputs * 10 ** rng.uniform(-8, 2))
+
+
+def test_sizes_that_jump_are_met_too():
+    """Odd cases that the estimate alone misses: halving what lies between meets them."""
+    for seed in [2, 3, 7, 16, 21]:
+        size = int(np.random.default_rng(seed).uniform(300, 900))
+        stream = trellis.quantize_to_size(list(awkward(seed)), size, rans.encode, states=4)
+        assert min(0.999 * size, size - 32) <= len(stream) <= size
+
+
+def test_the_largest_stream_that_fits_is_kept():
+    """Where no size is at the target, the best one below it; none below it is an error."""
+    sizes = iter([500, 90, 40, *[500, 60] * 12])
+    matrix = Matrix(gaussian(8, 8), torch.eye(8))
+    stream = trellis.quantize_to_size([matrix], 200, lambda *_: bytes(next(sizes)), states=1)
+    assert len(stream) == 90
 
 
 def test_a_size_out_of_reach_is_an_error():
