@@ -61,11 +61,10 @@ FP16_TINY = 2.0**-24
 # 261 million weights.
 MAX_NUMBERS = 1 << 28
 MAX_HEADER_BYTES = 1 << 20
-STATES = 16  # of the trellis: 8 cost 0.009 bit a weight more and take nearly as long
-# A token, by the Hessians. What was measured is more (n = 1): 0.0007 of 6.9 M weights of web text,
-# 0.0011 of a smoke run.
+STATES = 32  # of the trellis: 16 cost 0.009 bit a weight more and take nearly as long
+# A token, by the Hessians; where it was measured, up to twice that (LOG.md).
 NEGLIGIBLE_NATS = 1e-4
-STEP_LOSS = 0.12  # nats a token that a weight of base step 1 adds, in units of its Hessian
+STEP_LOSS = 0.115  # nats a token that a weight of base step 1 adds, in units of its Hessian
 
 State = dict[str, Tensor]
 

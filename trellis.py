@@ -14,7 +14,6 @@ side as the parts of matrices), K classes, M magnitudes.
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,7 +27,6 @@ PARITY_CHECKS = {1: (0, 0), 4: (0o5, 0o2), 8: (0o13, 0o4), 16: (0o23, 0o4), 32: 
 PATH_STEPS = 256  # 64 costs 0.014 bit per weight, 1024 saves 0.003
 UNITS = 4  # of an exponent in an octave; with a free base step finer ones gain < 0.003 bit
 BLOCK = 128  # columns between two matrix products of the feedback
-RATE_WEIGHT = 0.35  # of a bit against a squared step: the slope of the rate-distortion curve
 MAX_POINT = 8191
 FINEST = 1024  # root-mean-square of a row's or column's points
 NARROWEST = 2.0**-16  # row or column, against the widest
@@ -174,9 +172,13 @@ class Curvature(TorchFunctionMode):
 
 # --- Quantiser: Viterbi inside GPTQ ----------------------------------------------------------
 class ColumnQuantizer:
-    """Chooses the points of one column of many matrices; every path starts in state 0."""
+    """Chooses the points of one column of many matrices; every path starts in state 0.
 
-    def __init__(self, states: int, prices: "Prices", device):
+    By distance alone: with the rate in the sum points lean to zero, in all rows of a matrix, which
+    no Hessian of a row foresees and which costs the loss more than the bits are worth (LOG.md).
+    """
+
+    def __init__(self, states: int, device):
         arrivals = sorted((int(to), s, bit) for (s, bit), to in np.ndenumerate(transitions(states)))
         # two branches lead into every state: where from, and by which residue modulo 4
         origins = torch.tensor([s for _, s, _ in arrivals], device=device)
@@ -184,24 +186,14 @@ class ColumnQuantizer:
         self.states = states
         self.origin = origins.view(states, 2).T.flatten()
         self.residue = residues.view(states, 2).T.flatten()
-        self.low, self.bits_KM = prices.low, prices.bits_KM.to(device)
 
-    def points(self, x_PT: Tensor, classes_PT: Tensor) -> Tensor:
-        """Points that cost least in all along each path: squared distance + RATE_WEIGHT * bits."""
-        x, (K, M) = x_PT.T.clamp(4 - MAX_POINT, MAX_POINT - 4).unsqueeze(1), self.bits_KM.shape
-        row = (classes_PT.T.unsqueeze(1) - self.low).clamp_(0, K - 1) * M
+    def points(self, x_PT: Tensor) -> Tensor:
+        """The allowed points of least squared distance in all along each path."""
+        x = x_PT.T.clamp(4 - MAX_POINT, MAX_POINT - 4).unsqueeze(1)
         residue = torch.arange(4.0, device=x.device)[:, None]
-        near = ((x - residue) / 4).round_().mul_(4).add_(residue)
-        far = torch.where(x > near, near + 4, near - 4)  # the next one, on the other side of x
-
-        def cost(points: Tensor) -> Tensor:
-            bits = self.bits_KM.take(points.abs().clamp_(max=M - 1).long() + row)
-            return (x - points).square_().add_(bits, alpha=RATE_WEIGHT)
-
-        near_cost, far_cost = cost(near), cost(far)
-        residue_TP = self.residues(torch.minimum(near_cost, far_cost))
-        points = torch.where(far_cost < near_cost, far, near)
-        return points.gather(1, residue_TP.unsqueeze(1))[:, 0].T
+        nearest_T4P = ((x - residue) / 4).round_().mul_(4).add_(residue)
+        residue_TP = self.residues((x - nearest_T4P).square_())
+        return nearest_T4P.gather(1, residue_TP.unsqueeze(1))[:, 0].T
 
     def residues(self, cost_T4P: Tensor) -> Tensor:
         """The residues modulo 4 along the cheapest path, given what each costs at each step."""
@@ -265,22 +257,6 @@ def spreads(weight_RC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return row, log2_exponents(np.maximum(column_C, column_C.max(initial=0) * NARROWEST))
 
 
-class Prices(NamedTuple):
-    """Bits of a point by class, counted from low, and by magnitude."""
-
-    low: int
-    bits_KM: Tensor
-
-
-def gaussian_prices(low: int, high: int, base_step: float) -> Prices:
-    """What points cost where the weights of every class are Gaussian with its spread."""
-    spread_K1 = torch.from_numpy(octaves(np.arange(low, high + 1))).float()[:, None] / base_step
-    spread_K1 = spread_K1.clamp(min=0.1)
-    reach = min(int(8 * spread_K1.max()) + 8, MAX_POINT)
-    exponent_KM = (torch.arange(reach + 1) / spread_K1).square() / (2 * math.log(2))
-    return Prices(low, (exponent_KM + spread_K1.log2()).clamp(max=24))
-
-
 class Group:
     """Matrices whose paths have one length and which have one number of columns, side by side.
 
@@ -331,32 +307,17 @@ class Group:
             found.append((row_step.clip(max=127), column_step.clip(max=127)))
         return found
 
-    def points(
-        self, base_step: float, states: int = 8, prices: "Prices | None" = None
-    ) -> list[Points]:
-        """The points of each matrix: least weighted error + RATE_WEIGHT * step² * bits.
+    def points(self, base_step: float, states: int = 8) -> list[Points]:
+        """The points of each matrix: column by column those of least weighted error.
 
         A weight over MAX_POINT steps saturates.
         """
         exponents = self.exponents(base_step)
-        row_class = [row - step for row, (step, _) in zip(self.row_spread, exponents, strict=True)]
-        column_class = [
-            column - step for column, (_, step) in zip(self.column_spread, exponents, strict=True)
-        ]
-        if prices is None:
-            ends = [(c.min(initial=0), c.max(initial=0)) for c in (*row_class, *column_class)]
-            lows, highs = np.array(ends).reshape(2, -1, 2).transpose(2, 0, 1)
-            prices = gaussian_prices(lows.min(axis=1).sum(), highs.max(axis=1).sum(), base_step)
-        coder = ColumnQuantizer(states, prices, self.device)
-
-        def side_by_side(values: list[np.ndarray]) -> Tensor:
-            parts = [part for v in values for part in self.parts_of(torch.from_numpy(v))]
-            return torch.stack(parts).to(self.device)
-
-        row_class_NT = side_by_side(row_class)
-        row_scale_NT = side_by_side([base_step * octaves(row) for row, _ in exponents]).float()
+        coder = ColumnQuantizer(states, self.device)
+        row_scales = [torch.from_numpy(base_step * octaves(row)).float() for row, _ in exponents]
+        parts = [part for scale_R in row_scales for part in self.parts_of(scale_R)]
+        row_scale_NT = torch.stack(parts).to(self.device)
         row_scale_NT[row_scale_NT == 0] = 1.0  # of the rows that fill a part
-        column_class_NC = torch.from_numpy(np.stack(column_class))[self.owner_N].to(self.device)
         column_scale_NC = torch.from_numpy(np.stack([octaves(column) for _, column in exponents]))
         column_scale_NC = column_scale_NC[self.owner_N].float().to(self.device)
 
@@ -372,8 +333,7 @@ class Group:
                 recent_N1B = factor_NCC[:, None, start:c, c]
                 target_NT = target_NBT[:, c - start] + (recent_N1B @ error_NCT[:, start:c])[:, 0]
                 scale_NT = row_scale_NT * column_scale_NC[:, c, None]
-                classes_NT = row_class_NT + column_class_NC[:, c, None]
-                points_NT = coder.points(target_NT / scale_NT, classes_NT)
+                points_NT = coder.points(target_NT / scale_NT)
                 points_NCT[:, c] = points_NT
                 error_NCT[:, c] = columns_NCT[:, c] - points_NT * scale_NT
         chosen = []
