@@ -9,12 +9,14 @@ flat Hessians, and compared with the Gaussian rate-distortion bound. The codecs:
 
     int8 + zlib       the challenge's baseline: rows clipped at their 99.99984th percentile
     int5 + zstd       quantize.DEFAULT_PLAN, and the same at other clip widths
-    GPTQ + brotli     int6 rows whose step is k standard deviations / 31, the embedding int8 at
-                      k = 20, full-Hessian error feedback; brotli-11, better of plain and shuffled
+    GPTQ + brotli     int6 rows whose step is k standard deviations / 31, full-Hessian error
+                      feedback; brotli-11, better of plain and shuffled. The embedding is int8 at
+                      k = 20 as in the records, and at k = 5, which a trained model needs more
     GPTQ + LZMA/zpaq  the same codes under another compressor; zpaq needs the program lrzip
     NNCodec           the reference of ISO/IEC 15938-17 (dependent quantisation, CABAC), with a step
                       in proportion to each matrix's root-mean-square, small tensors at its default
-    trellis           quantize.encode_trellis; also with 4 and 8 states at one rate
+    trellis           quantize.encode_trellis; also with fewer states at one rate, of which one
+                      state is a scalar quantiser with the same steps, feedback and coder
 
 Columns: bits/param counts every byte of the artifact; bound is the order-0 entropy of the codec's
 own symbols, in bits a parameter; SQNR is of the matrices together; mnat H is half of tr(e H eᵀ), in
@@ -55,12 +57,13 @@ import trellis
 from quantize import PlanRow, Quantized, State
 
 PERCENTILE = 99.99984
-GPTQ_SIGMAS, EMBEDDING_SIGMAS = (12.85, 19.3, 32.0), 20.0
+GPTQ_SIGMAS, EMBEDDING_SIGMAS = (6.4, 12.85, 19.3, 32.0), 5.0
+RECORD_SIGMAS = (12.85, 20.0)  # of matrices and of the embedding in the record of 1.0611
 WIDTHS = (0.75, 1.0, 1.5, 2.25)  # of quantize.DEFAULT_PLAN's clips
-RATES = (1.5, 2.25, 3.0, 4.0, 5.0)  # bits a parameter of the trellis codec
-FEWER_STATES, STATES_RATE = (4, 8), 3.0
-NNC_STEPS = (-8, -5, -2)  # quarter octaves of a matrix's root-mean-square
-LOSS_TOKENS, CALIBRATION_TOKENS = 65_536, 65_536
+RATES = (1.5, 2.0, 2.5, 3.0, 3.5)  # bits a parameter of the trellis codec
+FEWER_STATES, STATES_RATE = (1, 4, 8, 16), 3.0
+NNC_STEPS = (-12, -8, -4)  # quarter octaves of a matrix's root-mean-square
+LOSS_TOKENS, CALIBRATION_TOKENS = 32_768, 65_536
 LANDINGS = 20
 LENGTH = struct.Struct("<I")
 
@@ -308,23 +311,26 @@ def codecs(subject: Subject, quick: bool = False, nncodec: str | None = None) ->
         setting = f"clips x {width}"
         yield Codec("int5 + zstd", setting, int5(width), lambda blob: quantize.decode(blob)[0])
 
-    def gptq(sigmas: float, compress):
+    def gptq(sigmas: float, embedding_sigmas: float, compress):
         def encode(s: Subject):
             rows = {}
             for name, hessian_CC in s.hessians.items():
-                grid = (8, EMBEDDING_SIGMAS) if name == "tok_emb.weight" else (6, sigmas)
+                grid = (8, embedding_sigmas) if name == "tok_emb.weight" else (6, sigmas)
                 rows[name] = gptq_rows(s.state[name], hessian_CC, *grid)
             return rows_artifact(s.state, rows, better(compress))
 
         return encode
 
+    widths = [(k, EMBEDDING_SIGMAS) for k in (GPTQ_SIGMAS[1:3] if quick else GPTQ_SIGMAS)]
     for name, (compress, decompress) in compressors()[0].items():
-        for sigmas in GPTQ_SIGMAS[:2] if quick else GPTQ_SIGMAS:
+        alike = name == "brotli" and "tok_emb.weight" in subject.hessians
+        for sigmas, embedding_sigmas in [RECORD_SIGMAS] * alike + widths:
+            as_record = ", record" * (embedding_sigmas != EMBEDDING_SIGMAS)
             read = either(decompress)
             yield Codec(
-                f"GPTQ + {name}",
+                f"GPTQ + {name}{as_record}",
                 f"k {sigmas}",
-                gptq(sigmas, compress),
+                gptq(sigmas, embedding_sigmas, compress),
                 lambda blob, read=read: read_rows(blob, read),
                 outside=name == "zpaq",
             )
@@ -341,9 +347,9 @@ def codecs(subject: Subject, quick: bool = False, nncodec: str | None = None) ->
 
         return encode
 
-    plans = [(rate, 16) for rate in (RATES[2:4] if quick else RATES)]
+    plans = [(rate, quantize.STATES) for rate in (RATES[2:4] if quick else RATES)]
     for rate, states in plans + [(STATES_RATE, states) for states in FEWER_STATES]:
-        name = "trellis" if states == 16 else f"trellis, {states} states"
+        name = "trellis" if states == quantize.STATES else f"trellis, {states} states"
         setting = f"{rate} bits"
         yield Codec(name, setting, ours(rate, states), lambda blob: quantize.decode(blob)[0])
 
