@@ -3,7 +3,7 @@
     python -m baselines.train gpt2_124m
     SEED=1 DATA_PATH=... torchrun --standalone --nproc_per_node=8 -m baselines.train gelu_d12
     NUM_LAYERS=4 MODEL_DIM=128 NUM_HEADS=4 PEAK_LR=0.003 python -m baselines.train preln_53m
-    TEACHER=logs/<run_id>/checkpoint.pt python -m baselines.train preln_53m
+    TEACHER=logs/<run_id>/checkpoint.pt python -m baselines.train preln_53m   # or golf
     START_FROM=logs/<run_id>/checkpoint.pt TEACHER=continuations.jsonl \
         python -m baselines.train preln_53m_distilled
     python -m baselines.train score logs/<run_id>      # again, in a fresh process
@@ -11,7 +11,8 @@
 
 Settings are environment variables, as for train_gpt.py: those of a run (`Hyperparameters` there)
 and those that `Recipe` adds; one that only the golf recipe reads is refused. The run's folder, log,
-checkpoints, RESUME and the score from packed bytes are train_gpt.py's. There is no cap on bytes.
+checkpoints, RESUME and the score from packed bytes are train_gpt.py's. There is no cap on bytes,
+but for `golf`: train_gpt.py's own model, recipe and packing, with a teacher's loss.
 TOKENIZER_PATH is a SentencePiece model, or a folder with GPT-2's vocab.json and merges.txt.
 
 `report` reads a run's metrics.jsonl: smoothed loss, tokens per second, and utilisation against a
@@ -40,6 +41,8 @@ from data import bytelevel
 # Every system, by the name its settings carry, and the file that holds its model.
 FILES = {name: module for module in (d12, gpt2, preln) for name in module.CONFIGS}
 
+GOLF = "golf"  # the model of train_gpt.py by its own recipe, for what a teacher adds
+
 # Recipes that train a system further, by the name of that system.
 STAGES = {"preln_53m_distilled": "preln_53m"}
 
@@ -53,7 +56,27 @@ GOLF_ONLY = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe(train_gpt.Hyperparameters):
+class Student(train_gpt.Hyperparameters):
+    """A run's settings and those of its teacher, if any.
+
+    Raises: ValueError naming the variable.
+    """
+
+    teacher: str = ""  # checkpoint to learn the logits of, or .jsonl of written text
+    distill_alpha: float = 0.5  # weight of the text itself beside what the teacher makes of it
+    distill_temperature: float = 2.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not (self.distill_alpha <= 1 and self.distill_temperature > 0):
+            raise ValueError(
+                f"DISTILL_ALPHA={self.distill_alpha} must be between 0 and 1, and"
+                f" DISTILL_TEMPERATURE={self.distill_temperature} over 0"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe(Student):
     """A run's settings and those of one AdamW for all weights, under warm-up and cosine.
 
     Raises: ValueError naming the variable, also for one that only the golf recipe reads.
@@ -72,17 +95,9 @@ class Recipe(train_gpt.Hyperparameters):
     adam_eps: float = 1e-8
     weight_decay: float = 0.1  # of tensors with two dimensions and more
     start_from: str = ""  # checkpoint whose weights training begins with; empty: initial ones
-    teacher: str = ""  # baseline's checkpoint to learn the logits of, or .jsonl of written text
-    distill_alpha: float = 0.5  # weight of the text itself beside what the teacher makes of it
-    distill_temperature: float = 2.0
 
     def __post_init__(self):
         super().__post_init__()
-        if not (self.distill_alpha <= 1 and self.distill_temperature > 0):
-            raise ValueError(
-                f"DISTILL_ALPHA={self.distill_alpha} must be between 0 and 1, and"
-                f" DISTILL_TEMPERATURE={self.distill_temperature} over 0"
-            )
         for field in dataclasses.fields(Recipe):
             if field.name in GOLF_ONLY and getattr(self, field.name) != field.default:
                 raise ValueError(
@@ -123,6 +138,8 @@ RECIPES = {
     },
 }  # fmt: skip
 
+SYSTEMS = (GOLF, *RECIPES)
+
 
 # Models -------------------------------------------------------------------------------------------
 
@@ -161,10 +178,20 @@ def build(settings: dict, compute_dtype=torch.float32, device="cpu") -> nn.Modul
 
 
 def load(settings: dict, weights: dict[str, Tensor], device="cpu") -> nn.Module:
-    """The model with its weights, in eval mode."""
-    model = build(settings, train_gpt.compute_dtype(torch.device(device)))
+    """The model with its weights, in eval mode; the golf model's settings name no system."""
+    dtype = train_gpt.compute_dtype(torch.device(device))
+    if is_golf(settings):
+        T = settings["train_seq_len"]
+        sizes = dict(train_batch_tokens=T, micro_batch_tokens=T, eval_stride=1)
+        model = train_gpt.GPT(train_gpt.Hyperparameters(**settings, **sizes), dtype)
+    else:
+        model = build(settings, dtype)
     model.load_state_dict(weights)
     return model.to(device).eval()
+
+
+def is_golf(settings: dict) -> bool:
+    return set(settings) == set(train_gpt.MODEL_SETTINGS)
 
 
 def plan_for(weights: dict[str, Tensor]) -> quantize.Plan:
@@ -240,13 +267,13 @@ class NoAverages:
 
 
 def read_checkpoint(variable: str, path: str) -> tuple[dict[str, Tensor], dict]:
-    """Weights and settings of a baseline's checkpoint.
+    """Weights and settings of a baseline's or the golf model's checkpoint.
 
     Raises: ValueError naming the variable, for a file that holds anything else; OSError.
     """
     weights, settings = quantize.load_checkpoint(path)
-    if settings.get("system") not in FILES:
-        raise ValueError(f"{variable}={path} must be the checkpoint.pt of a run of a baseline")
+    if settings.get("system") not in FILES and not is_golf(settings):
+        raise ValueError(f"{variable}={path} must be the checkpoint.pt of a run of a model here")
     return weights, settings
 
 
@@ -254,8 +281,69 @@ def learns_from_text(hp: Recipe) -> bool:
     return hp.teacher.endswith(".jsonl")
 
 
+def text_for(hp: Student) -> train_gpt.TrainingText:
+    """What a student trains on: the shards, or what its teacher wrote.
+
+    Raises: ValueError for a teacher that does not fit, naming the requirement and the remedy;
+    OSError.
+    """
+    if learns_from_text(hp):
+        return continuations.Continuations(hp)
+    if hp.teacher:
+        _, settings = read_checkpoint("TEACHER", hp.teacher)
+        if settings["vocab_size"] != hp.vocab_size:
+            raise ValueError(
+                f"TEACHER={hp.teacher} has {settings['vocab_size']} tokens, VOCAB_SIZE is"
+                f" {hp.vocab_size}; teacher and student must have one vocabulary"
+            )
+        context = settings["train_seq_len" if is_golf(settings) else "seq_len"]
+        if context < hp.train_seq_len:
+            raise ValueError(
+                f"TEACHER={hp.teacher} reads {context} tokens, TRAIN_SEQ_LEN is"
+                f" {hp.train_seq_len}; lower it to that"
+            )
+    return train_gpt.TrainingText(hp)
+
+
+def taught(model: nn.Module, hp: Student) -> nn.Module:
+    """The model, its loss replaced by that of its teacher where it has one."""
+    how = hp.distill_alpha, hp.distill_temperature
+    if learns_from_text(hp):
+        model.loss = distill.loss_on_continuations(model, *how, hp.train_batch_tokens)
+    elif hp.teacher:
+        weights, settings = read_checkpoint("TEACHER", hp.teacher)
+        teacher = load(settings, weights, "cuda" if torch.cuda.is_available() else "cpu")
+        model.loss = distill.loss_with_teacher(model, teacher, *how)
+    return model
+
+
+def golf_student() -> SimpleNamespace:
+    """All of train_gpt.py, but a teacher's loss."""
+    students = []
+
+    def make(hp: Student, compute_dtype: torch.dtype) -> nn.Module:
+        students.append(taught(train_gpt.GPT(hp, compute_dtype), hp))
+        return students[-1]
+
+    def pack(weights: dict[str, Tensor], hp: Student, code_bytes: int, hessians) -> bytes:
+        for model in students:  # errors are weighed by what they do to the score, not to learning
+            vars(model).pop("loss", None)
+        return train_gpt.pack(weights, hp, code_bytes, hessians)
+
+    changed = dict(
+        Hyperparameters=Student,
+        TrainingText=text_for,
+        GPT=make,
+        pack=pack,
+        SOURCES=(__file__, distill.__file__, continuations.__file__),
+    )
+    return SimpleNamespace(**{**vars(train_gpt), **changed})
+
+
 def system_of(name: str) -> SimpleNamespace:
     """What train_gpt.main takes: the names it would else find in train_gpt.py."""
+    if name == GOLF:
+        return golf_student()
     system = STAGES.get(name, name)
 
     def settings_of(hp: Recipe) -> dict:
@@ -278,31 +366,10 @@ def system_of(name: str) -> SimpleNamespace:
                     f"START_FROM={hp.start_from} holds {settings}, not what is to be trained,"
                     f" {settings_of(hp)}; set the sizes that it has"
                 )
-        if learns_from_text(hp):
-            return continuations.Continuations(hp)
-        if hp.teacher:
-            _, settings = read_checkpoint("TEACHER", hp.teacher)
-            if settings["vocab_size"] != hp.vocab_size:
-                raise ValueError(
-                    f"TEACHER={hp.teacher} has {settings['vocab_size']} tokens, VOCAB_SIZE is"
-                    f" {hp.vocab_size}; teacher and student must have one vocabulary"
-                )
-            if settings["seq_len"] < hp.train_seq_len:
-                raise ValueError(
-                    f"TEACHER={hp.teacher} reads {settings['seq_len']} tokens, TRAIN_SEQ_LEN is"
-                    f" {hp.train_seq_len}; lower it to that"
-                )
-        return train_gpt.TrainingText(hp)
+        return text_for(hp)
 
     def make(hp: Recipe, compute_dtype: torch.dtype) -> nn.Module:
-        model = build(settings_of(hp), compute_dtype)
-        how = hp.distill_alpha, hp.distill_temperature
-        if learns_from_text(hp):
-            model.loss = distill.loss_on_continuations(model, *how, hp.train_batch_tokens)
-        elif hp.teacher:
-            weights, settings = read_checkpoint("TEACHER", hp.teacher)
-            teacher = load(settings, weights, "cuda" if torch.cuda.is_available() else "cpu")
-            model.loss = distill.loss_with_teacher(model, teacher, *how)
+        model = taught(build(settings_of(hp), compute_dtype), hp)
         if hp.start_from:
             weights, _ = read_checkpoint("START_FROM", hp.start_from)
             model.load_state_dict(weights)
@@ -425,7 +492,8 @@ def spread(losses: list[float]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="baselines.train", description=__doc__.splitlines()[0])
-    parser.add_argument("system", metavar="SYSTEM", help=f"{', '.join(RECIPES)}; or score, report")
+    known = f"{', '.join(SYSTEMS)}; score, report"
+    parser.add_argument("system", metavar="SYSTEM", help=known)
     parser.add_argument("runs", type=Path, nargs="*", help="with score or report: folders of runs")
     parser.add_argument("--peak-flops", type=float, help="with report: dense peak of the device")
     args = parser.parse_args(argv)
@@ -444,10 +512,8 @@ def main(argv: list[str] | None = None) -> int:
                 for name in ("last_loss", "smoothed_loss"):
                     print(f"{name}: {spread([figures[name] for figures in reports])}")
             return 0
-        if args.system not in RECIPES:
-            raise ValueError(
-                f"{args.system!r} must be one of {', '.join(RECIPES)}, score or report"
-            )
+        if args.system not in SYSTEMS:
+            raise ValueError(f"{args.system!r} must be one of {known}")
     except (ValueError, OSError) as error:
         print(f"baselines.train: {error}", file=sys.stderr)
         return 2

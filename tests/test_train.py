@@ -303,6 +303,59 @@ def test_a_teacher_is_learned_from_and_stays_as_it_is(toy, tmp_path, monkeypatch
         tiny("preln_53m", distill_alpha=1.5)
 
 
+def golf(**changes) -> train.Student:
+    names = {field.name for field in dataclasses.fields(train.Student)}
+    sizes = {name: value for name, value in TINY.items() if name in names}
+    return train.Student(**{**train_gpt.PRESETS["smoke"], **sizes, "rope_dims": 8, **changes})
+
+
+@pytest.mark.parametrize("kind", ["golf", "gpt2_124m"])
+def test_the_golf_model_learns_from_a_teacher(toy, tmp_path, monkeypatch, kind):
+    """Its loss in training is the teacher's mix; its matrices are weighed by the text's alone."""
+    teacher = trainer_on(toy, tmp_path, monkeypatch, "gpt2_124m", run_id="teacher")
+    if kind == "golf":
+        hp = golf(run_id="other", data_path=teacher.hp.data_path)
+        run, text = train_gpt.Run(hp, "smoke", CPU, {}), train_gpt.TrainingText(hp)
+        teacher = train_gpt.Trainer(hp, CPU, run, text)
+    teacher.save()
+    hp = golf(teacher=str(teacher.run.checkpoint_path), distill_alpha=0.25)
+    system = train.system_of("golf")
+    student = system.GPT(hp, torch.float32).init_weights(0)
+    plain = train_gpt.GPT(golf(), torch.float32).init_weights(0)
+    assert set(student.state_dict()) == set(plain.state_dict())
+    tokens = torch.randint(1024, (2, 33))
+    with torch.no_grad():
+        z_s, z_t = plain(tokens[:, :-1]), teacher.model.eval()(tokens[:, :-1])
+        soft = (z_t / 2).softmax(-1) * ((z_t / 2).log_softmax(-1) - (z_s / 2).log_softmax(-1))
+        expected = 0.25 * plain.loss(tokens) + 0.75 * 4 * soft.sum()
+        assert student.loss(tokens).item() == pytest.approx(expected.item(), rel=1e-5)
+
+    weighed = []
+
+    def hessians():
+        weighed.append(student.loss(tokens).item())
+        return quantize.flat_hessians(student.state_dict())
+
+    blob = system.pack(student.state_dict(), hp, 0, hessians)
+    assert weighed == [pytest.approx(plain.loss(tokens).item(), rel=1e-6)]
+    assert quantize.decode(blob)[1] == train_gpt.model_settings(golf())
+
+
+def test_a_teacher_of_the_golf_model_must_fit(toy, tmp_path, monkeypatch):
+    """Another vocabulary, or a shorter context, is an error before anything is made."""
+    teacher = trainer_on(toy, tmp_path, monkeypatch, "preln_53m", run_id="teacher")
+    teacher.save()
+    path, where = str(teacher.run.checkpoint_path), teacher.hp.data_path
+    text_of = train.system_of("golf").TrainingText
+    assert text_of(golf(teacher=path, data_path=where)).num_blocks > 0
+    with pytest.raises(ValueError, match="has 1024 tokens, VOCAB_SIZE is 512"):
+        text_of(golf(teacher=path, data_path=where, vocab_size=512))
+    with pytest.raises(ValueError, match="reads 32 tokens, TRAIN_SEQ_LEN is 64; lower it"):
+        text_of(golf(teacher=path, data_path=where, train_seq_len=64))
+    with pytest.raises(ValueError, match="DISTILL_TEMPERATURE=0"):
+        golf(distill_temperature=0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_run_from_start_to_score(toy, tmp_path, system):
