@@ -93,6 +93,7 @@ class Recipe(Student):
     adam_beta1: float = 0.9
     adam_beta2: float = 0.95
     adam_eps: float = 1e-8
+    bias_correction: bool = True  # of Adam's moments; MLX's AdamW, of preln_53m, has none
     weight_decay: float = 0.1  # of tensors with two dimensions and more
     start_from: str = ""  # checkpoint whose weights training begins with; empty: initial ones
 
@@ -119,7 +120,7 @@ GPT2 = dict(
     train_batch_tokens=524_288, micro_batch_tokens=65_536, iterations=20_000, peak_lr=6e-4,
     val_loss_every=250, seed=42,
 )  # fmt: skip
-PRELN = dict(
+PRELN = dict(  # upstream drew random windows; here, as for all, a seeded order of blocks
     vocab_size=50_257, num_layers=8, model_dim=384, num_heads=8, train_seq_len=512,
     train_batch_tokens=6_144, micro_batch_tokens=6_144, iterations=20_000, peak_lr=3e-4,
     end_lr=3e-5, lr_warmup_steps=2000, lr_first_step=0, lr_decay_steps=30_000, grad_clip_norm=0.0,
@@ -232,6 +233,7 @@ class Optimizers:
             [group for group in groups if group["params"]], lr=0.0, eps=hp.adam_eps,
             betas=(hp.adam_beta1, hp.adam_beta2), fused=rt.device.type == "cuda",
         )  # fmt: skip
+        self.given = [{k: g[k] for k in ("eps", "weight_decay")} for g in self.adamw.param_groups]
 
     def step(self, step: int, progress: float) -> Tensor:
         """Clip, update, clear the gradients; returns their norm before clipping."""
@@ -239,8 +241,13 @@ class Optimizers:
         norm = nn.utils.clip_grad_norm_(self.params, limit, foreach=True)
         lr = lr_at(step, self.hp)
         self.scale = lr / self.hp.peak_lr
-        for group in self.adamw.param_groups:
-            group["lr"] = lr
+        for group, given in zip(self.adamw.param_groups, self.given, strict=True):
+            group.update(lr=lr, **given)
+            if not self.hp.bias_correction:  # torch always corrects: undone by what it is given
+                root = math.sqrt(1 - self.hp.adam_beta2 ** (step + 1))
+                undone = (1 - self.hp.adam_beta1 ** (step + 1)) / root
+                group["lr"], group["eps"] = lr * undone, given["eps"] / root
+                group["weight_decay"] = given["weight_decay"] / undone
         self.adamw.step()
         self.adamw.zero_grad(set_to_none=True)
         return norm

@@ -155,6 +155,25 @@ def test_decay_is_on_matrices_and_embeddings_alone():
     assert all(g["betas"] == (0.9, 0.95) and g["eps"] == 1e-8 for g in groups)
 
 
+@pytest.mark.parametrize("corrected", [True, False])
+def test_moments_are_corrected_unless_told_not_to(corrected):
+    """Three steps of AdamW by its formula, decay apart from the gradient."""
+    hp = tiny("preln_53m", bias_correction=corrected, weight_decay=0.3, adam_eps=1e-3)
+    layer = torch.nn.Linear(3, 2, bias=False)
+    optimizers = train.Optimizers(layer, hp, CPU)
+    w, m, v = layer.weight.detach().clone(), torch.zeros(2, 3), torch.zeros(2, 3)
+    b1, b2 = hp.adam_beta1, hp.adam_beta2
+    for t in range(1, 4):
+        layer.weight.grad = g = torch.full((2, 3), 0.1 * t) + 0.01 * torch.arange(6.0).view(2, 3)
+        lr = train.lr_at(t - 1, hp)
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+        first, second = (1 - b1**t, 1 - b2**t) if corrected else (1, 1)
+        w = w * (1 - lr * hp.weight_decay)
+        w = w - lr * (m / first) / ((v / second).sqrt() + hp.adam_eps)
+        optimizers.step(t - 1, 0.0)
+        assert torch.allclose(layer.weight, w, rtol=1e-5, atol=1e-7), t
+
+
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_step_is_clipped_to_its_norm(system):
     """The gradients that AdamW sees have norm 1 at most; without a limit they are as they were."""
