@@ -308,6 +308,8 @@ def test_a_teacher_is_learned_from_and_stays_as_it_is(toy, tmp_path, monkeypatch
     hp = tiny("preln_53m", teacher=path, distill_alpha=0.25)
     student = make(hp, torch.float32).init_weights(0).eval()
     plain = make(tiny("preln_53m"), torch.float32).init_weights(0).eval()
+    for model in student, plain:  # as sure as a trained one: else no temperature makes a difference
+        model.token_embedding.weight.data *= 50
     assert set(student.state_dict()) == set(plain.state_dict())
     tokens = torch.randint(1024, (2, 33))
     with torch.no_grad():
@@ -341,6 +343,8 @@ def test_the_golf_model_learns_from_a_teacher(toy, tmp_path, monkeypatch, kind):
     system = train.system_of("golf")
     student = system.GPT(hp, torch.float32).init_weights(0)
     plain = train_gpt.GPT(golf(), torch.float32).init_weights(0)
+    for model in student, plain:  # as sure as a trained one: else no temperature makes a difference
+        model.tok_emb.weight.data *= 50
     assert set(student.state_dict()) == set(plain.state_dict())
     tokens = torch.randint(1024, (2, 33))
     with torch.no_grad():
@@ -373,6 +377,40 @@ def test_a_teacher_of_the_golf_model_must_fit(toy, tmp_path, monkeypatch):
         text_of(golf(teacher=path, data_path=where, train_seq_len=64))
     with pytest.raises(ValueError, match="DISTILL_TEMPERATURE=0"):
         golf(distill_temperature=0)
+    hp = golf(run_id="other", data_path=where)
+    run, text = train_gpt.Run(hp, "smoke", CPU, {}), train_gpt.TrainingText(hp)
+    train_gpt.Trainer(hp, CPU, run, text).save()
+    short = dict(teacher=str(run.checkpoint_path), train_seq_len=64)
+    with pytest.raises(ValueError, match="reads 32 tokens, TRAIN_SEQ_LEN is 64; lower it"):
+        text_of(golf(data_path=where, **short))
+
+
+def test_the_golf_model_learns_what_a_teacher_wrote(toy, tmp_path):
+    """Rows are the lines of TEACHER, and the loss is the mean over what is scored of them."""
+    path = tmp_path / "teacher.jsonl"
+    path.write_text(json.dumps({"prompt": [5, 6], "continuation": [7, 8, 9]}) + "\n")
+    hp = golf(teacher=str(path), data_path=str(toy / "datasets/toy_sp1024"), distill_alpha=1.0)
+    system = train.system_of("golf")
+    tokens = system.TrainingText(hp).rows(0, hp.train_batch_tokens // hp.train_seq_len)
+    assert len(tokens) == 8 and (tokens % 65_536)[3, :6].tolist() == [5, 6, 7, 8, 9, 0]
+    student = system.GPT(hp, torch.float32).init_weights(0)
+    with torch.no_grad():
+        logits = student(torch.tensor([[5, 6, 7, 8]]))[0, 1:]
+        expected = torch.nn.functional.cross_entropy(logits, torch.tensor([7, 8, 9])).item()
+        assert student.loss(tokens).item() / hp.train_batch_tokens == pytest.approx(expected)
+
+
+def test_the_golf_student_is_of_train_gpt_but_for_its_teacher():
+    """TEACHER is read from the environment; the presets, the cap and the tools are its own."""
+    system = train.system_of("golf")
+    environ = {"TEACHER": "a.jsonl", "PRESET": "smoke", "MUON_WD": "0.5"}
+    hp, preset, given = train_gpt.settings_from_env(environ, False, system)
+    assert (hp.teacher, hp.muon_wd, preset) == ("a.jsonl", 0.5, "smoke (as asked)")
+    assert given == {"teacher": "a.jsonl", "muon_wd": 0.5}
+    own = ("PRESETS", "CAP_BYTES", "Optimizers", "Averages", "model_settings", "load_artifact")
+    assert all(getattr(system, name) is getattr(train_gpt, name) for name in own)
+    names = {Path(source).name for source in system.SOURCES}
+    assert names == {"train.py", "distill.py", "continuations.py"}
 
 
 @pytest.mark.slow
