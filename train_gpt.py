@@ -201,6 +201,9 @@ def settings_from_env(environ, has_cuda: bool, system=sys.modules[__name__]):
         base = json.loads(path.read_text())
         preset, reason = base.pop("preset"), "as saved by the run that is resumed"
         saved = {**base, "preset": preset, "resume": given["resume"]}
+        if odd := sorted(set(base) ^ {field.name for field in fields.values()}):
+            raise ValueError(f"RESUME={given['resume']} has settings of another trainer or version,"
+                             f" {odd}; resume it with the command that began it")
         for name, value in {**given, "preset": environ.get("PRESET", preset)}.items():
             if value != saved[name]:
                 raise ValueError(f"{name.upper()}={value} differs from {saved[name]} of the run to"
@@ -1076,21 +1079,26 @@ def compute_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
+def build(settings: dict, dtype: torch.dtype) -> GPT:
+    """The model of MODEL_SETTINGS, its weights not yet set. Raises: ValueError for others."""
+    if odd := sorted(set(settings) ^ set(MODEL_SETTINGS)):
+        raise ValueError(f"settings {odd} do not match this train_gpt.py")
+    T = settings["train_seq_len"]
+    unread = dict(train_batch_tokens=T, micro_batch_tokens=T, eval_stride=1)
+    return GPT(Hyperparameters(**settings, **unread), dtype)
+
+
 def load_artifact(path: str | Path, device: str | torch.device, compile=True) -> tuple[GPT, dict]:
     """The model that an artifact holds, ready to score (compiled on CUDA), and its settings.
 
     Raises: quantize.ArtifactError for damaged files, and for settings this code does not know.
     """
     state, settings = quantize.decode(Path(path).read_bytes())
-    if set(settings) != set(MODEL_SETTINGS):
-        odd = sorted(set(settings) ^ set(MODEL_SETTINGS))
-        raise quantize.ArtifactError(f"{path}: settings {odd} do not match this train_gpt.py")
-    hp = Hyperparameters(
-        **settings, train_batch_tokens=settings["train_seq_len"],
-        micro_batch_tokens=settings["train_seq_len"], eval_stride=1,
-    )
     device = torch.device(device)
-    model = GPT(hp, compute_dtype(device))
+    try:
+        model = build(settings, compute_dtype(device))
+    except ValueError as error:
+        raise quantize.ArtifactError(f"{path}: {error}") from None
     model.load_state_dict(state)
     model.to(device).eval()
     if compile and device.type == "cuda":

@@ -407,16 +407,14 @@ def quantize_to_size(
 
     The base step is the dial; what is meant to take more than its finest step ends there, smaller.
     Where errors are weighed in a common unit, one step for all is the best allocation of bits. Of
-    few or odd weights sizes jump: after 8 steps 32 bytes below will do, after 24 what fits best.
+    few or odd weights sizes jump, and 24 steps may all miss: then the largest that fits is taken.
     Raises: ValueError where none fits.
     """
     prepared = Matrices(matrices)
     least, finest = 0.999 * most_bytes, math.log2(finest_step)
     aim, miss, above, below = (least + most_bytes) / 2, 0.0, -math.inf, math.inf
     best = b""
-    for attempt in range(24):
-        if attempt == 8:
-            least = min(least, most_bytes - 32)
+    for _ in range(24):
         octave, highest = finest, 30.0
         for _ in range(50):  # halving, by the estimate and by what it missed the last time
             middle = (octave + highest) / 2

@@ -31,7 +31,6 @@ from torch import nn
 
 import evaluate
 import quantize
-import train_gpt
 from baselines import gpt2, preln, train
 from data import bytelevel
 
@@ -149,18 +148,10 @@ def load(path: Path, device: str) -> tuple[nn.Module, dict]:
     weights, settings = found
     saved = path.with_name("settings.json")
     known = json.loads(saved.read_text()) if saved.exists() else {}
-    if "system" in settings:
+    try:
         model = train.load(settings, weights, device)
-    elif set(settings) == set(train_gpt.MODEL_SETTINGS):
-        T = settings["train_seq_len"]
-        unread = {"train_batch_tokens": T, "micro_batch_tokens": T, "eval_stride": 1}
-        hp = train_gpt.Hyperparameters(**settings, **unread)
-        model = train_gpt.GPT(hp, train_gpt.compute_dtype(torch.device(device)))
-        model.load_state_dict(weights)
-        model.to(device).eval()
-    else:
-        odd = sorted(set(settings) ^ set(train_gpt.MODEL_SETTINGS))
-        raise ValueError(f"{path}: settings {odd} do not match this train_gpt.py; train again")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; train again") from None
     return model, known | settings | {"file": path}
 
 

@@ -162,10 +162,13 @@ def model_settings(system: str, config) -> dict:
 
 
 def build(settings: dict, compute_dtype=torch.float32, device="cpu") -> nn.Module:
-    """The model that settings describe, its weights not yet set.
+    """The model that settings describe, its weights not yet set; the golf model's name no system.
 
-    Raises: ValueError for settings that are not those of a baseline.
+    Raises: ValueError for settings that are not those of a baseline, nor of the golf model.
     """
+    if "system" not in settings:
+        with torch.device(device):
+            return train_gpt.build(settings, compute_dtype)
     shape = dict(settings)
     system = shape.pop("system", None)
     if system not in FILES:
@@ -179,14 +182,8 @@ def build(settings: dict, compute_dtype=torch.float32, device="cpu") -> nn.Modul
 
 
 def load(settings: dict, weights: dict[str, Tensor], device="cpu") -> nn.Module:
-    """The model with its weights, in eval mode; the golf model's settings name no system."""
-    dtype = train_gpt.compute_dtype(torch.device(device))
-    if is_golf(settings):
-        T = settings["train_seq_len"]
-        sizes = dict(train_batch_tokens=T, micro_batch_tokens=T, eval_stride=1)
-        model = train_gpt.GPT(train_gpt.Hyperparameters(**settings, **sizes), dtype)
-    else:
-        model = build(settings, dtype)
+    """The model with its weights, in eval mode."""
+    model = build(settings, train_gpt.compute_dtype(torch.device(device)))
     model.load_state_dict(weights)
     return model.to(device).eval()
 

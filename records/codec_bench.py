@@ -459,7 +459,7 @@ def trained(checkpoint: Path, data: Path, quick: bool = False) -> Subject:
     settings = {name: settings[name] for name in train_gpt.MODEL_SETTINGS}
     state = {name: weight.float() for name, weight in state.items()}
     T = settings["train_seq_len"]
-    model = train_gpt.GPT(train_gpt.Hyperparameters(**settings), torch.float32)
+    model = train_gpt.build(settings, torch.float32)
 
     def blocks(tokens_T: np.ndarray, count: int) -> torch.Tensor:
         count = min(count, len(tokens_T) - 1) // T

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import quantize
-import train_gpt
 from baselines import train
+from baselines.train import GOLF
 
 BASELINES = Path(train.__file__).parent
-GOLF = "golf"
 
 
 def gpt2_config(s: dict) -> dict:
@@ -128,24 +127,19 @@ def context(settings: dict) -> int:
 
 
 def build(settings: dict, device="cpu") -> nn.Module:
-    """The model that settings describe, in fp32, its weights not yet set.
-
-    Raises: ValueError for settings that are not those of its system.
-    """
-    if settings["system"] != GOLF:
-        return train.build(settings, device=device)
-    T = context(settings)
-    shape = {name: settings[name] for name in train_gpt.MODEL_SETTINGS}
-    unused = dict(train_batch_tokens=T, micro_batch_tokens=T, eval_stride=1)
-    with torch.device(device):
-        return train_gpt.GPT(train_gpt.Hyperparameters(**shape, **unused), torch.float32)
+    """The model that settings describe, in fp32, its weights not yet set; see train.build."""
+    return train.build(own_settings(settings), device=device)
 
 
 def load(settings: dict, weights: dict[str, Tensor]) -> nn.Module:
     """The model with its weights, on the CPU, in eval mode."""
-    model = build(settings)
-    model.load_state_dict(weights)
-    return model.eval()
+    return train.load(own_settings(settings), weights)
+
+
+def own_settings(settings: dict) -> dict:
+    """As the model's file has them: those of the golf model name no system."""
+    is_named = settings["system"] == GOLF
+    return {k: v for k, v in settings.items() if k != "system"} if is_named else settings
 
 
 def read_model(path: Path) -> tuple[dict[str, Tensor], dict]:
@@ -160,7 +154,7 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], dict]:
         weights, settings = quantize.decode(path.read_bytes())
     else:
         weights, settings = quantize.load_checkpoint(path)
-    if set(settings) == set(train_gpt.MODEL_SETTINGS):
+    if train.is_golf(settings):
         settings = {"system": GOLF, **settings}
     if settings.get("system") not in FORMS:
         raise ValueError(

@@ -132,7 +132,9 @@ def test_settings_of_another_shape_are_refused():
     """`build` names what does not match, and a system that is none."""
     config = d12.Config(vocab_size=61, num_layers=2, model_dim=48, num_heads=4, num_kv_heads=2)
     settings = train.model_settings("gelu_d12", config)
-    with pytest.raises(ValueError, match="system=None must be one of gelu_d12, yat_d12"):
+    with pytest.raises(ValueError, match="system='other' must be one of gelu_d12, yat_d12"):
+        train.build({**settings, "system": "other"})
+    with pytest.raises(ValueError, match="do not match this train_gpt.py"):  # golf's name none
         train.build(dataclasses.asdict(config))
     with pytest.raises(ValueError, match=r"settings \['width'\] do not match those of gelu_d12"):
         train.build({**settings, "width": 3})

@@ -593,6 +593,23 @@ def test_resume_refuses_other_settings_and_other_sources(finished, toy, monkeypa
         train_gpt.Run(hp, preset, CPU, {"train_gpt.py": b"changed"})
 
 
+def test_a_run_of_another_trainer_is_not_resumed(tmp_path, monkeypatch):
+    """A setting that this trainer lacks, or one that the run lacks, is named in an error."""
+    monkeypatch.chdir(tmp_path)
+    saved = dataclasses.asdict(Hyperparameters()) | {"preset": "smoke", "run_id": "one"}
+    (tmp_path / "logs/one").mkdir(parents=True)
+    file = tmp_path / "logs/one/settings.json"
+    file.write_text(json.dumps(saved))
+    assert from_env(RESUME="one")[0].run_id == "one"
+    file.write_text(json.dumps(saved | {"teacher": "x.jsonl"}))
+    with pytest.raises(ValueError, match=r"another trainer or version, \['teacher'\]; resume it"):
+        from_env(RESUME="one")
+    del saved["matrix_lr"]
+    file.write_text(json.dumps(saved))
+    with pytest.raises(ValueError, match=r"\['matrix_lr'\]"):
+        from_env(RESUME="one", MATRIX_LR="0.04")
+
+
 def test_missing_data_is_named_with_the_command_that_fetches_it(tmp_path):
     """PRESET=pr334 without shards stops at once and says what to type."""
     env = {"PATH": os.environ["PATH"], "PRESET": "pr334", "PYTHONPATH": str(ROOT)}
