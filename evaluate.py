@@ -509,14 +509,16 @@ def score_artifact(args: argparse.Namespace, log: Callable[[str], None], **ranks
     """Load an artifact with the code that ran, check the bytes of the text, and score."""
     folder = args.artifact.resolve().parent
     sys.path.insert(0, str(folder))  # its own sources, or where it has none those beside this file
-    train_gpt = importlib.import_module("train_gpt")
-    sys.path.remove(str(folder))
-    model, settings = train_gpt.load_artifact(args.artifact, args.device)
     saved = folder / "settings.json"
-    settings = (json.loads(saved.read_text()) if saved.exists() else {}) | settings | vars(args)
+    known = json.loads(saved.read_text()) if saved.exists() else {}
+    code = importlib.import_module(known.get("code", "train_gpt"))  # the trainer that made it
+    sys.path.remove(str(folder))
+    model, settings = code.load_artifact(args.artifact, args.device)
+    settings = known | settings | vars(args)
     for name, flag in (("data_path", "--data"), ("tokenizer_path", "--tokenizer")):
         require(name in settings, f"{name} is not in {saved}; pass {flag}")
-    table = ByteTable.from_sentencepiece(settings["tokenizer_path"], settings["vocab_size"])
+    byte_table = getattr(code, "byte_table", ByteTable.from_sentencepiece)  # older code has none
+    table = byte_table(settings["tokenizer_path"], settings["vocab_size"])
     tokens_T, table = read_validation(settings["data_path"], table)
     if table.sidecar_T is None:
         table.check(settings["tokenizer_path"], tokens_T)

@@ -158,6 +158,14 @@ DEFAULT_PLAN: Plan = (
 )
 
 
+def int8_plan(state_dict: State) -> Plan:
+    """A plan of any model's own names: int8 rows for its matrices, fp16 for what is small."""
+    return tuple(
+        PlanRow(name, 8, 6.0) if weight.ndim == 2 and weight.numel() >= 4096 else PlanRow(name, 16)
+        for name, weight in state_dict.items()
+    )
+
+
 def match_plan(plan: Plan, names: Iterable[str]) -> dict[str, PlanRow]:
     """The one plan row of each tensor.
 
@@ -170,7 +178,8 @@ def match_plan(plan: Plan, names: Iterable[str]) -> dict[str, PlanRow]:
         matching = [row for row in plan if fnmatchcase(name, row.pattern)]
         if len(matching) != 1:
             found = ", ".join(repr(row.pattern) for row in matching) or "none"
-            raise ValueError(f"tensor {name!r} must match exactly one plan row, matches {found}")
+            what = f"tensor {name!r} must match exactly one plan row, matches {found}"
+            raise ValueError(f"{what}; mend the plan, or take int8_plan (--int8)")
         row_of[name] = matching[0]
     for row in plan:
         if row not in row_of.values():
@@ -641,7 +650,9 @@ def _pack(arguments: list[str]) -> str:
     parser.add_argument("checkpoint", type=Path, help="from the trainer, or a plain state dict")
     parser.add_argument("--out", type=Path, required=True, help="artifact to write")
     parser.add_argument("--target-bytes", type=int, help="land within 1 %% under this size")
-    parser.add_argument(
+    codec = parser.add_mutually_exclusive_group()
+    codec.add_argument("--int8", action="store_true", help="int8_plan: for models of other names")
+    codec.add_argument(
         "--trellis", action="store_true", help="the other codec, without the trainer's calibration"
     )
     options = parser.parse_args(arguments)
@@ -651,10 +662,11 @@ def _pack(arguments: list[str]) -> str:
         artifact = encode_trellis(weights, flat_hessians(weights), settings, most_bytes)
         write_atomic(options.out, artifact)
         return f"artifact model_bytes:{len(artifact)} trellis, relative errors alike"
+    plan = int8_plan(weights) if options.int8 else DEFAULT_PLAN
     if options.target_bytes is None:
-        artifact, plan = encode(weights, DEFAULT_PLAN, settings), DEFAULT_PLAN
+        artifact = encode(weights, plan, settings)
     else:
-        artifact, plan = encode_to_target(weights, DEFAULT_PLAN, settings, options.target_bytes)
+        artifact, plan = encode_to_target(weights, plan, settings, options.target_bytes)
     write_atomic(options.out, artifact)
     clips = " ".join(f"{row.pattern}:{row.clip_sigmas:.3f}" for row in plan if row.clip_sigmas)
     return f"artifact model_bytes:{len(artifact)} clip_sigmas {clips}"

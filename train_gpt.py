@@ -75,6 +75,7 @@ class Hyperparameters:
     checkpoint_seconds: float = 120.0  # between checkpoints; 0: only the final one
     eval_stride: int = 64  # tokens each sliding window moves
     compile: bool = True  # torch.compile of step and scoring
+    peak_flops: float = 0.0  # dense bf16 of one device, for the log's mfu; 0: by PEAK_FLOPS
     # Model
     vocab_size: int = 1024
     num_layers: int = 11
@@ -200,9 +201,11 @@ def settings_from_env(environ, has_cuda: bool, system=sys.modules[__name__]):
                              " missing); start a new run under another RUN_ID")
         base = json.loads(path.read_text())
         preset, reason = base.pop("preset"), "as saved by the run that is resumed"
+        code = base.pop("code", CODE)  # absent from older runs
         saved = {**base, "preset": preset, "resume": given["resume"]}
-        if odd := sorted(set(base) ^ {field.name for field in fields.values()}):
-            raise ValueError(f"RESUME={given['resume']} has settings of another trainer or version,"
+        odd = sorted(set(base) ^ {field.name for field in fields.values()})
+        if odd or code != system.CODE:
+            raise ValueError(f"RESUME={given['resume']} is a run of {code} or of another version,"
                              f" {odd}; resume it with the command that began it")
         for name, value in {**given, "preset": environ.get("PRESET", preset)}.items():
             if value != saved[name]:
@@ -285,7 +288,7 @@ class Clock:
 def read_sources(*more: str) -> dict[str, bytes]:
     """These five files, and a system's SOURCES, as they are when the run starts: what counts."""
     files = (__file__, *(m.__file__ for m in (quantize, trellis, rans, evaluate)), *more)
-    return {Path(file).name: Path(file).read_bytes() for file in files}
+    return {os.path.relpath(file, Path(__file__).parent): Path(file).read_bytes() for file in files}
 
 
 class Run:
@@ -296,7 +299,8 @@ class Run:
     Raises: ValueError when the folder exists already, is in use, or was made by other sources.
     """
 
-    def __init__(self, hp: Hyperparameters, preset: str, rt: Runtime, sources: dict[str, bytes]):
+    def __init__(self, hp: Hyperparameters, preset: str, rt: Runtime, sources: dict[str, bytes],
+                 code: str = "train_gpt"):
         stamp = time.strftime("%Y-%m-%d_%H%M%S")
         self.run_id = rt.broadcast(hp.resume or hp.run_id or f"{stamp}_{os.getpid()}")
         self.folder = Path("logs") / self.run_id
@@ -320,6 +324,7 @@ class Run:
             leftover.unlink()
         for name, text in sources.items():
             copy = self.folder / name
+            copy.parent.mkdir(exist_ok=True)
             if not copy.exists():
                 quantize.write_atomic(copy, text)
             elif copy.read_bytes() != text:
@@ -329,7 +334,8 @@ class Run:
         if log_path.exists() and not log_path.read_bytes().endswith(b"\n"):
             self.log("", console=False)  # a kill cut the last line short
         if not hp.resume:
-            settings = dataclasses.asdict(hp) | {"run_id": self.run_id, "preset": preset.split()[0]}
+            settings = dataclasses.asdict(hp) | {"run_id": self.run_id, "preset": preset.split()[0],
+                                                 "code": code}
             # Last: a folder with settings.json is a folder that can be resumed.
             text = json.dumps(settings, indent=1)
             quantize.write_atomic(self.folder / "settings.json", text.encode())
@@ -680,10 +686,11 @@ PEAK_FLOPS = {
 }
 
 
-def peak_flops(rt: Runtime) -> float | None:
-    """Peak of all ranks together, None where the device is not in the table."""
+def peak_flops(hp: Hyperparameters, rt: Runtime) -> float | None:
+    """Peak of all ranks together: as set, else by the table; None where it is in neither."""
     name = torch.cuda.get_device_name(rt.device) if rt.device.type == "cuda" else "CPU"
-    return next((peak * rt.world_size for key, peak in PEAK_FLOPS.items() if key in name), None)
+    known = hp.peak_flops or next((peak for key, peak in PEAK_FLOPS.items() if key in name), 0.0)
+    return known * rt.world_size or None
 
 
 # Optimizer ----------------------------------------------------------------------------------------
@@ -964,8 +971,9 @@ class Trainer:
         signal.signal(signal.SIGTERM, lambda number, frame: stop_signals.append(number))
         self.clock.run()
         last_saved = first_seconds = self.clock.seconds()
-        peak, flops = peak_flops(self.rt), self.model.flops_per_token(hp.train_seq_len)
-        progress, previous = self.progress(), None
+        peak, flops = peak_flops(hp, self.rt), self.model.flops_per_token(hp.train_seq_len)
+        run.log(f"mfu of flops_per_token:{flops} and peak_flops:{peak or 'unknown'}")
+        progress, previous, average, before = self.progress(), None, 0.0, first_seconds
         while progress < 1.0:
             loss, grad_norm = self.train_step(self.batches.get(self.step), progress)
             # Waiting for the step before keeps the queue of a GPU one step long: the clock stays
@@ -976,9 +984,12 @@ class Trainer:
             previous, progress = loss, self.progress()
             self.averages.update(self.step, progress)
             seconds = self.clock.seconds()
-            step_seconds = (seconds - first_seconds) / (self.step - first_step)
+            taken = self.step - first_step
+            average = 0.95 * average + 0.05 * hp.train_batch_tokens / (seconds - before)
+            before = seconds
             if self.step <= 10 or self.step % hp.train_log_every == 0 or progress >= 1.0:
-                tokens_s = hp.train_batch_tokens / step_seconds
+                step_seconds = (seconds - first_seconds) / taken
+                tokens_s = average / (1 - 0.95**taken)  # corrected for the 0 that it began with
                 mfu = f"{tokens_s * flops / peak:.3f}" if peak else "unknown"
                 run.log(f"step:{self.step}/{hp.iterations} train_loss:{loss.item():.4f}"
                         f" train_time:{1000 * seconds:.0f}ms step_avg:{1000 * step_seconds:.2f}ms"
@@ -1057,6 +1068,7 @@ class Trainer:
 # Artifact -----------------------------------------------------------------------------------------
 
 CAP_BYTES, SOURCES, byte_table = quantize.CAP_BYTES, (), evaluate.ByteTable.from_sentencepiece
+CODE = "train_gpt"  # the module whose load_artifact and byte_table evaluate.py takes
 # What load_artifact needs to rebuild the model, and the context it was trained with.
 MODEL_SETTINGS = (
     "vocab_size", "num_layers", "model_dim", "num_heads", "num_kv_heads", "mlp_mult", "rope_dims",
@@ -1162,7 +1174,7 @@ def main(system=sys.modules[__name__]) -> None:
         table = system.byte_table(hp.tokenizer_path, hp.vocab_size)
         val_T, table = evaluate.read_validation(hp.data_path, table)
         text = system.TrainingText(hp)
-        run = Run(hp, preset, rt, sources)
+        run = Run(hp, preset, rt, sources, system.CODE)
 
     run.log(f"run:{run.folder} preset:{preset}")
     run.log("overrides " + (" ".join(f"{n.upper()}={v}" for n, v in given.items()) or "none"))

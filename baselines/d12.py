@@ -358,6 +358,15 @@ class GPT(nn.Module):
         return self
 
     def flops_per_token(self, T: int) -> int:
+        """Forward and backward: 6 a parameter, embeddings included, and 6*L*D*T.
+
+        Half of these parameters are tables that are looked up, so this is twice what is computed;
+        see product_flops_per_token. Source: llm.c's convention.
+        """
+        parameters = sum(p.numel() for p in self.parameters())
+        return 6 * parameters + 6 * self.config.num_layers * self.config.model_dim * T
+
+    def product_flops_per_token(self, T: int) -> int:
         """Forward and backward: 6 a weight of every product, 12*D*min(window, T) a layer.
 
         Source: nanochat's convention, with the tied head counted once.

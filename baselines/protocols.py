@@ -1,5 +1,6 @@
 """Score a run by a named protocol: the losses that the reference models were reported with.
 
+    python -m baselines.protocols recipe logs/<run_id>     # that of its recipe, on its own text
     python -m baselines.protocols wikitext103 logs/<run_id> --tokens DIR_OR_SHARD...
     python -m baselines.protocols gpt2_val logs/<run_id>/artifact.pgz --tokens DIR --tokenizer DIR
     python -m baselines.protocols preln_val logs/<run_id>/checkpoint.pt --tokens DIR --seed 7
@@ -53,6 +54,7 @@ PROTOCOLS = {
     "gpt2_val": Protocol(1024, rows=64, batches=20),
     "preln_val": Protocol(512, rows=12, batches=50, at_random=True),
 }
+RECIPE, NAMES = "recipe", ", ".join(PROTOCOLS)
 
 
 def plan(protocol: Protocol, num_tokens: int, seed: int = 0) -> np.ndarray:
@@ -157,29 +159,37 @@ def load(path: Path, device: str) -> tuple[nn.Module, dict]:
 
 def run(args: argparse.Namespace) -> dict:
     """Score as asked; returns what is printed. Raises: ValueError, OSError."""
-    protocol = PROTOCOLS[args.name]
+    model, known = load(args.run, args.device)
+    name = known.get("val_protocol") if args.name == RECIPE else args.name
+    if not name:
+        raise ValueError(f"{args.run} is of no recipe with a protocol; name one of {NAMES}")
+    if name not in PROTOCOLS:
+        raise ValueError(f"VAL_PROTOCOL={name} of {args.run} must be one of {NAMES}; name one")
+    protocol = PROTOCOLS[name]
     if args.seq_len is not None:
         if args.seq_len < 1:
             raise ValueError(f"--seq-len {args.seq_len} must be at least 1")
         protocol = dataclasses.replace(protocol, seq_len=args.seq_len)
-    model, known = load(args.run, args.device)
     tokenizer = args.tokenizer or known.get("tokenizer_path")
     if not tokenizer:
         raise ValueError(f"{args.run} does not say its tokenizer; name it with --tokenizer")
     places = known.get("seq_len") if train.FILES.get(known.get("system")) in (gpt2, preln) else None
     if places and protocol.seq_len > places:
-        what = f"{args.run} has {places} positions, not the {protocol.seq_len} of {args.name}"
+        what = f"{args.run} has {places} positions, not the {protocol.seq_len} of {name}"
         raise ValueError(f"{what}; set --seq-len {places}, which the protocol's name then tells")
     V = known["vocab_size"]
     table = bytelevel.byte_table(tokenizer, V)
-    tokens_T, bytes_T = read_tokens(args.tokens, table)
+    texts = args.tokens or [Path(known["data_path"])] * ("data_path" in known)
+    if not texts:
+        raise ValueError(f"{args.run} does not say its text; name shards or a folder with --tokens")
+    tokens_T, bytes_T = read_tokens(texts, table)
     starts_W = plan(protocol, len(tokens_T), args.seed)
     skipped = (EOS_ID if table.bos_id == evaluate.BOS_ID else table.bos_id) if (
         protocol.skips_eos) else None  # fmt: skip
     found = score(model, tokens_T, bytes_T, starts_W, protocol.seq_len, V, skipped, args.device)
-    usual = PROTOCOLS[args.name].seq_len
+    usual = PROTOCOLS[name].seq_len
     return {
-        "protocol": args.name if protocol.seq_len == usual else f"{args.name}@{protocol.seq_len}",
+        "protocol": name if protocol.seq_len == usual else f"{name}@{protocol.seq_len}",
         "system": known.get("system", "golf"),
         "file": str(known["file"]),
         "windows": len(starts_W),
@@ -198,9 +208,9 @@ def run(args: argparse.Namespace) -> dict:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="baselines.protocols", description=__doc__.split("\n")[0])
     add = parser.add_argument
-    add("name", choices=PROTOCOLS, metavar="NAME", help=", ".join(PROTOCOLS))
+    add("name", choices=[RECIPE, *PROTOCOLS], metavar="NAME", help=f"{RECIPE}, {NAMES}")
     add("run", type=Path, metavar="RUN_OR_ARTIFACT")
-    add("--tokens", type=Path, nargs="+", required=True, metavar="PATH", help="shards or folders")
+    add("--tokens", type=Path, nargs="+", metavar="PATH", help="shards or folders (the run's)")
     add("--tokenizer", type=Path, help="of these shards (that of the run)")
     add("--seq-len", type=int, help="another length than the protocol's, which its name then tells")
     add("--seed", type=int, default=0, help="of preln_val's places (%(default)s)")

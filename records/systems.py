@@ -100,9 +100,13 @@ def check_comparable(runs: list[Run]) -> None:
 
 
 def name_of(run: Run) -> str:
-    """The system's name; a preset of the golf recipe, which has no single rate, says so."""
+    """The system's name; a preset of the golf recipe, which has no single rate, says so.
+
+    One that learned from a teacher is another system, whatever its recipe.
+    """
     name = run.preset or run.run_id or run.path.stem
-    return name if "peak_lr" in run.settings else f"golf, {name}"
+    name = name if "peak_lr" in run.settings else f"golf, {name}"
+    return f"{name}, taught" if run.settings.get("teacher") else name
 
 
 def row_of(run: Run) -> Row:
@@ -118,7 +122,7 @@ def row_of(run: Run) -> Row:
         train_tokens=last and last["tokens"],
         loss=run.score.val_loss,
         bpb=run.score.val_bpb,
-        tokens_per_second=last and 1000 * last["tokens"] / last["train_time_ms"],
+        tokens_per_second=last and last.get("tok_s"),
         log=os.path.relpath(run.path),
     )
 

@@ -1,5 +1,7 @@
 """GPT-2's vocabulary from a folder: its bytes are exact, and what is not it is refused."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from conftest import MERGES, write_vocabulary
@@ -117,3 +119,10 @@ def test_missing_files_are_named(tmp_path):
     (folder / "merges.txt").unlink()
     with pytest.raises(FileNotFoundError, match="no merges.txt"):
         tokenizers.Gpt2.load(folder)
+
+
+def test_a_piece_is_its_bytes_whatever_stands_before(tmp_path):
+    """`check`, which decodes the text again for SentencePiece, has nothing to find."""
+    table = bytelevel.byte_table(write_vocabulary(tmp_path / "bpe", MERGES), 257 + len(MERGES))
+    assert table.check(tmp_path, np.arange(20, dtype=np.uint16)) is None
+    assert type(dataclasses.replace(table)) is bytelevel.PieceTable

@@ -147,13 +147,14 @@ def test_parameter_names_are_the_published_ones():
     }
 
 
-def test_work_per_token_follows_the_convention_of_nanochat():
-    """6 a weight of each product, the head among them, and 12 a channel a token in the window."""
-    assert on_meta(CONFIGS["gelu_d12"]).flops_per_token(1024) == 710_153_424
-    untied = on_meta(Config(tied=False))
-    assert untied.flops_per_token(1024) == 710_153_424
+def test_work_per_token_follows_the_conventions():
+    """llm.c: 6 a parameter and 6*L*D*T; nanochat: of products and of the window alone."""
+    model, untied = on_meta(CONFIGS["gelu_d12"]), on_meta(Config(tied=False))
+    assert model.flops_per_token(1024) == 6 * 261_096_338 + 6 * 12 * 768 * 1024
+    assert model.product_flops_per_token(1024) == 710_153_424
+    assert untied.product_flops_per_token(1024) == 710_153_424
     for T, seen in ((128, 12 * 128), (512, 9 * 256 + 3 * 512)):
-        assert untied.flops_per_token(T) == 710_153_424 - 12 * 768 * (5376 - seen)
+        assert untied.product_flops_per_token(T) == 710_153_424 - 12 * 768 * (5376 - seen)
 
 
 @pytest.mark.parametrize(

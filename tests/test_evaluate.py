@@ -1013,6 +1013,25 @@ def test_command_line_scores_an_artifact(run_folder, call_main):
     assert [line.split()[0] for line in err.splitlines()] == ["score"] * 3 + ["unigram", "final"]
 
 
+def test_command_line_takes_the_trainer_that_the_run_names(run_folder, call_main, monkeypatch):
+    """settings.json names a module of the folder, whose model and byte table are the ones."""
+    (run_folder / "other").mkdir()
+    (run_folder / "other/__init__.py").write_text("")
+    code = "from train_gpt import load_artifact\ndef byte_table(path, size):\n"
+    (run_folder / "other/trainer.py").write_text(code + "    raise ValueError(f'{size} of ours')\n")
+    saved = json.loads((run_folder / "settings.json").read_text())
+    (run_folder / "settings.json").write_text(json.dumps(saved | {"code": "other.trainer"}))
+    for name in ("other", "other.trainer"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    status, _, err = call_main(run_folder / "artifact.pgz", "--device", "cpu")
+    assert status == 2 and err.startswith("error: ") and err.endswith(" of ours\n")
+    (run_folder / "settings.json").write_text(json.dumps(saved | {"code": "other.none"}))
+    fresh = run_cli(run_folder / "artifact.pgz", "--device", "cpu")
+    assert fresh.returncode == 2 and fresh.stderr == "error: No module named 'other.none'\n"
+    for name in ("other", "other.trainer"):
+        sys.modules.pop(name, None)
+
+
 def test_command_line_takes_what_the_run_does_not_say(run_folder, call_main, tokenizers, tmp_path):
     """Flags replace the run's settings, and stand in for a missing settings.json."""
     (run_folder / "settings.json").unlink()

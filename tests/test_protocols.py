@@ -198,6 +198,24 @@ def test_runs_of_every_kind_are_scored(tmp_path, toy, capsys, system):
     assert again == found | {"file": str(folder / "checkpoint.pt")}  # the weights it exports
 
 
+def test_a_recipe_has_its_own_protocol(tmp_path, toy, capsys):
+    """Named by the run's settings, on the run's text; a golf run has none."""
+    text = {"data_path": str(toy / "datasets/toy_sp1024")}
+    folder = write_run(tmp_path / "run", toy, "preln_53m", **text)
+    assert protocols.main(["recipe", str(folder), "--seq-len", "64", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["protocol"] == "preln_val@64" and found["targets"] == 50 * 12 * 64
+    given = ["preln_val", str(folder), "--seq-len", "64", "--json", "--tokens", text["data_path"]]
+    assert protocols.main(given) == 0 and json.loads(capsys.readouterr().out) == found
+    golf = write_run(tmp_path / "golf", toy, "golf")
+    assert protocols.main(["recipe", str(golf)]) == 2
+    assert "is of no recipe with a protocol; name one of wikitext103, " in capsys.readouterr().err
+    assert protocols.main(["wikitext103", str(golf / "artifact.pgz"), "--seq-len", "64"]) == 2
+    odd = write_run(tmp_path / "odd", toy, "gpt2_124m", val_protocol="odd")
+    assert protocols.main(["recipe", str(odd)]) == 2
+    assert "VAL_PROTOCOL=odd of" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("kind", ["SentencePiece", "GPT-2"])
 def test_the_end_of_a_text_is_no_target_of_wikitext(tmp_path, toy, capsys, kind):
     """EOS is 2 of a model and <|endoftext|> of GPT-2; the other protocols score it."""

@@ -775,6 +775,24 @@ def test_command_meets_a_target_and_reports(checkpoint, tmp_path, capsys):
     assert table[1].startswith("blocks.*.mlp.") and table[-1].split()[-3] == str(summary["bytes"])
 
 
+def test_command_packs_a_model_of_any_names(tmp_path, capsys):
+    """--int8: rows for large matrices, fp16 for the rest, with a target too."""
+    state = {"wte": gaussian(80, 64), "blocks.0.up": gaussian(64, 65), "small": gaussian(63, 65)}
+    state |= {"kernel": gaussian(4, 64, 32), "gain": gaussian(5000)}
+    path, out = tmp_path / "other.pt", tmp_path / "a.pgz"
+    torch.save(state, path)
+    assert quantize.main([str(path), "--out", str(out), "--int8"]) == 0
+    assert "clip_sigmas wte:6.000 blocks.0.up:6.000\n" in capsys.readouterr().out
+    found, _ = decode(out.read_bytes())
+    for name, weight in state.items():
+        exact = torch.equal(found[name], weight.half().float())
+        assert exact == (name not in ("wte", "blocks.0.up"))
+        assert (found[name] - weight).abs().max() < 0.06
+    full = out.stat().st_size
+    assert quantize.main([str(path), "--out", str(out), "--int8", "--target-bytes", "40000"]) == 0
+    assert 39_600 <= out.stat().st_size <= 40_000 < full
+
+
 def test_command_errors_are_one_line_and_leave_the_output_alone(checkpoint, tmp_path, capsys):
     """Wrong input exits with 2 and one line on stderr, and an existing artifact stays."""
     path, content = checkpoint
@@ -793,7 +811,7 @@ def test_command_errors_are_one_line_and_leave_the_output_alone(checkpoint, tmp_
     for arguments, reason in (
         ([tmp_path / "absent.pt", "--out", out], "absent.pt"),
         ([broken, "--out", out], "broken.pt"),
-        ([other, "--out", out], "'w'"),
+        ([other, "--out", out], "'w' must match exactly one plan row, matches none; mend"),
         ([lost, "--out", out], "'median'"),
         ([foreign, "--out", out], "foreign.pt"),
         ([numbers, "--out", out], "no state dict"),

@@ -109,6 +109,26 @@ def test_code_is_not_hidden_by_the_name_of_a_report(tmp_path):
     assert counted(tmp_path) == {"settings.json"}
 
 
+def test_the_trainer_that_a_run_names_counts_too(tmp_path):
+    """With what it imports; train_gpt.py counts in any case, whatever settings.json says."""
+    files = {
+        "settings.json": json.dumps({"code": "other.train"}),
+        "other/__init__.py": "x = 1",
+        "other/train.py": "import train_gpt\nfrom other import model",
+        "other/model.py": "y = 2",
+        "other/idle.py": "z = 3",
+        "helper.py": "h = 4",
+    }
+    make(tmp_path, "import helper", files)
+    names = {"other/__init__.py", "other/train.py", "other/model.py", "helper.py"}
+    assert counted(tmp_path) == names
+    for code in ("other.none", None, 3):
+        (tmp_path / "settings.json").write_text(json.dumps({"code": code}))
+        assert counted(tmp_path) - {"other/__init__.py"} == {"helper.py"}
+    (tmp_path / "settings.json").write_text("{")
+    assert main([str(tmp_path)]) == 2
+
+
 def test_honest_files_are_free_and_listed(tmp_path):
     """Docs, logs, data, checkpoints, unreached code and docstrings cost nothing but are shown."""
     free = ["README.md", "train.log", "checkpoint.pt", "sp_1024.model", "x_val_000000.bin"]

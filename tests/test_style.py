@@ -35,10 +35,10 @@ def imports(path: Path) -> set[str]:
 @pytest.mark.parametrize(
     "name, lines",
     [
-        # 1,200, and 20 for the calibration of the codec; 5 for runs that another trainer began.
-        ("train_gpt.py", 1225),
-        # 550 for the rows codec, container, report and command line; 130 for the trellis codec.
-        ("quantize.py", 680),
+        # 1,200, and 20 for the calibration of the codec; 16 for runs of other trainers.
+        ("train_gpt.py", 1236),
+        # 555 for the rows codec, container, report and command line; 130 for the trellis codec.
+        ("quantize.py", 688),
         # 500 for shards, bytes, windows and TTT; 70 for sidecars and probes, which it also owns.
         ("evaluate.py", 570),
         ("trellis.py", 490),
@@ -46,7 +46,7 @@ def imports(path: Path) -> set[str]:
         ("golf.py", 150),
         ("README.md", 250),
         ("data/prepare.py", 350),
-        ("baselines/d12.py", 375),
+        ("baselines/d12.py", 380),  # two conventions of counting work
         ("baselines/gpt2.py", 225),
         ("baselines/preln.py", 225),
         # 400 for recipes, AdamW and the report; 60 for what a run starts and learns from.

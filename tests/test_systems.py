@@ -18,7 +18,7 @@ data train_shards:1 train_tokens:4000 holdout_tokens:33 val_tokens:1001
 model_params:{params}
 step:1/4 train_loss:6.9000 train_time:100ms step_avg:100.00ms tok_s:1000 mfu:unknown
 step:2/4 train_loss:6.0000 train_time:200ms step_avg:100.00ms tok_s:1000 mfu:unknown
-step:4/4 train_loss:5.0000 train_time:500ms step_avg:125.00ms tok_s:800 mfu:unknown
+step:4/4 train_loss:5.0000 train_time:500ms step_avg:125.00ms tok_s:{tok_s} mfu:unknown
 artifact model_bytes:{model_bytes} code_bytes:10 total_bytes:20 cap_bytes:inf
 score mode:blocks stride:32 isolate:0 val_loss:{loss} {metric}:{bpb} targets:{targets} bytes:{size}
 unigram val_loss:{unigram} {metric}:3.5
@@ -31,6 +31,7 @@ def write_log(folder: Path, run_id: str, **changes) -> str:
     facts = {
         "run_id": run_id, "preset": run_id, "params": 1000, "model_bytes": 500, "loss": 4.0,
         "bpb": 2.0, "targets": 1000, "size": 2500, "unigram": 5.9, "metric": "val_bpb",
+        "tok_s": 512,
     } | changes  # fmt: skip
     hparams = {"train_seq_len": 32, "eval_stride": 32, "train_batch_tokens": 64, "peak_lr": 0.1}
     hparams |= {"data_path": str(folder / "shards"), **changes.pop("hparams", {})}
@@ -73,6 +74,11 @@ def test_a_golf_preset_says_that_it_is_one(tmp_path):
     assert systems.name_of(read_log(log)) == "smoke"
     log.write_text(log.read_text().replace("peak_lr", "matrix_lr"))
     assert systems.name_of(read_log(log)) == "golf, smoke"
+    path = write_log(tmp_path, "pr334", hparams={"teacher": "logs/t/checkpoint.pt"})
+    log = Path(path) / "train.log"
+    assert systems.name_of(read_log(log)) == "pr334, taught"
+    log.write_text(log.read_text().replace("peak_lr", "matrix_lr"))
+    assert systems.name_of(read_log(log)) == "golf, pr334, taught"
 
 
 @pytest.mark.parametrize(

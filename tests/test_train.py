@@ -12,7 +12,8 @@ import torch
 
 import quantize
 import train_gpt
-from baselines import d12, train
+from baselines import d12, protocols, train
+from records import size
 from train_gpt import Runtime
 
 ROOT = Path(__file__).parents[1]
@@ -113,6 +114,27 @@ def test_steps_follow_from_the_number_of_parameters():
 def test_a_recipe_trains_the_published_shape(system):
     """Settings of the recipe give the configuration of the model's file."""
     assert train.config_of(system, recipe(system)) == train.FILES[system].CONFIGS[system]
+
+
+def test_a_recipe_says_how_it_computes_and_is_validated():
+    """Dropout, precision, smoothing and protocol are settings, and refused where they are wrong."""
+    for name in train.RECIPES:
+        hp, preln_s = recipe(name), name.startswith("preln")
+        assert (hp.dropout, hp.precision) == ((0.1, "fp32") if preln_s else (0.0, "bf16"))
+        own = "preln_val" if preln_s else "gpt2_val" if name == "gpt2_124m" else "wikitext103"
+        assert hp.val_protocol == own and hp.val_protocol in protocols.PROTOCOLS
+        assert hp.loss_smoothing == 0.95
+    make = train.system_of("preln_53m").GPT
+    model = make(tiny("preln_53m", dropout=0.3), torch.bfloat16)
+    assert model.config.dropout == 0.3 and model.compute_dtype is torch.float32
+    model = make(tiny("preln_53m", precision="bf16"), torch.bfloat16)
+    assert model.compute_dtype is torch.bfloat16 and model.config.dropout == 0.1
+    with pytest.raises(ValueError, match="DROPOUT=0.1 must be 0: gelu_d12 has none"):
+        train.config_of("gelu_d12", tiny("gelu_d12", dropout=0.1))
+    with pytest.raises(ValueError, match="PRECISION='half' must be bf16 or fp32"):
+        recipe("gpt2_124m", precision="half")
+    with pytest.raises(ValueError, match="LOSS_SMOOTHING=1.0 must be below 1"):
+        recipe("gpt2_124m", loss_smoothing=1.0)
 
 
 def test_settings_that_only_the_golf_recipe_reads_are_refused():
@@ -287,7 +309,7 @@ def test_the_artifact_holds_the_model_that_was_trained(toy, tmp_path, monkeypatc
     table = train_gpt.evaluate.ByteTable.from_sentencepiece(trainer.hp.tokenizer_path, 1024)
     trainer.finish(table, code_bytes=10**9)
     assert set(trainer.averages.candidates()) == {"raw"} and trainer.exported == "raw"
-    bits = {row.pattern: row.bits for row in train.plan_for(trainer.averages.live)}
+    bits = {row.pattern: row.bits for row in quantize.int8_plan(trainer.averages.live)}
     assert set(bits.values()) == {8, 16}
     assert all((b == 8) == (trainer.averages.live[name].ndim == 2) for name, b in bits.items()
                if trainer.averages.live[name].numel() >= 4096)  # fmt: skip
@@ -297,7 +319,9 @@ def test_the_artifact_holds_the_model_that_was_trained(toy, tmp_path, monkeypatc
     with torch.no_grad():
         assert (model(tokens) - trainer.model(tokens)).abs().max() < 0.05
     weights, saved = quantize.load_checkpoint(trainer.run.checkpoint_path)
-    assert saved == settings and set(weights) == {n for n, _ in trainer.model.named_parameters()}
+    assert saved | {"train_seq_len": 32} == settings and set(weights) == {
+        n for n, _ in trainer.model.named_parameters()
+    }
 
 
 def test_a_teacher_is_learned_from_and_stays_as_it_is(toy, tmp_path, monkeypatch):
@@ -411,8 +435,26 @@ def test_the_golf_student_is_of_train_gpt_but_for_its_teacher():
     assert given == {"teacher": "a.jsonl", "muon_wd": 0.5}
     own = ("PRESETS", "CAP_BYTES", "Optimizers", "Averages", "model_settings", "load_artifact")
     assert all(getattr(system, name) is getattr(train_gpt, name) for name in own)
-    names = {Path(source).name for source in system.SOURCES}
-    assert names == {"train.py", "distill.py", "continuations.py"}
+    assert (system.CODE, system.SOURCES) == ("baselines.train", train.SOURCES)
+
+
+def test_a_run_keeps_all_that_it_runs(tmp_path):
+    """What is counted in the log is what records.size counts, and it imports nothing more."""
+    sources = train_gpt.read_sources(*train.SOURCES)
+    for name, text in sources.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(text)
+    (tmp_path / "artifact.pgz").write_bytes(b"12345")
+    (tmp_path / "settings.json").write_text(json.dumps({"code": train.CODE}))
+    weight = size.weigh(tmp_path)
+    assert {row["path"] for row in weight["counted"]} == {"artifact.pgz", *sources}
+    assert weight["code_bytes"] == sum(map(len, sources.values()))
+    code = "import baselines.train as t; print(t.__file__); t.byte_table('none', 7)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == str(tmp_path / "baselines/train.py")
+    assert "none" in done.stderr and "ModuleNotFoundError" not in done.stderr
 
 
 @pytest.mark.slow
@@ -429,13 +471,10 @@ def test_a_run_from_start_to_score(toy, tmp_path, system):
     assert done.returncode == 0, done.stderr
     assert "final val_loss:" in done.stdout and "cap_bytes:inf" in done.stdout
     folder = tmp_path / "logs/run"
-    kept = {path.name for path in folder.glob("*.py")}
-    trunk = Path(train.FILES[system].__file__).name
-    ours = {"train.py", "distill.py", "continuations.py", "bytelevel.py", trunk}
-    assert kept == {"train_gpt.py", "quantize.py", "evaluate.py", "trellis.py", "rans.py"} | ours
-    again = subprocess.run([*command[:-1], "score", str(folder)], capture_output=True, text=True)
+    command = [sys.executable, str(folder / "evaluate.py"), str(folder / "artifact.pgz")]
+    again = subprocess.run([*command, "--device", "cpu"], capture_output=True, text=True)
     final = [line for line in done.stdout.splitlines() if line.startswith("final ")]
-    assert final[0].split(" eval_time")[0] in again.stdout
+    assert final[0].split(" eval_time")[0] in again.stdout, again.stderr
     figures = train.report(folder, peak_flops=1e12)
     assert figures["system"] == system and figures["steps"] == 6 and 0 < figures["mfu"] < 1
 
@@ -480,14 +519,6 @@ def test_the_spread_of_seeds_is_that_of_a_population():
     assert train.spread([3.1106, 3.1097, 3.1261]) == "3.1155 +- 0.0075 (n=3)"
 
 
-def test_rates_are_averaged_without_bias():
-    """A constant rate is its own average from the first step on; the last counts 0.05."""
-    for count in (1, 2, 40):
-        assert train.moving_average([5.0] * count) == pytest.approx(5.0)
-    late = train.moving_average([0.0] * 199 + [1.0])
-    assert late == pytest.approx(0.05 / (1 - 0.95**200))
-
-
 def test_utilisation_is_that_of_the_specification():
     """llm.c's convention and the card's peak give 39.72 %, half the peak twice that."""
     rate = 524_288 / 2.53104
@@ -495,19 +526,12 @@ def test_utilisation_is_that_of_the_specification():
     assert train.utilisation(803_478_528, rate, 209.5e12) == pytest.approx(0.7944, abs=2e-4)
 
 
-def test_every_run_that_is_named_is_scored(monkeypatch):
-    """And nothing but the log of each is printed."""
-    scored = []
-    monkeypatch.setattr(train, "score", scored.append)
-    assert train.main(["score", "a", "b"]) == 0 and scored == [Path("a"), Path("b")]
-
-
 def test_a_run_is_reported_from_its_metrics(tmp_path, capsys):
     """Loss and rates of what was logged; without a peak there is no utilisation."""
     saved = dataclasses.asdict(tiny("gpt2_124m")) | {"preset": "gpt2_124m"}
     (tmp_path / "settings.json").write_text(json.dumps(saved))
     lines = [
-        dict(step=i, tokens=256 * i, train_seconds=5 + 2.0 * i, train_loss=9.0 - i)
+        dict(step=i, tokens=256 * i, train_seconds=5.0, train_loss=9.0 - i, tok_s=124.0 + i)
         for i in range(1, 5)
     ]
     lines.insert(2, dict(step=2, val_loss=3.0))
@@ -515,6 +539,7 @@ def test_a_run_is_reported_from_its_metrics(tmp_path, capsys):
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     figures = train.report(tmp_path, peak_flops=None)
     assert figures["tokens_per_second"] == pytest.approx(128) and "mfu" not in figures
+    assert "product_mfu" not in figures
     assert figures["last_loss"] == 5.0 and figures["losses_logged"] == 4
     assert train.main(["report", str(tmp_path), "--peak-flops", "1e12"]) == 0
     mfu = figures["flops_per_token"] * 128 / 1e12
@@ -524,11 +549,35 @@ def test_a_run_is_reported_from_its_metrics(tmp_path, capsys):
     assert (
         "last_loss: 5.0000 +- 0.0000 (n=2)" in printed and "smoothed_loss: 7.7099 +- 0" in printed
     )
-    path.write_text(json.dumps(lines[0]) + "\n")
+    assert math.isclose(figures["smoothed_loss"], train.smoothed([8.0, 7.0, 6.0, 5.0]))
+    path.write_text(json.dumps(lines[2]) + "\n")
     assert train.main(["report", str(tmp_path)]) == 2
     assert train.main(["report"]) == train.main(["score"]) == train.main(["bert"]) == 2
-    (tmp_path / "settings.json").write_text(json.dumps({"preset": "pr334"}))
-    assert train.main(["score", str(tmp_path)]) == 2
+    (tmp_path / "settings.json").write_text(json.dumps({"preset": "mine"}))
+    assert train.main(["report", str(tmp_path)]) == 2
     error = capsys.readouterr().err
-    assert "1 logged steps; at least 3" in error and "a run of 'pr334', not of a base" in error
-    assert math.isclose(figures["smoothed_loss"], train.smoothed([8.0, 7.0, 6.0, 5.0]))
+    assert f"no logged step; train on with RESUME={tmp_path.name}" in error
+    assert "a run of 'mine'; report takes golf, gelu_d12" in error
+
+
+def test_a_report_follows_its_run(tmp_path):
+    """Its smoothing; of d12 both conventions of counting work; of the golf model its own."""
+    line = dict(step=1, tokens=256, train_seconds=5.0, tok_s=100.0)
+    lines = [line | {"train_loss": loss} for loss in (8.0, 4.0)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+
+    def report_of(preset: str, hp) -> dict:
+        saved = dataclasses.asdict(hp) | {"preset": preset, "code": train.CODE}
+        (tmp_path / "settings.json").write_text(json.dumps(saved))
+        return train.report(tmp_path, peak_flops=1e9)
+
+    figures = report_of("gelu_d12", tiny("gelu_d12", loss_smoothing=0.5))
+    assert figures["smoothed_loss"] == 6.0 and figures["losses_logged"] == 2
+    assert figures["mfu"] == figures["flops_per_token"] * 100 / 1e9
+    assert figures["product_mfu"] == figures["product_flops_per_token"] * 100 / 1e9
+    assert figures["flops_per_token"] != figures["product_flops_per_token"]
+    student = train.Student(**train_gpt.PRESETS["smoke"], teacher="x.jsonl")
+    figures = report_of("smoke", student)
+    assert (figures["system"], figures["parameters"]) == ("golf", 508_077)
+    assert figures["flops_per_token"] > 0 and "product_mfu" not in figures
+    assert report_of("smoke", train_gpt.Hyperparameters(**train_gpt.PRESETS["smoke"])) == figures

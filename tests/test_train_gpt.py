@@ -602,12 +602,32 @@ def test_a_run_of_another_trainer_is_not_resumed(tmp_path, monkeypatch):
     file.write_text(json.dumps(saved))
     assert from_env(RESUME="one")[0].run_id == "one"
     file.write_text(json.dumps(saved | {"teacher": "x.jsonl"}))
-    with pytest.raises(ValueError, match=r"another trainer or version, \['teacher'\]; resume it"):
+    with pytest.raises(ValueError, match=r"of train_gpt or of another.*, \['teacher'\]; resume it"):
+        from_env(RESUME="one")
+    file.write_text(json.dumps(saved | {"code": "train_gpt"}))
+    assert from_env(RESUME="one")[0].run_id == "one"
+    file.write_text(json.dumps(saved | {"code": "baselines.train"}))
+    with pytest.raises(ValueError, match="is a run of baselines.train or of another version"):
         from_env(RESUME="one")
     del saved["matrix_lr"]
     file.write_text(json.dumps(saved))
     with pytest.raises(ValueError, match=r"\['matrix_lr'\]"):
         from_env(RESUME="one", MATRIX_LR="0.04")
+
+
+def test_sources_elsewhere_are_kept_by_their_place(tmp_path, monkeypatch):
+    """A trainer's own files lie in the run's folder as they lie beside train_gpt.py."""
+    monkeypatch.chdir(tmp_path)
+    sources = train_gpt.read_sources(
+        str(ROOT / "data/bytelevel.py"), str(ROOT / "data/__init__.py")
+    )
+    own = {"train_gpt.py", "quantize.py", "trellis.py", "rans.py", "evaluate.py"}
+    assert set(sources) == own | {"data/bytelevel.py", "data/__init__.py"}
+    run = train_gpt.Run(tiny(), "tiny", CPU, sources, "data.bytelevel")
+    for name, text in sources.items():
+        assert (run.folder / name).read_bytes() == text == (ROOT / name).read_bytes()
+    saved = json.loads((run.folder / "settings.json").read_text())
+    assert (saved["code"], saved["preset"]) == ("data.bytelevel", "tiny")
 
 
 def test_missing_data_is_named_with_the_command_that_fetches_it(tmp_path):
@@ -640,6 +660,30 @@ def trainer_on(toy: Path, folder: Path, monkeypatch, **changes) -> train_gpt.Tra
     return train_gpt.Trainer(
         hp, CPU, train_gpt.Run(hp, "smoke", CPU, {}), train_gpt.TrainingText(hp)
     )
+
+
+@pytest.mark.parametrize("peak", [0.0, 1e9])
+def test_the_log_has_rates_that_follow_and_the_peak_they_are_shares_of(
+    toy, tmp_path, monkeypatch, peak
+):
+    """tok_s: 0.05 for the last step, corrected for the 0 it began with; PEAK_FLOPS is reported."""
+    sizes = dict(iterations=4, train_log_every=1, max_wallclock_seconds=0.0, peak_flops=peak)
+    trainer = trainer_on(toy, tmp_path, monkeypatch, **sizes)
+    ends = [10.0, 12.0, 13.0, 17.0, 18.0]  # seconds at the end of each step
+    trainer.clock.seconds = lambda: ends[trainer.step]
+    trainer.train(validate=None)
+    batch, average, wanted = trainer.hp.train_batch_tokens, 0.0, []
+    for i, seconds in enumerate([2.0, 1.0, 4.0, 1.0], 1):
+        average = 0.95 * average + 0.05 * batch / seconds
+        wanted.append(average / (1 - 0.95**i))
+    assert wanted[0] == pytest.approx(batch / 2)
+    lines = (trainer.run.folder / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["tok_s"] for line in lines] == pytest.approx(wanted)
+    log = (trainer.run.folder / "train.log").read_text()
+    flops = trainer.model.flops_per_token(trainer.hp.train_seq_len)
+    assert f"mfu of flops_per_token:{flops} and peak_flops:{peak or 'unknown'}\n" in log
+    share = f"{wanted[-1] * flops / peak:.3f}" if peak else "unknown"
+    assert f"step_avg:2000.00ms tok_s:{wanted[-1]:.0f} mfu:{share}\n" in log
 
 
 def test_the_time_cap_drives_the_schedule(toy, tmp_path, monkeypatch):
