@@ -510,8 +510,8 @@ def score_artifact(args: argparse.Namespace, log: Callable[[str], None], **ranks
     folder = args.artifact.resolve().parent
     sys.path.insert(0, str(folder))  # its own sources, or where it has none those beside this file
     saved = folder / "settings.json"
-    known = json.loads(saved.read_text()) if saved.exists() else {}
-    code = importlib.import_module(known.get("code", "train_gpt"))  # the trainer that made it
+    known = (json.loads(saved.read_text()) if saved.exists() else {}) | vars(args)
+    code = importlib.import_module(known.get("code", "train_gpt"))
     sys.path.remove(str(folder))
     model, settings = code.load_artifact(args.artifact, args.device)
     settings = known | settings | vars(args)
@@ -538,6 +538,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--seq-len", dest="train_seq_len", type=int, help="inputs that a window holds", **run)
     add("--data", dest="data_path", metavar="DIR", help="folder with *_val_*.bin", **run)
     add("--tokenizer", dest="tokenizer_path", metavar="FILE", help="of these shards", **run)
+    add("--code", metavar="MODULE", help="trainer that made it, as baselines.train", **run)
     add("--isolate", action=on_off, default=False, help="let no context cross a document start")
     add("--ttt", action="store_true", help="score also while training on what has been scored")
     add("--json", action="store_true", help="print one JSON object; the lines go to stderr")

@@ -1026,7 +1026,9 @@ def test_command_line_takes_the_trainer_that_the_run_names(run_folder, call_main
     status, _, err = call_main(run_folder / "artifact.pgz", "--device", "cpu")
     assert status == 2 and err.startswith("error: ") and err.endswith(" of ours\n")
     (run_folder / "settings.json").write_text(json.dumps(saved | {"code": "other.none"}))
-    fresh = run_cli(run_folder / "artifact.pgz", "--device", "cpu")
+    command = [run_folder / "artifact.pgz", "--device", "cpu"]
+    assert " of ours" in call_main(*command, "--code", "other.trainer")[2]
+    fresh = run_cli(*command)
     assert fresh.returncode == 2 and fresh.stderr == "error: No module named 'other.none'\n"
     for name in ("other", "other.trainer"):
         sys.modules.pop(name, None)

@@ -118,6 +118,7 @@ def make_run(logs: Path, seed: int, run_id: str = "", sources=SOURCES, **setting
     plan = (quantize.PlanRow("w.weight", 5, 2.9),)
     artifact = quantize.encode(weights, plan, {}, threads=1)
     for name, text in sources.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text, encoding=ENCODING)
     (folder / "artifact.pgz").write_bytes(artifact)
     lines = make_log(run_id, seed, sources, settings, len(artifact))
@@ -273,6 +274,11 @@ def change_code(runs):
     make_run(runs[1].parent, 2, sources=SOURCES | {"evaluate.py": "VERSION = 2\n"})
 
 
+def taught(runs):
+    shutil.rmtree(runs[1])
+    make_run(runs[1].parent, 2, sources=SOURCES | {"baselines/train.py": "VERSION = 2\n"})
+
+
 def change_setting(runs):
     shutil.rmtree(runs[1])
     make_run(runs[1].parent, 2, matrix_lr=0.05)
@@ -298,6 +304,7 @@ def too_long(runs):
 
 REFUSED = {
     "another source in the folder": (change_source, "evaluate.py"),
+    "a trainer of more files": (taught, "ran baselines/train.py too"),
     "another code": (change_code, "different sources"),
     "another setting": (change_setting, "matrix_lr 0.03 and 0.05"),
     "fewer shards": (lambda r: edit(r[1], "train_shards:80", "train_shards:39"), "39 shards"),
