@@ -293,7 +293,7 @@ def _write(table: list, streams: list[bytes], settings: dict, coder: str = "") -
     version = TRELLIS_VERSION if coder else ROWS_VERSION
     body = b"".join([PREFIX.pack(MAGIC, version, len(text), size), text, *streams])
     artifact = body + hashlib.sha256(body).digest()
-    _read_header(artifact)  # what a reader would refuse, for its size or its names, is not written
+    read_header(artifact)  # what a reader would refuse, for its size or its names, is not written
     return artifact
 
 
@@ -373,16 +373,16 @@ def decode(blob: bytes) -> tuple[State, dict]:
 
     Raises: ArtifactError naming what is wrong with anything but the exact bytes of an artifact.
     """
-    settings, entries, offset = _read_header(blob)
+    settings, entries, offset = read_header(blob)
     state = {entry.name: None for entry in entries}
     for entry, *data in _read_streams(blob, entries, offset):
         state[entry.name] = _weight(entry, *data)
-    for entry, points, base_step in _read_points(blob, entries, offset):
+    for entry, points, base_step in read_points(blob, entries, offset):
         state[entry.name] = torch.from_numpy(points.dequantize(base_step))
     return state, settings
 
 
-def _read_header(blob: bytes) -> tuple[dict, list[Entry], int]:
+def read_header(blob: bytes) -> tuple[dict, list[Entry], int]:
     """Settings, tensor table and offset of the streams, once every byte is accounted for."""
     if len(blob) < PREFIX.size + CHECKSUM_BYTES:
         raise ArtifactError(f"truncated: {len(blob)} bytes cannot hold an artifact")
@@ -460,16 +460,17 @@ def _read_streams(blob: bytes, entries: list[Entry], offset: int):
         yield entry, *data
 
 
-def _points_start(entries: list[Entry], offset: int) -> int:
+def points_start(entries: list[Entry], offset: int) -> int:
+    """Where the stream of points begins: after those of rows and halves, which begin at offset."""
     return offset + sum(entry.half_bytes + entry.code_bytes for entry in entries)
 
 
-def _read_points(blob: bytes, entries: list[Entry], offset: int):
+def read_points(blob: bytes, entries: list[Entry], offset: int):
     """Each tensor on the trellis with its points and their base step."""
     if PREFIX.unpack_from(blob)[1] == ROWS_VERSION:
         return
     of_points = [entry for entry in entries if entry.bits == POINT_BITS]
-    start = _points_start(entries, offset)
+    start = points_start(entries, offset)
     try:
         stream = blob[start:-CHECKSUM_BYTES]
         matrices, base_steps = rans.decode(stream, [tuple(entry.shape) for entry in of_points])
@@ -495,7 +496,7 @@ def encode_to_target(
 
     def entropy_bytes(octave: float) -> float:
         row_of = match_plan(widened(octave), state_dict)
-        return sum(map(_entropy_bytes, _symbols(state_dict, row_of)))
+        return sum(map(order0_bytes, _symbols(state_dict, row_of)))
 
     overhead_bytes = len(encode(state_dict, plan, settings, threads=threads)) - entropy_bytes(0)
     octaves = np.arange(8, -2.5, -0.5)
@@ -530,7 +531,7 @@ def report(blob: bytes, reference_state: State | None = None) -> dict:
     decibels; both are None where there is nothing to compare.
     Raises: ArtifactError as decode; ValueError when the reference holds other tensors.
     """
-    _, entries, offset = _read_header(blob)
+    _, entries, offset = read_header(blob)
     if reference_state is not None:
         references = {(name, *tensor.shape) for name, tensor in reference_state.items()}
         if different := references ^ {(entry.name, *entry.shape) for entry in entries}:
@@ -548,13 +549,13 @@ def report(blob: bytes, reference_state: State | None = None) -> dict:
 
     for entry, half_data, code_data in _read_streams(blob, entries, offset):
         planes = half_data[: len(half_data) // 2], half_data[len(half_data) // 2 :], code_data
-        weight, bound = _weight(entry, half_data, code_data), sum(map(_entropy_bytes, planes))
+        weight, bound = _weight(entry, half_data, code_data), sum(map(order0_bytes, planes))
         add(entry.name, weight, entry.half_bytes + entry.code_bytes, bound)
-    if decoded := list(_read_points(blob, entries, offset)):
+    if decoded := list(read_points(blob, entries, offset)):
         # one stream holds the points of all tensors: each is given its share of the coded words
         shares = rans.coded_bytes([points for _, points, _ in decoded])
         side_bytes, word_bytes = rans.parts(
-            blob[_points_start(entries, offset) : -CHECKSUM_BYTES], len(decoded)
+            blob[points_start(entries, offset) : -CHECKSUM_BYTES], len(decoded)
         )
         for share, (entry, points, base_step) in zip(shares, decoded, strict=True):
             weight = torch.from_numpy(points.dequantize(base_step))
@@ -579,7 +580,8 @@ def report(blob: bytes, reference_state: State | None = None) -> dict:
     }
 
 
-def _entropy_bytes(symbols: bytes) -> float:
+def order0_bytes(symbols: bytes) -> float:
+    """The entropy of symbols by how often each occurs, in bytes."""
     counts = np.bincount(np.frombuffer(symbols, np.uint8))
     counts = counts[counts > 0]
     return float((counts * np.log2(counts.sum() / counts)).sum() / 8)

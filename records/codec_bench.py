@@ -152,7 +152,7 @@ def rows_artifact(
         planes = halves.reshape(-1).numpy().view(np.uint8).reshape(-1, 2).T
         parts = [rows[name].codes_RC.numpy().tobytes()] if name in rows else []
         streams += [*parts, halves.reshape(-1).numpy().tobytes()]
-        bound += sum(map(quantize._entropy_bytes, [*parts, *(p.tobytes() for p in planes)]))
+        bound += sum(map(quantize.order0_bytes, [*parts, *(p.tobytes() for p in planes)]))
     text = json.dumps(table).encode()
     return LENGTH.pack(len(text)) + text + compress(b"".join(streams)), bound
 
@@ -544,9 +544,9 @@ def landings(count: int) -> list[float]:
 
 def side_information(blob: bytes) -> dict:
     """Coded words against the model's entropy, and shares of a trellis artifact's other parts."""
-    _, entries, start = quantize._read_header(blob)
-    points = [points for _, points, _ in quantize._read_points(blob, entries, start)]
-    stream_start = quantize._points_start(entries, start)
+    _, entries, start = quantize.read_header(blob)
+    points = [points for _, points, _ in quantize.read_points(blob, entries, start)]
+    stream_start = quantize.points_start(entries, start)
     stream = blob[stream_start : -quantize.CHECKSUM_BYTES]
     side_bytes, word_bytes = rans.parts(stream, len(points))
     return {

@@ -197,11 +197,11 @@ def tensors(folder: Path) -> list[dict]:
         exported, _ = quantize.load_checkpoint(paths["checkpoint.pt"])
     except ValueError as error:
         raise NothingToDraw(f"{folder}: {error}") from error
-    _, entries, offset = quantize._read_header(blob)
+    _, entries, offset = quantize.read_header(blob)
     stored = {entry.name: entry.half_bytes + entry.code_bytes for entry in entries}
-    if on_trellis := list(quantize._read_points(blob, entries, offset)):
+    if on_trellis := list(quantize.read_points(blob, entries, offset)):
         shares = rans.coded_bytes([points for _, points, _ in on_trellis])
-        stream = len(blob) - quantize.CHECKSUM_BYTES - quantize._points_start(entries, offset)
+        stream = len(blob) - quantize.CHECKSUM_BYTES - quantize.points_start(entries, offset)
         for share, (entry, *_) in zip(shares, on_trellis, strict=True):
             stored[entry.name] = stream * share / max(sum(shares), 1)
     found = []

@@ -160,7 +160,7 @@ def test_the_parts_of_an_artifact_add_up():
     blob = quantize.encode_trellis(given.state, given.hessians, {"a": 1}, 1500)
     found = codec_bench.side_information(blob)
     assert abs(found["words_over_entropy"]) < 0.02
-    assert found["header_share"] == (quantize._read_header(blob)[2] + 32) / len(blob)
+    assert found["header_share"] == (quantize.read_header(blob)[2] + 32) / len(blob)
     halves = quantize.report(blob)["groups"]["a.gain"]["bytes"]
     assert found["fp16_share"] == pytest.approx(halves / len(blob), abs=1e-6)
     rest = quantize.report(blob)["groups"]["exponents and tables of the points"]["bytes"]
