@@ -29,6 +29,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -108,6 +109,7 @@ class Recipe(Student):
     adam_eps: float = 1e-8
     bias_correction: bool = True  # of Adam's moments; MLX's AdamW, of preln_53m, has none
     weight_decay: float = 0.1  # of tensors with two dimensions and more
+    random_windows: bool = False  # of the shards, with repeats, instead of blocks in epochs
     dropout: float = 0.0  # while training; preln alone has it
     precision: str = "bf16"  # of products on CUDA: bf16 or fp32; weights and AdamW are fp32
     val_protocol: str = ""  # the system's own validation, which `baselines.protocols` names
@@ -126,7 +128,7 @@ class Recipe(Student):
 
 
 # What each system's recipe sets. The unpublished values of the first three (betas, decay, warm-up,
-# end, clip) are choices, as are betas and decay of the last.
+# end, clip) are choices, as are betas, decay and precision (what MLX computes in) of the last.
 D12 = dict(
     vocab_size=32_768, num_layers=12, model_dim=768, num_heads=12, num_kv_heads=12,
     train_seq_len=1024, train_batch_tokens=262_144, micro_batch_tokens=32_768, iterations=19_920,
@@ -138,11 +140,11 @@ GPT2 = dict(
     train_batch_tokens=524_288, micro_batch_tokens=65_536, iterations=20_000, peak_lr=6e-4,
     val_loss_every=250, seed=42, train_log_every=1, val_protocol="gpt2_val",
 )  # fmt: skip
-PRELN = dict(  # upstream drew random windows; here, as for all, a seeded order of blocks
+PRELN = dict(
     vocab_size=50_257, num_layers=8, model_dim=384, num_heads=8, train_seq_len=512,
     train_batch_tokens=6_144, micro_batch_tokens=6_144, iterations=20_000, peak_lr=3e-4,
     end_lr=3e-5, lr_warmup_steps=2000, lr_first_step=0, lr_decay_steps=30_000, grad_clip_norm=0.0,
-    dropout=0.1, precision="fp32", val_protocol="preln_val",  # fp32 is what MLX computes in
+    random_windows=True, dropout=0.1, precision="fp32", val_protocol="preln_val",
 )  # fmt: skip
 RECIPES = {
     "gelu_d12": D12,
@@ -309,11 +311,34 @@ def read_checkpoint(variable: str, path: str) -> tuple[dict[str, Tensor], dict]:
     return weights, settings
 
 
+class Windows(train_gpt.TrainingText):
+    """Rows at places drawn anew each time, all equally likely, from the same text as blocks are."""
+
+    def __init__(self, hp: Recipe):
+        super().__init__(hp)
+        sizes = [len(shard) for shard in self.shards]
+        sizes[-1] -= len(self.holdout_T) - 1
+        self.start_ends = np.cumsum([max(0, size - self.seq_len) for size in sizes])
+
+    def rows(self, position: int, count: int) -> Tensor:
+        """tokens_BT of the count rows from a position in the run; T is seq_len + 1.
+
+        A row's position seeds its place, so ranks and resumed runs draw the same.
+        """
+        rows = []
+        for i in range(position, position + count):
+            at = int(np.random.default_rng((self.seed, i)).integers(self.start_ends[-1]))
+            shard = int(np.searchsorted(self.start_ends, at, side="right"))
+            start = at - (int(self.start_ends[shard - 1]) if shard else 0)
+            rows.append(self.shards[shard][start : start + self.seq_len + 1])
+        return torch.from_numpy(np.stack(rows).astype(np.int64))
+
+
 def learns_from_text(hp: Recipe) -> bool:
     return hp.teacher.endswith(".jsonl")
 
 
-def text_for(hp: Student) -> train_gpt.TrainingText:
+def text_for(hp: Student, shards=train_gpt.TrainingText) -> train_gpt.TrainingText:
     """What a student trains on: the shards, or what its teacher wrote.
 
     Raises: ValueError for a teacher that does not fit, naming the requirement and the remedy;
@@ -334,7 +359,7 @@ def text_for(hp: Student) -> train_gpt.TrainingText:
                 f"TEACHER={hp.teacher} reads {context} tokens, TRAIN_SEQ_LEN is"
                 f" {hp.train_seq_len}; lower it to that"
             )
-    return train_gpt.TrainingText(hp)
+    return shards(hp)
 
 
 def taught(model: nn.Module, hp: Student) -> nn.Module:
@@ -399,7 +424,7 @@ def system_of(name: str) -> SimpleNamespace:
                     f"START_FROM={hp.start_from} holds {settings}, not what is to be trained,"
                     f" {settings_of(hp)}; set the sizes that it has"
                 )
-        return text_for(hp)
+        return text_for(hp, Windows if hp.random_windows else train_gpt.TrainingText)
 
     def make(hp: Recipe, compute_dtype: torch.dtype) -> nn.Module:
         dtype = torch.float32 if hp.precision == "fp32" else compute_dtype

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -135,6 +136,38 @@ def test_a_recipe_says_how_it_computes_and_is_validated():
         recipe("gpt2_124m", precision="half")
     with pytest.raises(ValueError, match="LOSS_SMOOTHING=1.0 must be below 1"):
         recipe("gpt2_124m", loss_smoothing=1.0)
+
+
+def test_windows_are_drawn_from_the_blocks_own_text(toy):
+    """Every place of the training text alike, none that is held out; the position seeds a row."""
+    where = dict(
+        data_path=str(toy / "datasets/toy_sp1024"),
+        tokenizer_path=str(toy / "tokenizers/toy_1024_bpe.model"),
+    )
+    hp = tiny("preln_53m", **where)
+    text = train.system_of("preln_53m").TrainingText(hp)
+    blocks = train_gpt.TrainingText(hp)
+    assert type(text) is train.Windows and recipe("preln_53m_distilled").random_windows
+    for system, hp_of in (("gpt2_124m", {}), ("preln_53m", {"random_windows": False})):
+        made = train.system_of(system).TrainingText(tiny(system, **where, **hp_of))
+        assert type(made) is type(blocks)
+    rows = text.rows(100, 6)
+    assert rows.shape == (6, 33) and torch.equal(rows[2:4], text.rows(102, 2))
+    assert not torch.equal(rows[0], rows[1])
+    text.seed += 1
+    assert not torch.equal(rows, text.rows(100, 6))
+    # places, on shards whose tokens tell where they stand: 60 and 100 + 1, the last 20 held out
+    text.shards = [np.arange(60), np.arange(1000, 1101)]
+    text.holdout_T = text.shards[-1][-21:]
+    text.seq_len, text.start_ends = 32, np.cumsum([60 - 32, 101 - 20 - 32])
+    starts = [int(text.rows(i, 1)[0, 0]) for i in range(2000)]
+    assert set(starts) == {*range(28), *range(1000, 1049)}
+    assert 600 < sum(start < 1000 for start in starts) < 860  # 28 of 77
+    last = max(int(text.rows(i, 1)[0, -1]) for i in range(2000))
+    assert last == 1080 == text.holdout_T[0]  # a target only, as the last block's
+    fresh = train.Windows(hp)
+    end = sum(len(shard) for shard in fresh.shards) - (len(fresh.holdout_T) - 1)
+    assert fresh.start_ends.tolist() == [end - 32]
 
 
 def test_settings_that_only_the_golf_recipe_reads_are_refused():
