@@ -985,11 +985,13 @@ class Trainer:
             self.averages.update(self.step, progress)
             seconds = self.clock.seconds()
             taken = self.step - first_step
-            average = 0.95 * average + 0.05 * hp.train_batch_tokens / (seconds - before)
-            before = seconds
+            rate, before = hp.train_batch_tokens / (seconds - before), seconds
+            if taken > 1:  # the first step was only queued by now
+                average = 0.95 * average + 0.05 * rate
             if self.step <= 10 or self.step % hp.train_log_every == 0 or progress >= 1.0:
                 step_seconds = (seconds - first_seconds) / taken
-                tokens_s = average / (1 - 0.95**taken)  # corrected for the 0 that it began with
+                # corrected for the 0 that it began with
+                tokens_s = average / (1 - 0.95 ** (taken - 1)) if taken > 1 else rate
                 mfu = f"{tokens_s * flops / peak:.3f}" if peak else "unknown"
                 run.log(f"step:{self.step}/{hp.iterations} train_loss:{loss.item():.4f}"
                         f" train_time:{1000 * seconds:.0f}ms step_avg:{1000 * step_seconds:.2f}ms"
