@@ -212,5 +212,18 @@ def test_streams_of_other_shapes_are_refused():
         rans.decode(b"", [])
 
 
+def test_few_lanes_for_many_points_are_refused():
+    """Zeros take no words: sixty bytes of one lane would keep a reader busy for hours."""
+    zeros = Points(np.zeros((512, 256), np.int16), *(np.zeros(n, np.int8) for n in (512, 256) * 2))
+    stream = rans.encode([zeros], [1.0], 1)
+    assert rans.decode(stream, [(512, 256)])[0][0].points_RC.shape == (512, 256)
+    fields = list(rans.PREFIX.unpack_from(stream))
+    assert fields[4] == 16
+    fields[4] = 8
+    fewer = rans.PREFIX.pack(*fields) + stream[rans.PREFIX.size : -4 * 8]
+    with pytest.raises(rans.StreamError, match="prefix"):
+        rans.decode(fewer, [(512, 256)])
+
+
 if __name__ == "__main__":
     print(base64.b85encode(rans.encode(golden_matrices(), GOLDEN_STEPS, 8)).decode())
