@@ -414,7 +414,7 @@ def quantize_to_size(
     least, finest = 0.999 * most_bytes, math.log2(finest_step)
     aim, miss, above, below = (least + most_bytes) / 2, 0.0, -math.inf, math.inf
     best = b""
-    for _ in range(24):
+    for attempt in range(24):
         octave, highest = finest, 30.0
         for _ in range(50):  # halving, by the estimate and by what it missed the last time
             middle = (octave + highest) / 2
@@ -441,6 +441,8 @@ def quantize_to_size(
         return best
     weights = sum(matrix.weight_RC.numel() for matrix in matrices)
     raise ValueError(
-        f"most_bytes={most_bytes} for {weights} weights is out of reach: the last of 24 steps,"
-        f" 2**{octave:.3f}, gave {len(stream)}; choose another size"
+        elif attempt >= 4 and below < math.inf:  # four times too small: most weights may be zeros
+            octave = finest
+        f"most_bytes={most_bytes} for the points of {weights} weights, all else taken off, is out"
+        f" of reach: the last of 24 steps, 2**{octave:.3f}, gave {len(stream)}; choose another size"
     )

@@ -408,6 +408,18 @@ def awkward(seed):
 def test_sizes_that_jump_are_met_too():
     """Odd cases that the estimate alone misses: halving what lies between comes close to them."""
     for seed in [2, 3, 7, 16, 21]:
+def test_more_bytes_than_a_sparse_matrix_needs_end_at_the_finest_step():
+    """Where nearly all weights are zeros the estimate is far off; the finest step is still met."""
+    spikes = torch.rand(96, 96, generator=torch.Generator().manual_seed(0)) < 0.01
+    matrix = Matrix(gaussian(96, 96) * spikes, torch.eye(96))
+    finest = trellis.quantize_to_size([matrix], 10**6, rans.encode, finest_step=0.003, states=1)
+    for most_bytes in (len(finest), len(finest) + 200):
+        found = trellis.quantize_to_size(
+            [matrix], most_bytes, rans.encode, finest_step=0.003, states=1
+        )
+        assert found == finest
+
+
         size = int(np.random.default_rng(seed).uniform(300, 900))
         stream = trellis.quantize_to_size(list(awkward(seed)), size, rans.encode, states=1)
         assert size - 32 <= len(stream) <= size
