@@ -292,6 +292,19 @@ def test_points_stay_within_their_limit():
     assert far.row_step.min() >= 0 and far.column_step.min() > 0  # coarser, not wrapped around
 
 
+def test_weights_that_would_saturate_are_refused():
+    """Base steps have a largest value; weights far beyond it would come back as other numbers."""
+    weight_RC = gaussian(16, 16)
+    weight_RC[3] *= 1e20
+    with pytest.raises(ValueError, match=r"here: weights reach \d.*e\+20"):
+        Matrices([Matrix(weight_RC, torch.eye(16), "here")])
+    weight_RC = gaussian(16, 16) * 2.0**47
+    found = Matrices([Matrix(weight_RC, torch.eye(16))])
+    stream = rans.encode(found.points(2.0**37, 8), found.base_steps(2.0**37), 8)
+    (points,), (step,) = rans.decode(stream, [(16, 16)])
+    assert np.abs(points.dequantize(step) / 2.0**47 - weight_RC.numpy() / 2.0**47).max() < 0.01
+
+
 # --- Curvature and dial ---
 
 
@@ -395,6 +408,18 @@ def test_the_dial_ends_at_the_finest_step():
     assert stream == rans.encode(prepared.points(step), prepared.base_steps(step), 8)
 
 
+def test_more_bytes_than_a_sparse_matrix_needs_end_at_the_finest_step():
+    """Where nearly all weights are zeros the estimate is far off; the finest step is still met."""
+    spikes = torch.rand(96, 96, generator=torch.Generator().manual_seed(0)) < 0.01
+    matrix = Matrix(gaussian(96, 96) * spikes, torch.eye(96))
+    finest = trellis.quantize_to_size([matrix], 10**6, rans.encode, finest_step=0.003, states=1)
+    for most_bytes in (len(finest), len(finest) + 200):
+        found = trellis.quantize_to_size(
+            [matrix], most_bytes, rans.encode, finest_step=0.003, states=1
+        )
+        assert found == finest
+
+
 def awkward(seed):
     """Few matrices of odd scales, some nearly all zeros: their sizes jump."""
     rng = np.random.default_rng(seed)
@@ -408,18 +433,6 @@ def awkward(seed):
 def test_sizes_that_jump_are_met_too():
     """Odd cases that the estimate alone misses: halving what lies between comes close to them."""
     for seed in [2, 3, 7, 16, 21]:
-def test_more_bytes_than_a_sparse_matrix_needs_end_at_the_finest_step():
-    """Where nearly all weights are zeros the estimate is far off; the finest step is still met."""
-    spikes = torch.rand(96, 96, generator=torch.Generator().manual_seed(0)) < 0.01
-    matrix = Matrix(gaussian(96, 96) * spikes, torch.eye(96))
-    finest = trellis.quantize_to_size([matrix], 10**6, rans.encode, finest_step=0.003, states=1)
-    for most_bytes in (len(finest), len(finest) + 200):
-        found = trellis.quantize_to_size(
-            [matrix], most_bytes, rans.encode, finest_step=0.003, states=1
-        )
-        assert found == finest
-
-
         size = int(np.random.default_rng(seed).uniform(300, 900))
         stream = trellis.quantize_to_size(list(awkward(seed)), size, rans.encode, states=1)
         assert size - 32 <= len(stream) <= size
