@@ -1049,6 +1049,14 @@ def test_report_accounts_for_points():
     assert "exponents and tables" in quantize.format_report(summary)
 
 
+def test_report_takes_points_that_cost_nothing():
+    """All zeros have no coded words to share, and no error in decibels."""
+    state = {"w": torch.zeros(16, 16)}
+    blob = encode_trellis(state, quantize.flat_hessians(state), {}, 1000)
+    group = quantize.report(blob, state)["groups"]["w"]
+    assert (group["bytes"], group["entropy_bytes"], group["sqnr_db"]) == (0, 0, None)
+
+
 def test_command_packs_through_the_trellis(checkpoint, tmp_path, capsys):
     """--trellis meets a target without calibration."""
     checkpoint, _ = checkpoint
