@@ -158,6 +158,8 @@ def test_a_checkpoint_is_measured_on_its_validation_text(toy, tmp_path):
     sizes = {"model_dim": 32, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "rope_dims": 8}
     hp = train_gpt.Hyperparameters(**sizes, train_seq_len=64)
     model = train_gpt.build(train_gpt.model_settings(hp), torch.float32)
+    for i, weight in enumerate(model.parameters()):
+        weight.data = 0.1 * gaussian(*weight.shape, seed=i)
     content = {"model": model.state_dict(), "model_settings": train_gpt.model_settings(hp)}
     torch.save(content, tmp_path / "c.pt")
     found = codec_bench.trained(tmp_path / "c.pt", tmp_path, quick=True)
@@ -166,6 +168,7 @@ def test_a_checkpoint_is_measured_on_its_validation_text(toy, tmp_path):
     text_T = torch.tensor([int(t) for t in tokens_T[: 64 * count + 1]])
     losses = [model.loss(text_T[i * 64 :][None, :65]).item() for i in range(count)]
     assert found.measure(found.state) == pytest.approx(sum(losses) / (64 * count), rel=1e-5)
+    assert sum(losses) > 0
     processor = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer))
     text = processor.decode(text_T[1:].tolist())
     assert found.bytes_per_token == pytest.approx(len(text.encode()) / (64 * count), rel=0.02)
