@@ -346,7 +346,7 @@ def encode_trellis(
         weight_RC, hessian_CC = state_dict[name].detach(), hessians[name]
         if not weight_RC.is_floating_point():
             raise ValueError(f"tensor {name!r}: dtype {weight_RC.dtype} is no float type")
-        matrices.append(trellis.Matrix(weight_RC.to(hessian_CC), hessian_CC))
+        matrices.append(trellis.Matrix(weight_RC.to(hessian_CC), hessian_CC, f"tensor {name!r}"))
     weights = sum(matrix.weight_RC.numel() for matrix in matrices)
     points = trellis.quantize_to_size(
         matrices,
@@ -363,8 +363,8 @@ def flat_hessians(state_dict: State) -> State:
     found = {}
     for name, weight in state_dict.items():
         if weight.ndim == 2 and min(weight.shape) >= 8:  # fewer rows are gains, not a matrix
-            power = weight.detach().float().square().sum()
-            found[name] = torch.eye(weight.shape[1]) / torch.where(power > 0, power, 1.0)
+            power = float(weight.detach().double().square().sum())  # alike for any threads
+            found[name] = torch.eye(weight.shape[1]) * (1 / power if power > 1e-30 else 1.0)
     return found
 
 
@@ -660,7 +660,7 @@ def _pack(arguments: list[str]) -> str:
     options = parser.parse_args(arguments)
     weights, settings = load_checkpoint(options.checkpoint)
     if options.trellis:
-        most_bytes = options.target_bytes or CAP_BYTES
+        most_bytes = CAP_BYTES if options.target_bytes is None else options.target_bytes
         artifact = encode_trellis(weights, flat_hessians(weights), settings, most_bytes)
         write_atomic(options.out, artifact)
         return f"artifact model_bytes:{len(artifact)} trellis, relative errors alike"

@@ -220,7 +220,9 @@ def decode(stream: bytes, shapes: list[tuple[int, int]]) -> tuple[list[Points], 
     if len(stream) < PREFIX.size:
         raise StreamError(f"{len(stream)} bytes cannot hold a stream of points")
     states, low, K, reach, lanes, *sizes = PREFIX.unpack_from(stream)
-    if not (states in PARITY_CHECKS and K and lanes and reach <= MAX_POINT):
+    # with few lanes for many points, a stream of zeros in 60 bytes would take hours
+    enough = lanes > min(sum(R * C for R, C in shapes) >> 14, 1023)
+    if not (states in PARITY_CHECKS and K and enough and reach <= MAX_POINT):
         raise StreamError("the prefix of the points is not as this format has it")
     at = PREFIX.size
     cells = int(cell_of(np.array(reach))) + 1

@@ -30,6 +30,7 @@ BLOCK = 128  # columns between two matrix products of the feedback
 MAX_POINT = 16383
 FINEST = 2048  # root-mean-square of a row's or column's points
 NARROWEST = 2.0**-16  # row or column, against the widest
+LARGEST = 2.0**50  # weight; from some 2**58 on, base steps within rans.py's bounds saturate
 
 
 @dataclass(frozen=True)
@@ -96,16 +97,23 @@ def transitions(states: int) -> np.ndarray:
 class Matrix:
     """A matrix to quantise: its weights, and H such that an error e of a row costs e H eᵀ / 2.
 
-    Raises: ValueError for weights or a Hessian that are not finite.
+    Raises: ValueError, naming the matrix, where they are not finite floats of matching shapes.
     """
 
     weight_RC: Tensor
     hessian_CC: Tensor
+    name: str = "a matrix"
 
     def __post_init__(self):
+        C = self.weight_RC.size(-1)
+        if self.weight_RC.ndim != 2 or self.hessian_CC.shape != (C, C):
+            shapes = f"{[*self.weight_RC.shape]} and {[*self.hessian_CC.shape]}"
+            raise ValueError(f"{self.name}: weights and Hessian of {shapes} must be RxC and CxC")
+        if not self.hessian_CC.is_floating_point():
+            raise ValueError(f"{self.name}: the Hessian's {self.hessian_CC.dtype} is no float type")
         for what, numbers in (("weights", self.weight_RC), ("Hessian", self.hessian_CC)):
             if not numbers.isfinite().all():
-                raise ValueError(f"{what} must be finite; here is NaN or infinity")
+                raise ValueError(f"{self.name}: {what} must be finite; here is NaN or infinity")
 
 
 class Curvature(TorchFunctionMode):
@@ -225,6 +233,7 @@ def factor(hessian_NCC: Tensor, damping: float) -> tuple[Tensor, Tensor, Tensor]
     With that, the weighted error of a row is Σ pivot_c * (target_c - chosen_c)², where a column's
     target takes up the errors of the columns before it. This is GPTQ without an inverse.
     Order: decreasing diagonal. Damping is relative to the mean of the diagonal.
+    Raises: ValueError where a Hessian with its damping is not positive definite.
     """
     diagonal_NC = hessian_NCC.diagonal(dim1=1, dim2=2)
     order_NC = diagonal_NC.argsort(dim=1, descending=True, stable=True)
@@ -234,7 +243,10 @@ def factor(hessian_NCC: Tensor, damping: float) -> tuple[Tensor, Tensor, Tensor]
     mean_N = diagonal_NC.double().mean(dim=1)
     ridge_N = torch.where(mean_N > 0, damping * mean_N, 1.0)
     H = H + ridge_N[:, None, None] * torch.eye(C, dtype=H.dtype, device=H.device)
-    upper = torch.linalg.cholesky(H.flip(1, 2)).flip(1, 2)
+    try:
+        upper = torch.linalg.cholesky(H.flip(1, 2)).flip(1, 2)
+    except torch.linalg.LinAlgError as error:
+        raise ValueError(f"a Hessian is no sum of squares: {error}") from error
     root_NC = upper.diagonal(dim1=1, dim2=2)
     return order_NC, (upper / root_NC[:, None, :]).float(), root_NC.square()
 
@@ -351,9 +363,13 @@ class Matrices:
 
     Each is scaled so that its Hessian has a mean of 1 on the diagonal. Then matrices with the same
     inputs have the same exponents, which costs nothing to tell twice.
+    Raises: ValueError for weights beyond LARGEST, which would saturate.
     """
 
     def __init__(self, matrices: list[Matrix], damping: float = 0.01):
+        for m in matrices:
+            if m.weight_RC.numel() and (reach := float(m.weight_RC.abs().max())) > LARGEST:
+                raise ValueError(f"{m.name}: weights reach {reach:.4g}; points go to {LARGEST:.4g}")
         self.count, self.groups, self.places = len(matrices), [], []
         means = [
             float(m.hessian_CC.diagonal().mean()) if m.weight_RC.numel() else 1 for m in matrices
@@ -414,7 +430,7 @@ def quantize_to_size(
     least, finest = 0.999 * most_bytes, math.log2(finest_step)
     aim, miss, above, below = (least + most_bytes) / 2, 0.0, -math.inf, math.inf
     best = b""
-    for _ in range(24):
+    for attempt in range(24):
         octave, highest = finest, 30.0
         for _ in range(50):  # halving, by the estimate and by what it missed the last time
             middle = (octave + highest) / 2
@@ -425,6 +441,8 @@ def quantize_to_size(
         if math.isfinite(below - above):  # the estimate may be out of what is known to be between
             edge = (below - above) / 8
             octave = min(max(octave, above + edge), below - edge)
+        elif attempt >= 4 and below < math.inf:  # four times too small: most weights may be zeros
+            octave = finest
         step = float(np.float32(2.0**octave))
         stream = encode(prepared.points(step, states), prepared.base_steps(step), states)
         is_finest = octave - finest < 1e-6
@@ -441,6 +459,6 @@ def quantize_to_size(
         return best
     weights = sum(matrix.weight_RC.numel() for matrix in matrices)
     raise ValueError(
-        f"most_bytes={most_bytes} for {weights} weights is out of reach: the last of 24 steps,"
-        f" 2**{octave:.3f}, gave {len(stream)}; choose another size"
+        f"most_bytes={most_bytes} for the points of {weights} weights, all else taken off, is out"
+        f" of reach: the last of 24 steps, 2**{octave:.3f}, gave {len(stream)}; choose another size"
     )

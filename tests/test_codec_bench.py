@@ -8,7 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+import evaluate
 import quantize
+import train_gpt
 from quantize import PlanRow, Quantized
 from records import codec_bench
 from records.codec_bench import Codec, Row, Subject, bench, gptq_rows, percentile_rows
@@ -109,6 +111,18 @@ def test_rows_are_stored_exactly():
     assert bound == pytest.approx(codes + 2 / 8)  # and the high bytes of two steps, a bit each
 
 
+def test_the_peers_embedding_is_finer_than_its_matrices():
+    """int8 for the tied embedding, int6 for the others, as the records have it."""
+    state = {"tok_emb.weight": gaussian(64, 32), "a.weight": gaussian(64, 32)}
+    given = subject(state=state, hessians={name: torch.eye(32) for name in state})
+    for codec in codec_bench.codecs(given, quick=True):
+        if codec.name == "GPTQ + LZMA" and codec.setting == "k 12.85":
+            back = codec.decode(codec.encode(given)[0])
+    error = {name: (back[name] - state[name]).square().mean().sqrt() for name in state}
+    assert error["a.weight"] == pytest.approx(12.85 / 31 / 12**0.5, rel=0.1)
+    assert error["tok_emb.weight"] == pytest.approx(5 / 127 / 12**0.5, rel=0.1)
+
+
 def test_figures_are_of_what_is_decoded():
     """Weights that come back a tenth too large: 20 dB, a hundredth of the weighted power."""
     given = subject()
@@ -134,6 +148,33 @@ def test_the_loss_is_measured_on_what_is_decoded():
     assert found.excess_bits is None
 
 
+def test_a_checkpoint_is_measured_on_its_validation_text(toy, tmp_path):
+    """Nats are the mean over whole blocks of the split's beginning, bytes those of their text."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    tokenizer = toy / "tokenizers/toy_1024_bpe.model"
+    for source in [*(toy / "datasets/toy_sp1024").glob("*.bin"), tokenizer]:
+        name = "tokenizer.model" if source == tokenizer else source.name
+        (tmp_path / name).symlink_to(source)
+    sizes = {"model_dim": 32, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "rope_dims": 8}
+    hp = train_gpt.Hyperparameters(**sizes, train_seq_len=64)
+    model = train_gpt.build(train_gpt.model_settings(hp), torch.float32)
+    for i, weight in enumerate(model.parameters()):
+        weight.data = 0.1 * gaussian(*weight.shape, seed=i)
+    content = {"model": model.state_dict(), "model_settings": train_gpt.model_settings(hp)}
+    torch.save(content, tmp_path / "c.pt")
+    found = codec_bench.trained(tmp_path / "c.pt", tmp_path, quick=True)
+    tokens_T = evaluate.read_split(tmp_path, "val")[: codec_bench.LOSS_TOKENS // 16 + 1]
+    count = (len(tokens_T) - 1) // 64
+    text_T = torch.tensor([int(t) for t in tokens_T[: 64 * count + 1]])
+    losses = [model.loss(text_T[i * 64 :][None, :65]).item() for i in range(count)]
+    assert found.measure(found.state) == pytest.approx(sum(losses) / (64 * count), rel=1e-5)
+    assert sum(losses) > 0
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer))
+    text = processor.decode(text_T[1:].tolist())
+    assert found.bytes_per_token == pytest.approx(len(text.encode()) / (64 * count), rel=0.02)
+    assert found.hessians.keys() == {n for n in found.state if n.endswith(".weight")}
+
+
 def test_peers_are_compared_at_equal_error_and_at_equal_bytes():
     """Own error halves every 1,000 bytes; a peer that has twice that is a bit above, at 2 times."""
     own = [row("trellis", 2000, 8.0), row("trellis", 4000, 2.0)]
@@ -144,6 +185,8 @@ def test_peers_are_compared_at_equal_error_and_at_equal_bytes():
     assert codec_bench.ratios(peer, own, "weighted_mnat") == pytest.approx([2.0, 2.0])
     assert codec_bench.at(5000, [(2000, 8.0), (4000, 2.0)]) is None
     assert codec_bench.ratios([row("p", 3000, -1.0)], own, "delta_mnat") == []
+    lucky = [*own, row("trellis", 5000, -1.0)]  # a loss that fell has no logarithm
+    assert codec_bench.ratios(peer, lucky, "delta_mnat") == pytest.approx([2.0, 2.0])
 
 
 def test_landings_tell_the_distance(monkeypatch):

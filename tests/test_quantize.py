@@ -929,8 +929,13 @@ def test_trellis_loses_less_than_rows_in_the_same_bytes():
         ({"w": gaussian(4)}, {"w": torch.eye(4)}, "hessian 'w' is of no matrix"),
         ({"w": gaussian(4, 4)}, {"x": torch.eye(4)}, "hessian 'x' is of no matrix"),
         ({"w": torch.ones(4, 4).int()}, {"w": torch.eye(4)}, "tensor 'w'.*no float type"),
-        ({"w": torch.full((4, 4), math.nan)}, {"w": torch.eye(4)}, "weights must be finite"),
-        ({"w": gaussian(4, 4)}, {"w": torch.full((4, 4), math.inf)}, "Hessian must be finite"),
+        ({"w": torch.full((4, 4), math.nan)}, {"w": torch.eye(4)}, "'w': weights must be finite"),
+        ({"w": gaussian(4, 4)}, {"w": torch.full((4, 4), math.inf)}, "'w': Hessian must be finite"),
+        ({"w": gaussian(4, 4)}, {"w": torch.eye(3)}, r"'w': .*\[4, 4\] and \[3, 3\] must be"),
+        ({"w": gaussian(4, 4)}, {"w": torch.ones(4)}, r"'w': .*\[4, 4\] and \[4\] must be"),
+        ({"w": gaussian(4, 4)}, {"w": torch.eye(4).int()}, "'w': .*int32 is no float type"),
+        ({"w": gaussian(4, 4)}, {"w": -torch.eye(4)}, "no sum of squares"),
+        ({"w": torch.full((4, 4), 1e30)}, {"w": torch.eye(4)}, "tensor 'w': weights reach 1e\\+30"),
         ({"w": gaussian(4, 4), "v": torch.tensor([1e9])}, {"w": torch.eye(4)}, "tensor 'v'"),
     ],
 )
@@ -980,6 +985,14 @@ def test_the_order_of_hessians_means_nothing():
     hessians = {name: torch.eye(16) for name in ("b", "a")}
     back = decode(encode_trellis(state, hessians, {}, 2000))[0]
     assert all((back[n] - state[n]).norm() < 0.1 * state[n].norm() for n in state)
+
+
+def test_flat_hessians_do_not_hang_on_the_order_of_a_sum():
+    """Summed in fp64: in fp32 other threads give other Hessians, and could give other bytes."""
+    weight_RC = gaussian(384, 512)
+    power = weight_RC.double().square().sum()
+    found = quantize.flat_hessians({"w": weight_RC})["w"]
+    assert torch.equal(found.diagonal(), (1 / power).float().expand(512))
 
 
 def test_flat_hessians_take_a_matrix_of_zeros():
@@ -1036,6 +1049,14 @@ def test_report_accounts_for_points():
     assert "exponents and tables" in quantize.format_report(summary)
 
 
+def test_report_takes_points_that_cost_nothing():
+    """All zeros have no coded words to share, and no error in decibels."""
+    state = {"w": torch.zeros(16, 16)}
+    blob = encode_trellis(state, quantize.flat_hessians(state), {}, 1000)
+    group = quantize.report(blob, state)["groups"]["w"]
+    assert (group["bytes"], group["entropy_bytes"], group["sqnr_db"]) == (0, 0, None)
+
+
 def test_command_packs_through_the_trellis(checkpoint, tmp_path, capsys):
     """--trellis meets a target without calibration."""
     checkpoint, _ = checkpoint
@@ -1049,6 +1070,8 @@ def test_command_packs_through_the_trellis(checkpoint, tmp_path, capsys):
     assert (
         decode(out.read_bytes())[0].keys() == decode((tmp_path / "rows.pgz").read_bytes())[0].keys()
     )
+    assert quantize.main([*words[:4], "0", "--trellis"]) == 2  # not the cap
+    assert "out of reach" in capsys.readouterr().err
 
 
 if __name__ == "__main__":

@@ -212,5 +212,38 @@ def test_streams_of_other_shapes_are_refused():
         rans.decode(b"", [])
 
 
+def test_classes_that_span_more_than_a_byte_counts_come_back():
+    """Rows that reach far and hardly over their steps: the lowest classes join, none is lost."""
+    spread = np.array([-128, 127, 0, 0], np.int8)
+    points = np.arange(0, 8, 2, dtype=np.int16)[:, None] * np.ones((1, 3), np.int16)
+    given = Points(points, -1 - spread, *(np.zeros(3, np.int8), spread, np.zeros(3, np.int8)))
+    assert np.ptp(given.classes(-512, 1024)) > 255
+    assert_equal(rans.decode(rans.encode([given], [1.0], 1), [(4, 3)])[0][0], given)
+
+
+def test_bytes_behind_the_tables_are_refused():
+    """A table that ends before its size says is not taken, whatever follows it."""
+    stream = rans.encode([walk(4, 4)], [1.0], 8)
+    fields = list(rans.PREFIX.unpack_from(stream))
+    at = rans.PREFIX.size + fields[5]
+    fields[5] += 2
+    longer = rans.PREFIX.pack(*fields) + stream[rans.PREFIX.size : at] + b"ab" + stream[at:]
+    with pytest.raises(rans.StreamError, match="tables or exponents"):
+        rans.decode(longer, [(4, 4)])
+
+
+def test_few_lanes_for_many_points_are_refused():
+    """Zeros take no words: sixty bytes of one lane would keep a reader busy for hours."""
+    zeros = Points(np.zeros((512, 256), np.int16), *(np.zeros(n, np.int8) for n in (512, 256) * 2))
+    stream = rans.encode([zeros], [1.0], 1)
+    assert rans.decode(stream, [(512, 256)])[0][0].points_RC.shape == (512, 256)
+    fields = list(rans.PREFIX.unpack_from(stream))
+    assert fields[4] == 16
+    fields[4] = 8
+    fewer = rans.PREFIX.pack(*fields) + stream[rans.PREFIX.size : -4 * 8]
+    with pytest.raises(rans.StreamError, match="prefix"):
+        rans.decode(fewer, [(512, 256)])
+
+
 if __name__ == "__main__":
     print(base64.b85encode(rans.encode(golden_matrices(), GOLDEN_STEPS, 8)).decode())

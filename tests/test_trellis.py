@@ -292,6 +292,42 @@ def test_points_stay_within_their_limit():
     assert far.row_step.min() >= 0 and far.column_step.min() > 0  # coarser, not wrapped around
 
 
+def test_no_path_leaves_the_largest_points():
+    """Targets far beyond them saturate at what the state allows, never above MAX_POINT."""
+    for states in (1, 8):
+        points = ColumnQuantizer(states, "cpu").points(torch.tensor([[1e9] * 20, [-1e9] * 20]))
+        assert points.abs().max() <= trellis.MAX_POINT and points.abs().min() > 16_000
+
+
+def test_rows_that_fill_a_part_have_targets_too(monkeypatch):
+    """Nothing is divided by the step of a row that is not there."""
+    targets, real = [], ColumnQuantizer.points
+    monkeypatch.setattr(
+        ColumnQuantizer, "points", lambda self, x: targets.append(x) or real(self, x)
+    )
+    quantize(gaussian(257, 2), torch.eye(2), 0.1)
+    assert targets[0].shape == (2, 129) and all(x.isfinite().all() for x in targets)
+
+
+def test_narrow_rows_and_columns_have_their_least_spread():
+    """One of zeros, or nearly, does not ask the coder for classes of its own."""
+    row, column = trellis.spreads(np.diag([1.0, 0.0, 1e-9]) + np.array([[0, 0, 1e-9]] * 3))
+    assert row.max() - row.min() == 64 and column.max() - column.min() <= 64
+
+
+def test_weights_that_would_saturate_are_refused():
+    """Base steps have a largest value; weights far beyond it would come back as other numbers."""
+    weight_RC = gaussian(16, 16)
+    weight_RC[3] *= 1e20
+    with pytest.raises(ValueError, match=r"here: weights reach \d.*e\+20"):
+        Matrices([Matrix(weight_RC, torch.eye(16), "here")])
+    weight_RC = gaussian(16, 16) * 2.0**47
+    found = Matrices([Matrix(weight_RC, torch.eye(16))])
+    stream = rans.encode(found.points(2.0**37, 8), found.base_steps(2.0**37), 8)
+    (points,), (step,) = rans.decode(stream, [(16, 16)])
+    assert np.abs(points.dequantize(step) / 2.0**47 - weight_RC.numpy() / 2.0**47).max() < 0.01
+
+
 # --- Curvature and dial ---
 
 
@@ -346,6 +382,16 @@ def test_curvature_keeps_the_last_copy_alone():
     assert len(curvature.named) == len(list(model.parameters())) + 1
 
 
+def test_a_copy_that_is_none_leaves_the_parameter_known():
+    """A parameter already of the precision asked for is its own copy; a later one is another."""
+    model = Tied()
+    with Curvature(model.named_parameters()) as curvature:
+        model.emb.weight.to(torch.float32)
+        model.loss(torch.arange(6)).backward()
+        model.loss(torch.arange(6)).backward()
+    assert curvature.sums["emb.weight", "uses"] == 12
+
+
 def test_curvature_foresees_the_loss():
     """Where a model is right about its own errors, half of e H eᵀ is what random errors e add."""
     rng = torch.Generator().manual_seed(0)
@@ -393,6 +439,18 @@ def test_the_dial_ends_at_the_finest_step():
     prepared = Matrices([matrix])
     step = float(np.float32(0.3))
     assert stream == rans.encode(prepared.points(step), prepared.base_steps(step), 8)
+
+
+def test_more_bytes_than_a_sparse_matrix_needs_end_at_the_finest_step():
+    """Where nearly all weights are zeros the estimate is far off; the finest step is still met."""
+    spikes = torch.rand(96, 96, generator=torch.Generator().manual_seed(0)) < 0.01
+    matrix = Matrix(gaussian(96, 96) * spikes, torch.eye(96))
+    finest = trellis.quantize_to_size([matrix], 10**6, rans.encode, finest_step=0.003, states=1)
+    for most_bytes in (len(finest), len(finest) + 200):
+        found = trellis.quantize_to_size(
+            [matrix], most_bytes, rans.encode, finest_step=0.003, states=1
+        )
+        assert found == finest
 
 
 def awkward(seed):
