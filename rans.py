@@ -7,6 +7,11 @@ are coded step by step of their paths, all paths of a matrix side by side. A str
 
     PREFIX | LZMA: log2-frequencies | LZMA: exponents | base steps f32 | lane states u32 | words u16
 
+LZMA is raw, by LZMA_FILTER. Log2-frequencies are K rows of M, of 255 where a cell is empty, and of
+falling 1/LOG_UNITS bits else, through mantissas of 31 bits; what rounding leaves goes to the first
+of the most frequent. Exponents are those of all rows' steps, matrix after matrix, then of columns'
+steps, rows' spreads and columns' spreads. In each step of the paths, point j is lane j % lanes'.
+
 Dimensions in names: K classes, M cells of magnitudes.
 """
 
