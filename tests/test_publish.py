@@ -182,6 +182,9 @@ def test_what_cannot_be_published_is_refused_in_one_line(tmp_path, capsys):
     assert publish.main([str(tmp_path / "other.pt"), "--out", str(tmp_path / "a")]) == 2
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 3 and "of the system 'bert'" in captured.err
+    (tmp_path / "config.json").write_text('{"dtype": "float16"}')
+    with pytest.raises(ValueError, match="config.json has dtype 'float16', must be one of float32"):
+        publish.verify(source, tmp_path)
     assert not (tmp_path / "a").exists()
 
 
@@ -626,6 +629,20 @@ def test_tables_that_others_store_are_ignored(folders, tmp_path):
     assert torch.equal(
         logits(published(folder), ids(20)), logits(original(folders["gelu_d12"]), ids(20))
     )
+
+
+def test_the_names_of_the_original_code_are_read(folders, tmp_path):
+    """Of preln_53m: `mlp` for `ff`, and a head within the trunk; ours stay ours when saved."""
+    safetensors = pytest.importorskip("safetensors.torch", reason="python3 golf.py --with hf test")
+    folder, model = tmp_path / "theirs", published(folders["preln_53m"])
+    subprocess.run(["cp", "-r", str(folders["preln_53m"]), str(folder)], check=True)
+    tensors = safetensors.load_file(folder / "model.safetensors")
+    theirs = {name.replace(".ff.", ".mlp."): w for name, w in tensors.items()}
+    theirs["transformer.lm_head.weight"] = tensors["transformer.token_embedding.weight"].clone()
+    safetensors.save_file(theirs, folder / "model.safetensors", metadata={"format": "pt"})
+    assert torch.equal(logits(published(folder), ids(20)), logits(model, ids(20)))
+    model.save_pretrained(tmp_path / "ours")
+    assert set(safetensors.load_file(tmp_path / "ours/model.safetensors")) == set(tensors)
 
 
 @pytest.mark.parametrize("system, lacking", [("gelu_d12", "smear_lambda"), ("golf", "smear.gate")])
