@@ -188,6 +188,13 @@ def test_what_cannot_be_published_is_refused_in_one_line(tmp_path, capsys):
     assert not (tmp_path / "a").exists()
 
 
+def test_documents_begin_where_the_check_cuts(tmp_path):
+    """Of the golf model, whose bigram and smear do not reach across a beginning."""
+    tokens = publish.probe(checkpoint(tmp_path, "golf"), torch.float32)["tokens_BT"]
+    T = tokens.size(1)
+    assert (tokens[1, [3, 7, T // 2, T - 20, T - 1]] == 1).all() and (tokens[0] != 1).any()
+
+
 def test_an_artifact_is_published_with_the_weights_that_are_scored(tmp_path):
     """What is written of a packed model is what `quantize.decode` gives."""
     weights, settings = publish.read_model(checkpoint(tmp_path, "preln_53m"))
