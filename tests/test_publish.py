@@ -685,6 +685,19 @@ def test_a_folder_is_verified_in_a_fresh_process(folders, system, capsys, tmp_pa
 
 
 @pytest.mark.slow
+def test_code_that_needs_ours_is_found_out(tmp_path, monkeypatch):
+    """The fresh process finds no module of this repository, whatever PYTHONPATH says."""
+    pytest.importorskip("transformers", reason="python3 golf.py --with hf test")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    source, out = checkpoint(tmp_path, "preln_53m"), tmp_path / "out"
+    publish.write_folder(source, out, None, None)
+    with (out / "torch_gpt.py").open("a") as file:
+        file.write("import quantize\n")
+    with pytest.raises(ValueError, match="could not be loaded: .*quantize"):
+        publish.verify(source, out)
+
+
+@pytest.mark.slow
 def test_tokens_are_verified_in_a_fresh_process(tmp_path, capsys, monkeypatch):
     """A SentencePiece model comes along whole; a merge that is taken away is a difference."""
     pytest.importorskip("transformers", reason="python3 golf.py --with hf test")
