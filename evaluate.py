@@ -511,8 +511,9 @@ def score_artifact(args: argparse.Namespace, log: Callable[[str], None], **ranks
     sys.path.insert(0, str(folder))  # its own sources, or where it has none those beside this file
     saved = folder / "settings.json"
     known = (json.loads(saved.read_text()) if saved.exists() else {}) | vars(args)
-    code = importlib.import_module(known.get("code", "train_gpt"))
+    code = importlib.import_module(str(known.get("code", "train_gpt")))
     sys.path.remove(str(folder))
+    require(hasattr(code, "load_artifact"), f"{code.__name__} is no trainer; name one with --code")
     model, settings = code.load_artifact(args.artifact, args.device)
     settings = known | settings | vars(args)
     for name, flag in (("data_path", "--data"), ("tokenizer_path", "--tokenizer")):

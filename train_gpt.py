@@ -204,9 +204,9 @@ def settings_from_env(environ, has_cuda: bool, system=sys.modules[__name__]):
         code = base.pop("code", CODE)  # absent from older runs
         saved = {**base, "preset": preset, "resume": given["resume"]}
         odd = sorted(set(base) ^ {field.name for field in fields.values()})
-        if odd or code != system.CODE:
-            raise ValueError(f"RESUME={given['resume']} is a run of {code} or of another version,"
-                             f" {odd}; resume it with the command that began it")
+        if odd or code != system.CODE or preset not in presets:
+            raise ValueError(f"RESUME={given['resume']} is a run of {code} {preset} or of another"
+                             f" version, {odd}; resume it with the command that began it")
         for name, value in {**given, "preset": environ.get("PRESET", preset)}.items():
             if value != saved[name]:
                 raise ValueError(f"{name.upper()}={value} differs from {saved[name]} of the run to"
@@ -866,7 +866,6 @@ class Trainer:
             "step": self.step,
             "loader_position": self.step * self.batches.rows,
             "train_seconds": self.clock.seconds(),
-            "rng": torch.get_rng_state(),
             "settings": dataclasses.asdict(self.hp),
             "model_settings": self.system.model_settings(self.hp),
         }
@@ -889,7 +888,6 @@ class Trainer:
         self.exported = state["exported"]
         self.optimizers.load_state_dict(state["optimizers"])
         self.clock = Clock(self.rt, state["train_seconds"])
-        torch.set_rng_state(state["rng"])
 
     @torch.no_grad()
     def put(self, weights: dict[str, Tensor]) -> None:
@@ -899,6 +897,8 @@ class Trainer:
 
     def train_step(self, micro_batches: list[Tensor], progress: float) -> tuple[Tensor, Tensor]:
         """One optimizer step on the global batch: (mean loss in nats per token, gradient norm)."""
+        # What a model draws, as for dropout, follows from these: a resumed rank draws it again.
+        torch.manual_seed(hash((self.hp.seed, self.step, self.rt.rank)))
         loss = torch.zeros((), device=self.rt.device)
         for tokens in micro_batches:
             part = self.loss_fn(tokens) / self.hp.train_batch_tokens
@@ -1163,7 +1163,7 @@ def plain_errors():
     try:
         yield
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit("error: " + " ".join(str(error).split()))
 
 
 def main(system=sys.modules[__name__]) -> None:

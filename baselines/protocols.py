@@ -159,6 +159,8 @@ def load(path: Path, device: str) -> tuple[nn.Module, dict]:
 
 def run(args: argparse.Namespace) -> dict:
     """Score as asked; returns what is printed. Raises: ValueError, OSError."""
+    if args.seed < 0:
+        raise ValueError(f"--seed {args.seed} must be at least 0")
     model, known = load(args.run, args.device)
     name = known.get("val_protocol") if args.name == RECIPE else args.name
     if not name:
@@ -219,8 +221,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         figures = run(args)
-    except (ValueError, OSError) as error:
-        print(f"baselines.protocols: {error}", file=sys.stderr)
+    except (ValueError, OSError, RuntimeError) as error:  # of torch: a device that is none
+        print("baselines.protocols:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     if args.json:
         print(json.dumps(figures))

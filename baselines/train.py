@@ -125,6 +125,11 @@ class Recipe(Student):
                 )
         if self.precision not in ("bf16", "fp32"):
             raise ValueError(f"PRECISION={self.precision!r} must be bf16 or fp32")
+        for name in ("dropout", "adam_beta1", "adam_beta2"):
+            if not getattr(self, name) < 1:
+                raise ValueError(f"{name.upper()}={getattr(self, name)} must be below 1")
+        if not self.peak_lr > 0:
+            raise ValueError(f"PEAK_LR={self.peak_lr} must be over 0")
 
 
 # What each system's recipe sets. The unpublished values of the first three (betas, decay, warm-up,
@@ -247,7 +252,6 @@ class Optimizers:
     """One AdamW for all weights; decay on tensors with two dimensions and more."""
 
     def __init__(self, model: nn.Module, hp: Recipe, rt: train_gpt.Runtime):
-        torch.manual_seed(hp.seed + rt.rank)  # dropout draws from torch's own generator
         self.hp, self.params, self.scale = hp, list(model.parameters()), 0.0
         self.remedy = f"lower PEAK_LR={hp.peak_lr} or set GRAD_CLIP_NORM"
         matrices = [p for p in self.params if p.ndim >= 2]

@@ -85,6 +85,7 @@ def read_codec(source: Path) -> Codec:
         lambda text: whole.encode(text, **plain),
         lambda ids: whole.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False),
         written.tokens,
+        whole.bos_token_id,
     )
 
 
@@ -180,6 +181,11 @@ def generate(args: argparse.Namespace, scratch: Path) -> None:
             " name the one it was trained with by --tokenizer"
         )
     bos_id = config.bos_token_id if codec.bos_id is None else codec.bos_id
+    if bos_id >= config.vocab_size:
+        raise ValueError(
+            f"the tokenizer does not say what begins a document, and {bos_id} of the model is no"
+            f" row of its {config.vocab_size}; name a tokenizer that has it by --tokenizer"
+        )
     ids = [bos_id, *codec.encode(args.prompt)]
     refuse_too_long(config, len(ids), args.tokens)
     how = dict(do_sample=False)

@@ -158,7 +158,11 @@ def verify(source: Path, folder: Path) -> dict[str, float]:
     Raises: ValueError where the folder cannot be loaded, with the last line of why.
     """
     config = json.loads((folder / "config.json").read_text())
-    dtype = getattr(torch, config["dtype"])
+    dtypes = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}
+    dtype = dtypes.get(config.get("dtype"))
+    if dtype is None:
+        what = f"{folder}/config.json has dtype {config.get('dtype')!r}, must be one of"
+        raise ValueError(f"{what} {', '.join(dtypes)}; write the folder again")
     with tempfile.TemporaryDirectory() as scratch:
         known = probe(source, dtype) | tokenizer_probe(folder)
         torch.save(known, Path(scratch) / "probe.pt")

@@ -1028,6 +1028,7 @@ def test_command_line_takes_the_trainer_that_the_run_names(run_folder, call_main
     (run_folder / "settings.json").write_text(json.dumps(saved | {"code": "other.none"}))
     command = [run_folder / "artifact.pgz", "--device", "cpu"]
     assert " of ours" in call_main(*command, "--code", "other.trainer")[2]
+    assert "json is no trainer; name one with --code" in call_main(*command, "--code", "json")[2]
     fresh = run_cli(*command)
     assert fresh.returncode == 2 and fresh.stderr == "error: No module named 'other.none'\n"
     for name in ("other", "other.trainer"):

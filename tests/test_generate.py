@@ -1,11 +1,13 @@
 """Generating: the text is the model's own, characters come whole, an error is one line."""
 
+import dataclasses
 import io
 import json
 import sys
 
 import pytest
 import torch
+from conftest import write_vocabulary
 
 import quantize
 import train_gpt
@@ -228,6 +230,18 @@ def test_a_row_of_no_token_is_never_chosen(tokenizer, tmp_path, capsys, own_modu
     torch.save(saved, path)
     options = ["--tokenizer", tokenizer, "--prompt", "fox", "--tokens", 20, "--temperature", 3]
     assert run(capsys, path, *options)[0] == 0
+
+
+def test_a_smaller_vocabulary_has_its_own_beginning(tmp_path, capsys, monkeypatch, own_modules):
+    """GPT-2's scheme with 257 tokens: the last begins documents; where none does, it is said."""
+    folder = write_vocabulary(tmp_path / "bytes")
+    options = ["--prompt", "fox", "--tokens", 5, "--tokenizer", folder]
+    path, codec = checkpoint(tmp_path, "gpt2_124m"), generate.read_codec(folder)
+    assert codec.bos_id == 256 and run(capsys, path, *options)[0] == 0
+    unmarked = dataclasses.replace(codec, bos_id=None)
+    monkeypatch.setattr(generate, "read_codec", lambda source: unmarked)
+    status, _, err = run(capsys, path, *options)
+    assert status == 2 and "50256 of the model is no row of its 340" in err
 
 
 def test_text_longer_than_the_context(tokenizer, tmp_path, capsys, own_modules):

@@ -182,7 +182,17 @@ def test_what_cannot_be_published_is_refused_in_one_line(tmp_path, capsys):
     assert publish.main([str(tmp_path / "other.pt"), "--out", str(tmp_path / "a")]) == 2
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 3 and "of the system 'bert'" in captured.err
+    (tmp_path / "config.json").write_text('{"dtype": "float16"}')
+    with pytest.raises(ValueError, match="config.json has dtype 'float16', must be one of float32"):
+        publish.verify(source, tmp_path)
     assert not (tmp_path / "a").exists()
+
+
+def test_documents_begin_where_the_check_cuts(tmp_path):
+    """Of the golf model, whose bigram and smear do not reach across a beginning."""
+    tokens = publish.probe(checkpoint(tmp_path, "golf"), torch.float32)["tokens_BT"]
+    T = tokens.size(1)
+    assert (tokens[1, [3, 7, T // 2, T - 20, T - 1]] == 1).all() and (tokens[0] != 1).any()
 
 
 def test_an_artifact_is_published_with_the_weights_that_are_scored(tmp_path):
@@ -628,6 +638,20 @@ def test_tables_that_others_store_are_ignored(folders, tmp_path):
     )
 
 
+def test_the_names_of_the_original_code_are_read(folders, tmp_path):
+    """Of preln_53m: `mlp` for `ff`, and a head within the trunk; ours stay ours when saved."""
+    safetensors = pytest.importorskip("safetensors.torch", reason="python3 golf.py --with hf test")
+    folder, model = tmp_path / "theirs", published(folders["preln_53m"])
+    subprocess.run(["cp", "-r", str(folders["preln_53m"]), str(folder)], check=True)
+    tensors = safetensors.load_file(folder / "model.safetensors")
+    theirs = {name.replace(".ff.", ".mlp."): w for name, w in tensors.items()}
+    theirs["transformer.lm_head.weight"] = tensors["transformer.token_embedding.weight"].clone()
+    safetensors.save_file(theirs, folder / "model.safetensors", metadata={"format": "pt"})
+    assert torch.equal(logits(published(folder), ids(20)), logits(model, ids(20)))
+    model.save_pretrained(tmp_path / "ours")
+    assert set(safetensors.load_file(tmp_path / "ours/model.safetensors")) == set(tensors)
+
+
 @pytest.mark.parametrize("system, lacking", [("gelu_d12", "smear_lambda"), ("golf", "smear.gate")])
 def test_only_what_a_file_lacks_gets_initial_weights(folders, tmp_path, system, lacking):
     """Of a file without the smear's weight all other weights are kept as they are."""
@@ -658,6 +682,19 @@ def test_a_folder_is_verified_in_a_fresh_process(folders, system, capsys, tmp_pa
     torch.save(spoilt, tmp_path / "spoilt.pt")
     assert publish.main([str(tmp_path / "spoilt.pt"), "--verify", str(folder)]) == 1
     assert "FAIL  logits" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_code_that_needs_ours_is_found_out(tmp_path, monkeypatch):
+    """The fresh process finds no module of this repository, whatever PYTHONPATH says."""
+    pytest.importorskip("transformers", reason="python3 golf.py --with hf test")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    source, out = checkpoint(tmp_path, "preln_53m"), tmp_path / "out"
+    publish.write_folder(source, out, None, None)
+    with (out / "torch_gpt.py").open("a") as file:
+        file.write("import quantize\n")
+    with pytest.raises(ValueError, match="could not be loaded: .*quantize"):
+        publish.verify(source, out)
 
 
 @pytest.mark.slow

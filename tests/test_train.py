@@ -183,6 +183,15 @@ def test_settings_that_only_the_golf_recipe_reads_are_refused():
             recipe("gpt2_124m", **{name: value})
 
 
+@pytest.mark.parametrize("name, value", [
+    ("dropout", 1.0), ("adam_beta1", 1.0), ("adam_beta2", 1.5), ("peak_lr", 0.0),
+])  # fmt: skip
+def test_a_setting_that_cannot_train_is_refused(name, value):
+    """By one line that names the variable, before any run begins."""
+    with pytest.raises(ValueError, match=f"{name.upper()}={value} must be"):
+        recipe("preln_53m", **{name: value})
+
+
 def test_settings_of_another_shape_are_refused():
     """`build` names what does not match, and a system that is none."""
     config = d12.Config(vocab_size=61, num_layers=2, model_dim=48, num_heads=4, num_kv_heads=2)
@@ -326,12 +335,30 @@ def test_a_resumed_run_goes_on_as_if_never_stopped(toy, tmp_path, monkeypatch, s
     state = trainer.state()
     again = trainer_on(toy, tmp_path, monkeypatch, system, run_id="second", seed=1337 + 5)
     again.text, again.batches.text = trainer.text, trainer.text
+    again.hp = trainer.hp  # a resumed run has its seed; only the initial weights are others
     again.load(state)
     assert again.step == 5
     for _ in range(5):
         seen.append(again.train_step(again.batches.get(again.step), 0.5)[0].item())
     assert seen == losses(tmp_path / "logs/whole")
     assert seen[0] > seen[-1]
+
+
+def test_a_resumed_rank_draws_its_own_dropout(toy, tmp_path, monkeypatch):
+    """The one checkpoint is the first rank's; from it another rank drops what it would have."""
+    (tmp_path / "one").mkdir()
+    first = trainer_on(toy, tmp_path / "one", monkeypatch, "preln_53m", dropout=0.5)
+    batch, other = first.batches.get(0), dataclasses.replace(CPU, rank=1)
+    first.train_step(batch, 0.0)
+    saved = first.state()
+
+    def next_loss(rt) -> float:
+        torch.rand(7)  # nothing drawn before counts
+        first.load(saved)
+        first.rt = rt
+        return first.train_step(batch, 0.0)[0].item()
+
+    assert next_loss(CPU) == next_loss(CPU) != next_loss(other) == next_loss(other)
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

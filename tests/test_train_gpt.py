@@ -593,6 +593,12 @@ def test_resume_refuses_other_settings_and_other_sources(finished, toy, monkeypa
         train_gpt.Run(hp, preset, CPU, {"train_gpt.py": b"changed"})
 
 
+def test_an_error_that_a_user_can_mend_is_one_line():
+    """Whatever the library below wrote."""
+    with pytest.raises(SystemExit, match="^error: one two$"), train_gpt.plain_errors():
+        raise ValueError("one\n\n  two\n")
+
+
 def test_a_run_of_another_trainer_is_not_resumed(tmp_path, monkeypatch):
     """A setting that this trainer lacks, or one that the run lacks, is named in an error."""
     monkeypatch.chdir(tmp_path)
@@ -602,12 +608,15 @@ def test_a_run_of_another_trainer_is_not_resumed(tmp_path, monkeypatch):
     file.write_text(json.dumps(saved))
     assert from_env(RESUME="one")[0].run_id == "one"
     file.write_text(json.dumps(saved | {"teacher": "x.jsonl"}))
-    with pytest.raises(ValueError, match=r"of train_gpt or of another.*, \['teacher'\]; resume it"):
+    with pytest.raises(ValueError, match=r"of train_gpt smoke or of .*\['teacher'\]; resume"):
         from_env(RESUME="one")
     file.write_text(json.dumps(saved | {"code": "train_gpt"}))
     assert from_env(RESUME="one")[0].run_id == "one"
     file.write_text(json.dumps(saved | {"code": "baselines.train"}))
-    with pytest.raises(ValueError, match="is a run of baselines.train or of another version"):
+    with pytest.raises(ValueError, match="is a run of baselines.train smoke or of another"):
+        from_env(RESUME="one")
+    file.write_text(json.dumps(saved | {"preset": "other"}))  # of one trainer, another system
+    with pytest.raises(ValueError, match="is a run of train_gpt other or of another version"):
         from_env(RESUME="one")
     del saved["matrix_lr"]
     file.write_text(json.dumps(saved))

@@ -23,6 +23,12 @@ class NanoGPTLMHeadModel(PreTrainedModel, GenerationMixin):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """Takes the names of the original code too: `mlp` is `ff`, the head lies in the trunk."""
+        names = {r"\.mlp\.": ".ff.", r"^transformer\.lm_head\.": "lm_head."}
+        return super().from_pretrained(*args, **{"key_mapping": names, **kwargs})
+
     def get_input_embeddings(self):
         return self.transformer.token_embedding
 
