@@ -1096,7 +1096,8 @@ def compute_dtype(device: torch.device) -> torch.dtype:
 def build(settings: dict, dtype: torch.dtype) -> GPT:
     """The model of MODEL_SETTINGS, its weights not yet set. Raises: ValueError for others."""
     if odd := sorted(set(settings) ^ set(MODEL_SETTINGS)):
-        raise ValueError(f"settings {odd} do not match this train_gpt.py; use its run's own code")
+        raise ValueError(f"settings {odd} do not match this train_gpt.py; evaluate.py --code"
+                         " names another trainer")
     T = settings["train_seq_len"]
     unread = dict(train_batch_tokens=T, micro_batch_tokens=T, eval_stride=1)
     return GPT(Hyperparameters(**settings, **unread), dtype)

@@ -174,7 +174,7 @@ SYSTEMS = (GOLF, *RECIPES)
 def config_of(system: str, hp: Recipe):
     """The system's shape with the sizes that the settings give.
 
-    Raises: ValueError for dropout where the model has none.
+    Raises: ValueError for dropout, or heads that share keys, where the model has none.
     """
     sizes = dict(
         vocab_size=hp.vocab_size, seq_len=hp.train_seq_len, num_layers=hp.num_layers,
@@ -182,6 +182,8 @@ def config_of(system: str, hp: Recipe):
     )  # fmt: skip
     if FILES[system] is d12:
         sizes["num_kv_heads"] = hp.num_kv_heads
+    elif hp.num_kv_heads != Recipe.num_kv_heads:
+        raise ValueError(f"NUM_KV_HEADS={hp.num_kv_heads} is not read by {system}; unset it")
     if FILES[system] is preln:
         sizes["dropout"] = hp.dropout
     elif hp.dropout:

@@ -172,11 +172,17 @@ def published_weights(settings: dict, weights: dict[str, Tensor]) -> dict[str, T
     return FORMS[settings["system"]].weights(weights, settings)
 
 
+def special_ids(settings: dict) -> dict[str, int | None]:
+    """What config.json calls the marks; None for those that a smaller vocabulary has no row for."""
+    ids, V = FORMS[settings["system"]].special_ids, settings["vocab_size"]
+    return {f"{name}_token_id": number if number < V else None for name, number in ids}
+
+
 def config_json(settings: dict, dtype: torch.dtype) -> dict:
     """config.json: the shape under the names that transformers uses."""
     form = FORMS[settings["system"]]
     config = {"architectures": [form.model_class], "model_type": form.model_type}
-    config |= {f"{name}_token_id": number for name, number in form.special_ids}
+    config |= special_ids(settings)
     config |= {"vocab_size": settings["vocab_size"], "use_cache": True}
     config["dtype"] = str(dtype).removeprefix("torch.")
     config["tie_word_embeddings"] = settings.get("tied", True)

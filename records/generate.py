@@ -181,11 +181,13 @@ def generate(args: argparse.Namespace, scratch: Path) -> None:
             " name the one it was trained with by --tokenizer"
         )
     bos_id = config.bos_token_id if codec.bos_id is None else codec.bos_id
-    if bos_id >= config.vocab_size:
+    if bos_id is None or bos_id >= config.vocab_size:
         raise ValueError(
-            f"the tokenizer does not say what begins a document, and {bos_id} of the model is no"
-            f" row of its {config.vocab_size}; name a tokenizer that has it by --tokenizer"
+            f"neither tokenizer nor model says which of {config.vocab_size} tokens begins a"
+            " document (bos); name a tokenizer that does by --tokenizer"
         )
+    ends = [bos_id]  # the next document's beginning ends this one
+    ends += [] if config.eos_token_id is None else [config.eos_token_id]
     ids = [bos_id, *codec.encode(args.prompt)]
     refuse_too_long(config, len(ids), args.tokens)
     how = dict(do_sample=False)
@@ -200,7 +202,7 @@ def generate(args: argparse.Namespace, scratch: Path) -> None:
         prompt,
         attention_mask=torch.ones_like(prompt),
         max_new_tokens=args.tokens,
-        eos_token_id=[bos_id, config.eos_token_id],  # the next document's beginning ends this one
+        eos_token_id=ends,
         pad_token_id=bos_id,
         suppress_tokens=lacking or None,
         streamer=stream,

@@ -39,6 +39,7 @@ from records.forms import (
     load,
     published_weights,
     read_model,
+    special_ids,
 )
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -83,11 +84,11 @@ def safetensors_bytes(tensors: dict[str, Tensor], dtype: torch.dtype) -> Iterato
 
 def write_model(weights: dict[str, Tensor], settings: dict, dtype: torch.dtype, folder: Path):
     """Write the files that a model is loaded from: weights, config and code, no tokenizer."""
-    tensors, form = published_weights(settings, weights), FORMS[settings["system"]]
+    tensors = published_weights(settings, weights)
     with (folder / "model.safetensors").open("wb") as file:
         for part in safetensors_bytes(tensors, dtype):
             file.write(part)
-    generation = {f"{name}_token_id": number for name, number in form.special_ids}
+    generation = special_ids(settings)
     texts = {
         "config.json": json.dumps(config_json(settings, dtype), indent=2) + "\n",
         "generation_config.json": json.dumps(generation | {"use_cache": True}, indent=2) + "\n",

@@ -69,6 +69,16 @@ def test_code_and_config_agree_on_the_names(system):
     assert config["architectures"] == [config["auto_map"]["AutoModelForCausalLM"].split(".")[1]]
 
 
+@pytest.mark.parametrize("V, mark", [(50_257, 50_256), (50_256, None)])
+def test_marks_that_the_vocabulary_lacks_are_none(V, mark):
+    """Else generation ends, or pads, with an id that no row of the embedding has."""
+    config = forms.config_json({**SETTINGS["gpt2_124m"], "vocab_size": V}, torch.float32)
+    assert [config[f"{name}_token_id"] for name in ("bos", "eos", "pad")] == [mark] * 3
+    assert forms.special_ids(SETTINGS["golf"]) == {
+        "bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0,
+    }  # fmt: skip
+
+
 def test_yat_keeps_no_name_of_the_other_system():
     """Its classes are those of gelu_d12 under names of its own."""
     files = forms.code_files("yat_d12")

@@ -241,7 +241,7 @@ def test_a_smaller_vocabulary_has_its_own_beginning(tmp_path, capsys, monkeypatc
     unmarked = dataclasses.replace(codec, bos_id=None)
     monkeypatch.setattr(generate, "read_codec", lambda source: unmarked)
     status, _, err = run(capsys, path, *options)
-    assert status == 2 and "50256 of the model is no row of its 340" in err
+    assert status == 2 and "says which of 340 tokens begins a document" in err
 
 
 def test_text_longer_than_the_context(tokenizer, tmp_path, capsys, own_modules):

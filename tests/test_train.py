@@ -132,6 +132,8 @@ def test_a_recipe_says_how_it_computes_and_is_validated():
     assert model.compute_dtype is torch.bfloat16 and model.config.dropout == 0.1
     with pytest.raises(ValueError, match="DROPOUT=0.1 must be 0: gelu_d12 has none"):
         train.config_of("gelu_d12", tiny("gelu_d12", dropout=0.1))
+    with pytest.raises(ValueError, match="NUM_KV_HEADS=2 is not read by gpt2_124m; unset it"):
+        train.config_of("gpt2_124m", tiny("gpt2_124m", num_kv_heads=2))
     with pytest.raises(ValueError, match="PRECISION='half' must be bf16 or fp32"):
         recipe("gpt2_124m", precision="half")
     with pytest.raises(ValueError, match="LOSS_SMOOTHING=1.0 must be below 1"):
