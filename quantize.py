@@ -528,7 +528,8 @@ def report(blob: bytes, reference_state: State | None = None) -> dict:
     ideal coder needs that knows, for each tensor, how often each code and fp16 byte occurs, or of
     points the entropy under the frequency tables in the artifact.
     relative_rms is the norm of the error over that of the reference, sqnr_db its inverse in
-    decibels; both are None where there is nothing to compare.
+    decibels; both are None where there is nothing to compare. The plan is what was chosen for each
+    tensor: bits of its grid, or the base step of its points and the bits that a weight then took.
     Raises: ArtifactError as decode; ValueError when the reference holds other tensors.
     """
     _, entries, offset = read_header(blob)
@@ -536,7 +537,7 @@ def report(blob: bytes, reference_state: State | None = None) -> dict:
         references = {(name, *tensor.shape) for name, tensor in reference_state.items()}
         if different := references ^ {(entry.name, *entry.shape) for entry in entries}:
             raise ValueError(f"artifact and reference differ in {sorted(map(str, different))[0]}")
-    groups = {}
+    groups, plan = {}, {entry.name: {"bits": entry.bits} for entry in entries}
 
     def add(name: str, weight: Tensor, stored_bytes: float, entropy_bytes: float) -> None:
         group = groups.setdefault(re.sub(r"\b\d+\b", "*", name), Counter())
@@ -559,6 +560,8 @@ def report(blob: bytes, reference_state: State | None = None) -> dict:
         )
         for share, (entry, points, base_step) in zip(shares, decoded, strict=True):
             weight = torch.from_numpy(points.dequantize(base_step))
+            bits = 8 * share / max(weight.numel(), 1)
+            plan[entry.name] = {"base_step": base_step, "bits": bits}
             add(entry.name, weight, share / max(sum(shares), 1) * word_bytes, share)
         groups["exponents and tables of the points"] = Counter(
             bytes=side_bytes, entropy_bytes=side_bytes
@@ -577,6 +580,7 @@ def report(blob: bytes, reference_state: State | None = None) -> dict:
         "bits_per_parameter": 8 * len(blob) / max(parameters, 1),
         "entropy_bytes": sum(group["entropy_bytes"] for group in groups.values()),
         "groups": groups,
+        "plan": plan,
     }
 
 

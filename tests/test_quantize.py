@@ -1047,6 +1047,14 @@ def test_report_accounts_for_points():
     assert groups["w"]["relative_rms"] == pytest.approx(float(expected), rel=1e-5)
     assert groups["exponents and tables of the points"]["bits_per_parameter"] is None
     assert "exponents and tables" in quantize.format_report(summary)
+    plan, groups_w = summary["plan"], groups["w"]
+    assert set(plan) == set(state) and plan["bigram.scale"] == {"bits": 16}
+    assert plan["w"]["bits"] == pytest.approx(8 * groups_w["entropy_bytes"] / 60_000)
+    _, entries, offset = quantize.read_header(blob)
+    steps = {entry.name: step for entry, _, step in quantize.read_points(blob, entries, offset)}
+    assert {name: plan[name]["base_step"] for name in steps} == steps and "w" in steps
+    rows = quantize.report(encode(small_state(), SMALL_PLAN, {}))["plan"]
+    assert rows["blocks.0.attn.q.weight"] == {"bits": 5}
 
 
 def test_report_takes_points_that_cost_nothing():
