@@ -24,6 +24,9 @@ class GeluGPTForCausalLM(WithTokenCache, PreTrainedModel, GenerationMixin):
     def get_input_embeddings(self):
         return self.model.wte
 
+    def set_input_embeddings(self, embedding):
+        self.model.wte = embedding
+
     def get_output_embeddings(self):
         return self.model.wte if self.config.tie_word_embeddings else self.model.lm_head
 

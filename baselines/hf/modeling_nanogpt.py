@@ -32,6 +32,9 @@ class NanoGPTLMHeadModel(PreTrainedModel, GenerationMixin):
     def get_input_embeddings(self):
         return self.transformer.token_embedding
 
+    def set_input_embeddings(self, embedding):
+        self.transformer.token_embedding = embedding
+
     def get_output_embeddings(self):
         return self.lm_head
 
