@@ -7,8 +7,7 @@ The prompt, as the tokenizer reads it, and what follows go to standard output wh
 until there are N tokens or the model ends the document; the speed goes to standard error. What is
 no folder yet is first written as `records.publish` writes it, to one that does not stay, so the
 published code is what runs, with its cache; a folder brings its own code, so name one that you
-trust. Without --tokenizer the folder's is used, or the one that settings.json beside a run's
-weights names.
+trust. Without --tokenizer the folder's is used, or the one that a run was trained with.
 
 Exit status 0: there is a text; 2: there is none, and one line says why; 130: stopped by Ctrl-C.
 """
@@ -40,21 +39,6 @@ class Codec:
     decode: Callable[[list[int]], str]
     vocab_size: int
     bos_id: int | None = None  # which begins the documents it makes; None: the model has to know
-
-
-def find_tokenizer(source: Path) -> Path:
-    """Where the tokenizer of a model lies that was named without one.
-
-    Raises: ValueError where nothing tells.
-    """
-    if source.is_dir():
-        return source
-    settings = source.with_name("settings.json")
-    named = json.loads(settings.read_text()).get("tokenizer_path") if settings.is_file() else None
-    if not named or not Path(named).exists():
-        why = f"its run's is not at {named}" if named else "no settings.json of a run is beside it"
-        raise ValueError(f"{source} has no tokenizer: {why}; name one with --tokenizer")
-    return Path(named)
 
 
 def read_codec(source: Path) -> Codec:
@@ -167,8 +151,10 @@ def generate(args: argparse.Namespace, scratch: Path) -> None:
             raise ValueError(f"--{name} {value} must be {requirement}")
     if not all(find_spec(name) for name in ("transformers", "safetensors")):
         raise ImportError("generating needs: python3 golf.py --with hf records.generate ...")
-    folder, codec = args.source, read_codec(args.tokenizer or find_tokenizer(args.source))
-    if not args.source.is_dir():
+    folder = args.source
+    own = folder if folder.is_dir() else None  # a folder's lies in it
+    codec = read_codec(args.tokenizer or own or publish.tokenizer_of_run(folder))
+    if not own:
         folder = scratch / "model"
         folder.mkdir()
         weights, settings = forms.read_model(args.source)

@@ -4,12 +4,13 @@
     python3 golf.py --with hf records.publish CHECKPOINT_OR_ARTIFACT --verify DIR [--push REPO_ID]
 
 The first command needs no library of Hugging Face's, and is followed by the second where those are
-installed. Verifying loads the folder in a fresh process in which nothing of this repository can be
-imported, and compares: logits with those of the original, cached with whole, left-padded with not
-padded, saved and loaded with itself, greedy text with and without cache, tokens with those of the
-given tokenizer. It prints the largest differences; with --push what passed is uploaded, in one
-commit. GPT-2 becomes transformers' own class; the others bring their code, which needs PyTorch and
-transformers alone.
+installed. Without --tokenizer the folder gets that of the run which made the weights, where the
+libraries for it are installed. Verifying loads the folder in a fresh process in which nothing of
+this repository can be imported, and compares: logits with those of the original, cached with whole,
+left-padded with not padded, saved and loaded with itself, greedy text with and without cache,
+tokens with those of the given tokenizer. It prints the largest differences; with --push what passed
+is uploaded, in one commit. GPT-2 becomes transformers' own class; the others bring their code,
+which needs PyTorch and transformers alone.
 
 Exit status 0: written and, where it was asked or possible, verified; 1: the folder holds another
 model, or was not uploaded for that; 2: nothing could be written, verified or uploaded.
@@ -98,8 +99,33 @@ def write_model(weights: dict[str, Tensor], settings: dict, dtype: torch.dtype, 
         (folder / name).write_text(text)
 
 
+def tokenizer_of_run(source: Path) -> Path:
+    """Where the tokenizer lies that settings.json beside a checkpoint or artifact names.
+
+    Raises: ValueError where nothing tells, or it is gone.
+    """
+    settings = source.with_name("settings.json")
+    named = json.loads(settings.read_text()).get("tokenizer_path") if settings.is_file() else None
+    if not named or not Path(named).exists():
+        why = f"its run's is not at {named}" if named else "no settings.json of a run is beside it"
+        raise ValueError(f"{source} has no tokenizer: {why}; name one with --tokenizer")
+    return Path(named)
+
+
+def tokenizer_at_hand(source: Path) -> Path | None:
+    """That of the run, if it can be published too; otherwise one line says why not."""
+    try:
+        hf_tokenizer.require("tokenizers", "sentencepiece", "google", "google.protobuf")
+        return tokenizer_of_run(source)
+    except (ValueError, ImportError) as why:
+        print(f"note: the folder gets no tokenizer: {why}", file=sys.stderr)
+        return None
+
+
 def write_folder(source: Path, out: Path, dtype_name: str | None, tokenizer: Path | None) -> None:
     """Afterwards out is the whole folder; if anything fails it does not exist.
+
+    Without a tokenizer it gets that of the run.
 
     Raises: ValueError where out exists, or the tokenizer has more tokens than the model.
     """
@@ -115,7 +141,7 @@ def write_folder(source: Path, out: Path, dtype_name: str | None, tokenizer: Pat
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
         folder = Path(scratch) / out.name
         folder.mkdir()
-        if tokenizer:
+        if tokenizer := tokenizer or tokenizer_at_hand(source):
             given = hf_tokenizer.write(tokenizer, folder, settings["vocab_size"])
         write_model(weights, settings, DTYPES[dtype_name or form.dtype], folder)
         text = card.model_card(form, settings, stored, trained, found, given)
@@ -226,7 +252,10 @@ def main(argv: list[str] | None = None) -> int:
     target.add_argument("--verify", type=Path, metavar="DIR", help="folder that was written before")
     parser.add_argument("--dtype", choices=DTYPES, help="of the weights; else what is usual for it")
     parser.add_argument(
-        "--tokenizer", type=Path, metavar="MODEL_OR_DIR", help="SentencePiece model, or a folder"
+        "--tokenizer",
+        type=Path,
+        metavar="MODEL_OR_DIR",
+        help="SentencePiece model, or a folder; else the run's",
     )
     parser.add_argument("--push", metavar="REPO_ID", help="then upload it, as one commit")
     parser.add_argument("--private", action="store_true", help="with --push: a new one is private")

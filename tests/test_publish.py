@@ -135,7 +135,9 @@ def test_a_folder_is_written_without_libraries_of_hugging_face(tmp_path):
     command = [sys.executable, "-c", code, str(source), str(tmp_path / "out")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert "not verified" in done.stdout and (tmp_path / "out" / "modeling_nanogpt.py").exists()
-    assert done.returncode == 2 and "--with hf" in done.stderr and done.stderr.count("\n") == 1
+    note, refusal = done.stderr.splitlines()
+    assert "the folder gets no tokenizer" in note and "--with hf" in refusal
+    assert done.returncode == 2
 
 
 def test_the_card_and_the_log_are_of_the_run(tmp_path):
@@ -169,6 +171,32 @@ def test_a_tokenizer_comes_along_if_it_fits(tmp_path, capsys):
     assert publish.main([*command, str(tmp_path / "c")]) == 2
     assert "has 62 tokens, the model only 61" in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["b", "preln_53m.pt", "tokenizer"]
+
+
+def test_without_a_given_tokenizer_the_run_s_comes_along(tmp_path, capsys, monkeypatch):
+    """One line says why a folder has none: no run, its tokenizer gone, or no library for it."""
+    for name in ("tokenizers", "sentencepiece"):
+        pytest.importorskip(name, reason="python3 golf.py --with hf test")
+    monkeypatch.setitem(
+        SMALL, "gelu_d12", d12.Config(**{**SHAPE, "vocab_size": 320}, num_kv_heads=2)
+    )
+    source, model = checkpoint(tmp_path, "gelu_d12"), tmp_path / "m.model"
+    command = [str(source), "--no-verify", "--out"]
+    assert publish.main([*command, str(tmp_path / "a")]) == 0
+    assert "no settings.json of a run is beside it" in capsys.readouterr().err
+    (tmp_path / "settings.json").write_text(json.dumps({"tokenizer_path": str(model)}))
+    assert publish.main([*command, str(tmp_path / "b")]) == 0
+    assert f"its run's is not at {model}" in capsys.readouterr().err
+    model.write_bytes(tokenizers.train_bpe(["the quick brown fox and the quick dog"] * 3, 290))
+    assert publish.main([*command, str(tmp_path / "c")]) == 0 and not capsys.readouterr().err
+    find = publish.hf_tokenizer.find_spec
+    monkeypatch.setattr(
+        publish.hf_tokenizer, "find_spec", lambda name: name != "tokenizers" and find(name)
+    )
+    assert publish.main([*command, str(tmp_path / "d")]) == 0
+    assert "note: the folder gets no tokenizer: making" in capsys.readouterr().err
+    held = [(tmp_path / folder / "tokenizer.json").exists() for folder in "abcd"]
+    assert held == [False, False, True, False]
 
 
 def test_what_cannot_be_published_is_refused_in_one_line(tmp_path, capsys):
