@@ -410,15 +410,15 @@ def probe_causal(probe: Probe, where: str, tolerance: float, count: int) -> list
 
 def probe_isolation(probe: Probe, where: str, tolerance: float) -> list[Finding]:
     """Replace a document: no score of the next one moves. Its BOS is still the old one's target."""
-    starts = np.flatnonzero(probe.tokens_T == evaluate.BOS_ID)
-    pairs = list(itertools.pairwise(starts))
+    tokens_T = np.array(probe.tokens_T)
+    if np.count_nonzero(tokens_T == evaluate.BOS_ID) < 2:  # part of a long document: several of it
+        tokens_T[np.linspace(0, len(tokens_T), 4, endpoint=False).astype(int)] = evaluate.BOS_ID
+    pairs = list(itertools.pairwise(np.flatnonzero(tokens_T == evaluate.BOS_ID)))
     pairs = [pairs[i] for i in np.linspace(0, len(pairs) - 1, min(4, len(pairs))).astype(int)]
     moved = [
-        evaluate.influence(probe.nats, probe.tokens_T, slice(a + 1, b), slice(b, None), 1)
+        evaluate.influence(probe.nats, tokens_T, slice(a + 1, b), slice(b, None), 1)
         for a, b in pairs
     ]
-    if not moved:
-        return []
     worst = int(np.argmax(moved))
     if moved[worst] > tolerance:
         what = f"replacing the document at token {pairs[worst][0]} moves a later score by"

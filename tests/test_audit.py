@@ -557,6 +557,17 @@ def test_a_run_is_found_where_it_was_started(tmp_path, monkeypatch):
     assert audit.find_path("./data", Path("/no/such/run")) == Path("data")
 
 
+@pytest.mark.parametrize(
+    "scorer, found", [(cheaters.IsolatedDocuments, "ok"), (cheaters.UnmaskedSmear, "fail")]
+)
+@pytest.mark.parametrize("starts", [0, 1])
+def test_isolation_is_probed_in_the_midst_of_a_document(scorer, found, starts):
+    """A text with less than two starts, as 3,584 tokens of web text may be, is cut into more."""
+    text = TEXT[TEXT != cheaters.BOS]
+    text = np.insert(text, [30] * starts, cheaters.BOS)
+    assert of(audit_scorer(scorer, text), "isolation").level == found
+
+
 @pytest.mark.parametrize("border, first", [(None, 0), (50, 45), (2, 0), (99, 90)])
 def test_the_border_of_two_shards_is_probed(border, first):
     """Where validation has two shards the text to probe with is around their border."""
