@@ -166,6 +166,8 @@ def test_a_tokenizer_comes_along_if_it_fits(tmp_path, capsys):
     assert publish.main([*command, str(tmp_path / "b")]) == 0
     assert json.loads((tmp_path / "b" / "tokenizer.json").read_text()) == text
     assert "tokenizer.json" in (tmp_path / "b" / "README.md").read_text()
+    for name in ("config.json", "generation_config.json"):
+        assert json.loads((tmp_path / "b" / name).read_text())["eos_token_id"] == 60
     text["added_tokens"][0]["id"] = 61
     (given / "tokenizer.json").write_text(json.dumps(text))
     assert publish.main([*command, str(tmp_path / "c")]) == 2
