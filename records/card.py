@@ -169,8 +169,9 @@ def measured(found: Evidence) -> list[str]:
     if found.losses:
         weight = s.get("loss_smoothing", 0.95)
         smooth = train.smoothed(found.losses, weight)
+        what = "of what the teacher asks, not of text" if s.get("teacher") else "nats per token"
         lines += [
-            f"- train_loss: {found.losses[-1]} nats per token, of the last step's batch",
+            f"- train_loss: {found.losses[-1]} {what}, of the last step's batch",
             f"- smoothed train_loss: {smooth:.6f}, by s = {weight:g} s + {1 - weight:g} loss over"
             f" the {len(found.losses):,} steps that were logged",
         ]

@@ -277,6 +277,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.push and args.no_verify:
             raise ValueError("--push uploads only what was verified; leave out --no-verify")
+        if args.verify and (args.dtype or args.tokenizer or args.no_verify):
+            raise ValueError("--dtype, --tokenizer and --no-verify go with --out; leave them out")
         if args.out:
             write_folder(args.source, args.out, args.dtype, args.tokenizer)
         if (args.verify or args.push) and not can_verify:

@@ -203,3 +203,10 @@ def test_losses_are_smoothed_as_the_run_was_set():
     """As the report smooths them; the formula is that of the number."""
     found = card.Evidence(settings={"loss_smoothing": 0.5}, losses=[8.0, 4.0])
     assert "- smoothed train_loss: 6.000000, by s = 0.5 s + 0.5 loss" in card.measured(found)[1]
+    assert card.measured(found)[0].startswith("- train_loss: 4.0 nats per token")
+
+
+def test_a_teacher_s_loss_is_not_called_nats_per_token():
+    """It is a mixture with the teacher's, at another temperature."""
+    found = card.Evidence(settings={"teacher": "c.pt"}, losses=[8.0, 4.0])
+    assert card.measured(found)[0].startswith("- train_loss: 4.0 of what the teacher asks")

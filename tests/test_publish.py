@@ -367,6 +367,9 @@ def test_only_what_was_verified_is_uploaded(tmp_path, monkeypatch, capsys):
     assert "none  tokenizer_ids" in (said := capsys.readouterr().out) and "pushed: there" in said
     monkeypatch.setattr(publish, "find_spec", lambda name: None)
     assert publish.main([source, "--verify", out, "--push", "a/b"]) == 2 and len(pushed) == 1
+    for unread in (["--dtype", "bf16"], ["--tokenizer", out], ["--no-verify"]):
+        assert publish.main([source, "--verify", out, *unread]) == 2
+        assert "go with --out; leave them out" in capsys.readouterr().err
 
 
 # With transformers
