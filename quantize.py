@@ -628,8 +628,8 @@ def load_checkpoint(path: str | Path) -> tuple[State, dict]:
     with open(path, "rb") as file:
         try:
             checkpoint = torch.load(file, weights_only=True, map_location="cpu")
-        except Exception as error:  # ten kinds of them in 6,000 damaged files
-            raise ValueError(f"{path} is not a checkpoint that loads safely: {error}") from error
+        except Exception as error:  # of ten kinds; the words of one advise to load unsafely
+            raise ValueError(f"{path} is not a checkpoint that loads; give a run's own") from error
     weights, settings, exported = checkpoint, {}, None
     if isinstance(checkpoint, dict) and isinstance(checkpoint.get("model"), dict):
         exported = checkpoint.get("exported") or "raw"

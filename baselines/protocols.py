@@ -221,7 +221,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         figures = run(args)
-    except (ValueError, OSError, RuntimeError) as error:  # of torch: a device that is none
+    except (ValueError, OSError, RuntimeError, AssertionError) as error:  # torch: no such device
         print("baselines.protocols:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     if args.json:

@@ -541,6 +541,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--peak-flops", type=float, help="with report: dense peak of all devices")
     args = parser.parse_args(argv)
     try:
+        if args.peak_flops is not None and not 0 < args.peak_flops < math.inf:
+            raise ValueError(f"--peak-flops {args.peak_flops} must be a number over 0")
         if args.system == "report":
             if not args.runs:
                 raise ValueError("report needs the folder of a run")
@@ -553,6 +555,8 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         if args.system not in SYSTEMS:
             raise ValueError(f"{args.system!r} must be one of {known}")
+        if args.runs or args.peak_flops:
+            raise ValueError("runs and --peak-flops go with report alone; settings are variables")
     except (ValueError, OSError) as error:
         print(f"baselines.train: {error}", file=sys.stderr)
         return 2

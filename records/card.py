@@ -6,6 +6,7 @@ Every number is counted from the weights, or read from the run's own files besid
 
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,7 +38,11 @@ class Evidence:
     def dataset(self) -> str:
         """The hub's name of the data, empty where the folder's name tells none."""
         name = Path(self.settings.get("data_path", "")).name.lower().replace("_", "-")
-        return next((DATASETS[key] for key in DATASETS if key in name), "")
+        # A whole word of the name, or with the billions of its tokens: public4k is not C4.
+        words = (rf"(?<![a-z0-9]){key}(\d+b)?(?![a-z0-9])" for key in DATASETS)
+        return next(
+            (DATASETS[k] for k, w in zip(DATASETS, words, strict=True) if re.search(w, name)), ""
+        )
 
 
 def evidence(source: Path, parameters: int) -> Evidence:
@@ -113,11 +118,6 @@ def optimizer(s: dict) -> list[str]:
             f"rate: to {s['peak_lr']} in a line of {s['lr_warmup_steps']} steps, then to"
             f" {s['end_lr']} in a cosine that ends at step {s['lr_decay_steps']:,}",
         ]
-        if s.get("teacher"):
-            told.append(
-                f"distilled from `{Path(s['teacher']).name}`: alpha {s['distill_alpha']},"
-                f" temperature {s['distill_temperature']}"
-            )
     elif "matrix_lr" in s:
         told = [
             f"Muon for matrices, rate {s['matrix_lr']}, momentum {s['muon_momentum']}, decay"
@@ -128,6 +128,16 @@ def optimizer(s: dict) -> list[str]:
         ]
     else:
         return []
+    if s.get("teacher"):
+        told.append(
+            f"distilled from `{Path(s['teacher']).name}`: alpha {s['distill_alpha']},"
+            f" temperature {s['distill_temperature']}"
+        )
+    if s.get("start_from"):
+        told.append(
+            f"begun with the weights of `{Path(s['start_from']).name}`, whose own steps and tokens"
+            " are not counted here"
+        )
     clip = s.get("grad_clip_norm")
     return [*told, f"gradients clipped to norm {clip}" if clip else "gradients not clipped"]
 
@@ -157,11 +167,13 @@ def measured(found: Evidence) -> list[str]:
     """Losses with what they mean, and how the score was taken."""
     lines, s = [], found.settings
     if found.losses:
-        smooth = train.smoothed(found.losses)
+        weight = s.get("loss_smoothing", 0.95)
+        smooth = train.smoothed(found.losses, weight)
+        what = "of what the teacher asks, not of text" if s.get("teacher") else "nats per token"
         lines += [
-            f"- train_loss: {found.losses[-1]} nats per token, of the last step's batch",
-            f"- smoothed train_loss: {smooth:.6f}, by s = 0.95 s + 0.05 loss over the"
-            f" {len(found.losses):,} steps that were logged",
+            f"- train_loss: {found.losses[-1]} {what}, of the last step's batch",
+            f"- smoothed train_loss: {smooth:.6f}, by s = {weight:g} s + {1 - weight:g} loss over"
+            f" the {len(found.losses):,} steps that were logged",
         ]
     for name in ("val_loss", "val_bpb", "val_bpb_partial"):
         if name in found.metrics:

@@ -172,17 +172,23 @@ def published_weights(settings: dict, weights: dict[str, Tensor]) -> dict[str, T
     return FORMS[settings["system"]].weights(weights, settings)
 
 
-def special_ids(settings: dict) -> dict[str, int | None]:
-    """What config.json calls the marks; None for those that a smaller vocabulary has no row for."""
-    ids, V = FORMS[settings["system"]].special_ids, settings["vocab_size"]
-    return {f"{name}_token_id": number if number < V else None for name, number in ids}
+def special_ids(settings: dict, marks: dict[str, int] | None = None) -> dict[str, int | None]:
+    """What config.json calls the marks: those of the tokenizer, else those usual for the system.
+
+    The golf model's are what its code was trained by, whatever a tokenizer has besides. None for
+    those that a tokenizer lacks, or a smaller vocabulary has no row for.
+    """
+    ids, V = dict(FORMS[settings["system"]].special_ids), settings["vocab_size"]
+    if marks and settings["system"] != GOLF:
+        ids = {name: marks.get(name, V) for name in ids}
+    return {f"{name}_token_id": number if number < V else None for name, number in ids.items()}
 
 
-def config_json(settings: dict, dtype: torch.dtype) -> dict:
-    """config.json: the shape under the names that transformers uses."""
+def config_json(settings: dict, dtype: torch.dtype, marks: dict[str, int] | None = None) -> dict:
+    """config.json: the shape under the names that transformers uses; marks: as in special_ids."""
     form = FORMS[settings["system"]]
     config = {"architectures": [form.model_class], "model_type": form.model_type}
-    config |= special_ids(settings)
+    config |= special_ids(settings, marks)
     config |= {"vocab_size": settings["vocab_size"], "use_cache": True}
     config["dtype"] = str(dtype).removeprefix("torch.")
     config["tie_word_embeddings"] = settings.get("tied", True)

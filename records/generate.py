@@ -173,7 +173,8 @@ def generate(args: argparse.Namespace, scratch: Path) -> None:
             " document (bos); name a tokenizer that does by --tokenizer"
         )
     ends = [bos_id]  # the next document's beginning ends this one
-    ends += [] if config.eos_token_id is None else [config.eos_token_id]
+    if config.bos_token_id == bos_id and config.eos_token_id is not None:
+        ends.append(config.eos_token_id)  # else its marks are of another tokenizer: here, text
     ids = [bos_id, *codec.encode(args.prompt)]
     refuse_too_long(config, len(ids), args.tokens)
     how = dict(do_sample=False)

@@ -23,7 +23,7 @@ import tempfile
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -74,6 +74,7 @@ class Written:
     tokens: int  # len(tokenizer): one more than the largest id
     note: str  # one or two sentences for the card
     is_whole: bool  # AutoTokenizer can load it
+    marks: dict[str, int] = field(default_factory=dict)  # ids by name: bos, eos, pad
 
 
 # SentencePiece's normaliser -----------------------------------------------------------------------
@@ -429,7 +430,8 @@ def write_sentencepiece(model: Path, folder: Path, room: int | None = None) -> W
         f"{tokens:,} tokens. `tokenizer.json` was made from `tokenizer.model` and gives the same"
         f" tokens and the same decoded text.{front} Text that spells a special token is text."
     )
-    return Written(tokens, note, is_whole=True)
+    marks = {name: tokenizer.token_to_id(piece) for name, piece in specials.items()}
+    return Written(tokens, note, is_whole=True, marks=marks)
 
 
 def write_gpt2(source: Path, folder: Path, room: int | None = None) -> Written:
@@ -459,23 +461,31 @@ def write_gpt2(source: Path, folder: Path, room: int | None = None) -> Written:
         f"{tokens:,} tokens, byte-level BPE from `vocab.json` and `merges.txt`. Text that spells"
         f" `{GPT2_END}` is text."
     )
-    return Written(tokens, note, is_whole=True)
+    return Written(tokens, note, is_whole=True, marks=dict.fromkeys(specials, vocab[GPT2_END]))
 
 
 def copy_given(source: Path, folder: Path, room: int | None = None) -> Written:
-    """Copy a tokenizer that has its tokenizer.json already, as it is."""
+    """Copy a tokenizer that has its tokenizer.json already, as it is.
+
+    Its marks are those that tokenizer_config.json names; where it names none, GPT-2's, if there.
+    """
     described = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
     vocab = described["model"]["vocab"]  # a dict, or a list of pairs
-    ids = vocab.values() if isinstance(vocab, dict) else range(len(vocab))
-    added = (token["id"] for token in described.get("added_tokens", []))
-    tokens = 1 + max([*ids, *added])
+    ids = dict(vocab) if isinstance(vocab, dict) else {v[0]: i for i, v in enumerate(vocab)}
+    ids |= {token["content"]: token["id"] for token in described.get("added_tokens", [])}
+    tokens = 1 + max(ids.values())
+    config = source / "tokenizer_config.json"
+    config = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    named = {name: config.get(f"{name}_token", GPT2_END) for name in ("bos", "eos", "pad")}
+    named = {k: v["content"] if isinstance(v, dict) else v for k, v in named.items()}
+    marks = {name: ids[piece] for name, piece in named.items() if piece in ids}
     refuse_too_many(source, tokens, room)
     present = [name for name in FILES if (source / name).is_file()]
     for name in present:
         shutil.copyfile(source / name, folder / name)
     names = ", ".join(f"`{name}`" for name in present)
     note = f"{tokens:,} tokens. The files {names} are those that were given."
-    return Written(tokens, note, is_whole=True)
+    return Written(tokens, note, is_whole=True, marks=marks)
 
 
 def refuse_too_many(source: Path, tokens: int, room: int | None) -> None:

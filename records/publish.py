@@ -83,15 +83,24 @@ def safetensors_bytes(tensors: dict[str, Tensor], dtype: torch.dtype) -> Iterato
 # Folder -------------------------------------------------------------------------------------------
 
 
-def write_model(weights: dict[str, Tensor], settings: dict, dtype: torch.dtype, folder: Path):
-    """Write the files that a model is loaded from: weights, config and code, no tokenizer."""
+def write_model(
+    weights: dict[str, Tensor],
+    settings: dict,
+    dtype: torch.dtype,
+    folder: Path,
+    marks: dict[str, int] | None = None,
+) -> None:
+    """Write the files that a model is loaded from: weights, config and code, no tokenizer.
+
+    marks are those of the tokenizer that the folder has, by name.
+    """
     tensors = published_weights(settings, weights)
     with (folder / "model.safetensors").open("wb") as file:
         for part in safetensors_bytes(tensors, dtype):
             file.write(part)
-    generation = special_ids(settings)
+    generation = special_ids(settings, marks)
     texts = {
-        "config.json": json.dumps(config_json(settings, dtype), indent=2) + "\n",
+        "config.json": json.dumps(config_json(settings, dtype, marks), indent=2) + "\n",
         "generation_config.json": json.dumps(generation | {"use_cache": True}, indent=2) + "\n",
         **code_files(settings["system"]),
     }
@@ -143,7 +152,8 @@ def write_folder(source: Path, out: Path, dtype_name: str | None, tokenizer: Pat
         folder.mkdir()
         if tokenizer := tokenizer or tokenizer_at_hand(source):
             given = hf_tokenizer.write(tokenizer, folder, settings["vocab_size"])
-        write_model(weights, settings, DTYPES[dtype_name or form.dtype], folder)
+        marks = given.marks if given else None
+        write_model(weights, settings, DTYPES[dtype_name or form.dtype], folder, marks)
         text = card.model_card(form, settings, stored, trained, found, given)
         (folder / "README.md").write_text(text)
         if found.log:
@@ -267,6 +277,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.push and args.no_verify:
             raise ValueError("--push uploads only what was verified; leave out --no-verify")
+        if args.verify and (args.dtype or args.tokenizer or args.no_verify):
+            raise ValueError("--dtype, --tokenizer and --no-verify go with --out; leave them out")
         if args.out:
             write_folder(args.source, args.out, args.dtype, args.tokenizer)
         if (args.verify or args.push) and not can_verify:

@@ -158,6 +158,7 @@ def test_data_are_named_as_the_hub_names_them():
         "data/TinyStories": "roneneldan/TinyStories",
         "data/c4_mistral": "allenai/c4",
         "data/webmix_sp1024": "",
+        "data/public4k_sp1024": "",
     }
     for path, name in names.items():
         assert card.Evidence(settings={"data_path": path}).dataset == name
@@ -186,4 +187,26 @@ def test_the_golf_recipe_is_described_by_its_own_settings():
 
     text = "\n".join(card.optimizer(dataclasses.asdict(Hyperparameters())))
     assert "Muon for matrices, rate " in text and "Adam for the rest" in text
-    assert card.optimizer({"seed": 1}) == []
+    assert card.optimizer({"seed": 1}) == [] and "distilled" not in text
+    taught = dataclasses.asdict(train.Student(teacher="t/c.jsonl"))
+    assert "distilled from `c.jsonl`: alpha 0.5" in "\n".join(card.optimizer(taught))
+
+
+def test_a_second_stage_says_that_there_was_a_first():
+    """Its steps and tokens are then not all that the weights have seen."""
+    plain, staged = train.Recipe(), train.Recipe(start_from="logs/a/checkpoint.pt")
+    texts = ["\n".join(card.optimizer(dataclasses.asdict(hp))) for hp in (plain, staged)]
+    assert ["begun with the weights of `checkpoint.pt`" in text for text in texts] == [False, True]
+
+
+def test_losses_are_smoothed_as_the_run_was_set():
+    """As the report smooths them; the formula is that of the number."""
+    found = card.Evidence(settings={"loss_smoothing": 0.5}, losses=[8.0, 4.0])
+    assert "- smoothed train_loss: 6.000000, by s = 0.5 s + 0.5 loss" in card.measured(found)[1]
+    assert card.measured(found)[0].startswith("- train_loss: 4.0 nats per token")
+
+
+def test_a_teacher_s_loss_is_not_called_nats_per_token():
+    """It is a mixture with the teacher's, at another temperature."""
+    found = card.Evidence(settings={"teacher": "c.pt"}, losses=[8.0, 4.0])
+    assert card.measured(found)[0].startswith("- train_loss: 4.0 of what the teacher asks")

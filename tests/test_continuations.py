@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from test_train import TINY, tiny, trainer_on
 
+import quantize
 import train_gpt
 from baselines import train
 from baselines.continuations import Continuations, encode, read
@@ -212,6 +213,11 @@ def test_a_teacher_that_does_not_fit_is_refused_at_the_start(toy, tmp_path, monk
     ]:  # fmt: skip
         with pytest.raises(ValueError, match=f"TEACHER=.* {message}"):
             system.TrainingText(dataclasses.replace(hp, **changes))
+    artifact, (weights, settings) = tmp_path / "artifact.pgz", quantize.load_checkpoint(path)
+    artifact.write_bytes(quantize.encode(weights, (quantize.PlanRow("*", 16),), settings))
+    with pytest.raises(ValueError) as refused:  # torch would advise to load it with any code in it
+        system.TrainingText(dataclasses.replace(hp, teacher=str(artifact)))
+    assert str(refused.value) == f"{artifact} is not a checkpoint that loads; give a run's own"
     torch.save({"model": dict(teacher.model.named_parameters())}, tmp_path / "plain.pt")
     hp = dataclasses.replace(hp, teacher=str(tmp_path / "plain.pt"))
     with pytest.raises(ValueError, match="TEACHER=.*plain.pt must be the checkpoint.pt of a run"):

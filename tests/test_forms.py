@@ -79,6 +79,15 @@ def test_marks_that_the_vocabulary_lacks_are_none(V, mark):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("system, eos", [("gelu_d12", 40), ("preln_53m", 40), ("golf", 1)])
+def test_marks_are_those_of_the_tokenizer(system, eos):
+    """In another vocabulary the usual ids are text; the golf model's code knows its own."""
+    marks = {"bos": 40, "eos": 40, "unk": 40}
+    config = forms.config_json(SETTINGS[system], torch.float32, marks)
+    assert config["bos_token_id"] == config["eos_token_id"] == eos
+    assert config.get("pad_token_id") == (0 if system == "golf" else None)
+
+
 def test_yat_keeps_no_name_of_the_other_system():
     """Its classes are those of gelu_d12 under names of its own."""
     files = forms.code_files("yat_d12")

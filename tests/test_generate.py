@@ -222,6 +222,20 @@ def test_a_text_ends_where_the_next_document_begins(tokenizer, tmp_path, capsys,
     assert sorted(counts) == ["1", "9"]
 
 
+def test_the_usual_end_is_text_in_another_vocabulary(tmp_path, capsys, own_modules):
+    """GPT-2's scheme: id 2, where SentencePiece's documents end, is the number sign."""
+    path, texts = checkpoint(tmp_path, "gelu_d12"), []
+    folder, saved = write_vocabulary(tmp_path / "bytes"), torch.load(path)
+    for sign in (40, -1):  # of a large row the logit is the largest, with one sign or the other
+        saved["model"]["wte.weight"][2] *= sign
+        torch.save(saved, path)
+        options = ["--tokenizer", folder, "--prompt", "fox", "--tokens", 9, "--temperature", 0]
+        status, out, err = run(capsys, path, *options)
+        assert status == 0 and err.startswith("9 tokens")
+        texts.append(out)
+    assert "fox" + "#" * 9 + "\n" in texts
+
+
 def test_a_row_of_no_token_is_never_chosen(tokenizer, tmp_path, capsys, own_modules):
     """The model has 340 rows, the tokenizer 320 pieces: another id would have no text."""
     path = checkpoint(tmp_path, "golf")

@@ -388,11 +388,16 @@ def test_a_given_tokenizer_json_is_copied_as_it_is(gpt2, tmp_path):
     (given / "other.txt").write_text("not a tokenizer's")
     written = hf_tokenizer.write(given, out, room=len(vocab))
     assert written.tokens == len(vocab) and written.is_whole
+    end = vocab[hf_tokenizer.GPT2_END]
+    assert written.marks == dict.fromkeys(("bos", "eos", "pad"), end)
+    named = {"bos_token": {"content": "t"}, "eos_token": "h", "pad_token": None}
+    (given / "tokenizer_config.json").write_text(json.dumps(named))
+    marks = hf_tokenizer.write(given, out).marks
+    assert marks == {"bos": vocab["t"], "eos": vocab["h"]}
     assert "`tokenizer.json`, `tokenizer_config.json` are those that were given" in written.note
     for path in out.iterdir():
         assert path.read_bytes() == (given / path.name).read_bytes()
-    mark = [vocab[hf_tokenizer.GPT2_END]]
-    assert hf_tokenizer.original_rows(out, [hf_tokenizer.GPT2_END]) == [mark]
+    assert hf_tokenizer.original_rows(out, [hf_tokenizer.GPT2_END]) == [[end]]
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(gpt2, tmp_path):

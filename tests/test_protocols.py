@@ -249,6 +249,8 @@ def test_what_cannot_be_scored_is_said(tmp_path, toy, capsys):
     assert protocols.main([*short, "0", "--tokens", shards]) == 2
     assert protocols.main([*short, "64", "--tokens", shards, "--seed", "-1"]) == 2
     assert protocols.main([*short, "64", "--tokens", shards, "--device", "none"]) == 2
+    if no_cuda := not torch.cuda.is_available():
+        assert protocols.main([*short, "64", "--tokens", shards, "--device", "cuda"]) == 2
     (folder / "settings.json").unlink()
     assert protocols.main(["preln_val", str(folder), "--tokens", shards]) == 2
     torch.save({"model": {}, "model_settings": {"layers": 3}}, folder / "other.pt")
@@ -256,7 +258,7 @@ def test_what_cannot_be_scored_is_said(tmp_path, toy, capsys):
     (folder / "other.pt").write_text("text")
     assert protocols.main(["preln_val", str(folder / "other.pt"), "--tokens", shards]) == 2
     said = capsys.readouterr().err
-    assert said.count("baselines.protocols: ") == said.count("\n") == 9
+    assert said.count("baselines.protocols: ") == said.count("\n") == 9 + no_cuda
     assert "no artifact at" in said and "--seed -1 must be at least 0" in said
     assert "64 positions, not the 512 of preln_val; set --seq-len 64" in said
     assert "do not match this train_gpt.py" in said and "is not a checkpoint that loads" in said

@@ -166,6 +166,8 @@ def test_a_tokenizer_comes_along_if_it_fits(tmp_path, capsys):
     assert publish.main([*command, str(tmp_path / "b")]) == 0
     assert json.loads((tmp_path / "b" / "tokenizer.json").read_text()) == text
     assert "tokenizer.json" in (tmp_path / "b" / "README.md").read_text()
+    for name in ("config.json", "generation_config.json"):
+        assert json.loads((tmp_path / "b" / name).read_text())["eos_token_id"] == 60
     text["added_tokens"][0]["id"] = 61
     (given / "tokenizer.json").write_text(json.dumps(text))
     assert publish.main([*command, str(tmp_path / "c")]) == 2
@@ -365,6 +367,9 @@ def test_only_what_was_verified_is_uploaded(tmp_path, monkeypatch, capsys):
     assert "none  tokenizer_ids" in (said := capsys.readouterr().out) and "pushed: there" in said
     monkeypatch.setattr(publish, "find_spec", lambda name: None)
     assert publish.main([source, "--verify", out, "--push", "a/b"]) == 2 and len(pushed) == 1
+    for unread in (["--dtype", "bf16"], ["--tokenizer", out], ["--no-verify"]):
+        assert publish.main([source, "--verify", out, *unread]) == 2
+        assert "go with --out; leave them out" in capsys.readouterr().err
 
 
 # With transformers

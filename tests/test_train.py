@@ -622,6 +622,23 @@ def test_a_run_is_reported_from_its_metrics(tmp_path, capsys):
     assert "a run of 'mine'; report takes golf, gelu_d12" in error
 
 
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["report", "run", "--peak-flops", "-5"], "--peak-flops -5.0 must be a number over 0"),
+        (["report", "run", "--peak-flops", "0"], "--peak-flops 0.0 must be a number over 0"),
+        (["report", "run", "--peak-flops", "nan"], "--peak-flops nan must be a number over 0"),
+        (["gelu_d12", "logs/run"], "runs and --peak-flops go with report alone"),
+        (["gelu_d12", "--peak-flops", "1e12"], "runs and --peak-flops go with report alone"),
+    ],
+)
+def test_arguments_that_mean_nothing_are_refused(arguments, message, capsys, monkeypatch):
+    """A share of no peak is none, and a run that is named with a system would not be read."""
+    monkeypatch.setattr(train_gpt, "main", lambda system: pytest.fail("it trained"))
+    monkeypatch.setattr(train, "report", lambda *how: pytest.fail("it reported"))
+    assert train.main(arguments) == 2 and message in capsys.readouterr().err
+
+
 def test_a_report_follows_its_run(tmp_path):
     """Its smoothing; of d12 both conventions of counting work; of the golf model its own."""
     line = dict(step=1, tokens=256, train_seconds=5.0, tok_s=100.0)
