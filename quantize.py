@@ -37,6 +37,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from glob import escape
 from pathlib import Path
 from typing import NamedTuple
 
@@ -161,8 +162,8 @@ DEFAULT_PLAN: Plan = (
 def int8_plan(state_dict: State) -> Plan:
     """A plan of any model's own names: int8 rows for its matrices, fp16 for what is small."""
     return tuple(
-        PlanRow(name, 8, 6.0) if weight.ndim == 2 and weight.numel() >= 4096 else PlanRow(name, 16)
-        for name, weight in state_dict.items()
+        PlanRow(escape(name), *((8, 6.0) if w.ndim == 2 and w.numel() >= 4096 else (FP16_BITS,)))
+        for name, w in state_dict.items()
     )
 
 
@@ -346,7 +347,8 @@ def encode_trellis(
         weight_RC, hessian_CC = state_dict[name].detach(), hessians[name]
         if not weight_RC.is_floating_point():
             raise ValueError(f"tensor {name!r}: dtype {weight_RC.dtype} is no float type")
-        matrices.append(trellis.Matrix(weight_RC.to(hessian_CC), hessian_CC, f"tensor {name!r}"))
+        weight_RC = weight_RC.to(hessian_CC.device, torch.float32)
+        matrices.append(trellis.Matrix(weight_RC, hessian_CC, f"tensor {name!r}"))
     weights = sum(matrix.weight_RC.numel() for matrix in matrices)
     points = trellis.quantize_to_size(
         matrices,
@@ -364,7 +366,8 @@ def flat_hessians(state_dict: State) -> State:
     for name, weight in state_dict.items():
         if weight.ndim == 2 and min(weight.shape) >= 8:  # fewer rows are gains, not a matrix
             power = float(weight.detach().double().square().sum())  # alike for any threads
-            found[name] = torch.eye(weight.shape[1]) * (1 / power if power > 1e-30 else 1.0)
+            H = torch.eye(weight.shape[1], dtype=torch.float32)
+            found[name] = H * (1 / power if power > 1e-30 else 1.0)
     return found
 
 
@@ -637,6 +640,9 @@ def load_checkpoint(path: str | Path) -> tuple[State, dict]:
         settings = checkpoint.get("model_settings", checkpoint.get("settings", {}))
     if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
         raise ValueError(f"{path} holds no state dict of tensors (exported: {exported!r})")
+    for name, w in weights.items():
+        if type(name) is not str or w.layout != torch.strided or w.is_meta or w.is_quantized:
+            raise ValueError(f"{path}: {name!r} is no dense tensor under a name; store it as one")
     return weights, settings
 
 
@@ -652,7 +658,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _pack(arguments: list[str]) -> str:
-    parser = argparse.ArgumentParser("quantize.py", description="Pack a checkpoint.")
+    description = "Pack a checkpoint; `quantize.py report A.pgz` says where an artifact's bytes go."
+    parser = argparse.ArgumentParser("quantize.py", description=description)
     parser.add_argument("checkpoint", type=Path, help="from the trainer, or a plain state dict")
     parser.add_argument("--out", type=Path, required=True, help="artifact to write")
     parser.add_argument("--target-bytes", type=int, help="land within 1 %% under this size")

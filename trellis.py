@@ -30,6 +30,7 @@ BLOCK = 128  # columns between two matrix products of the feedback
 MAX_POINT = 16383
 FINEST = 2048  # root-mean-square of a row's or column's points
 NARROWEST = 2.0**-16  # row or column, against the widest
+COARSEST = 30.0  # log2 of the largest base step that is tried
 LARGEST = 2.0**50  # weight; from some 2**58 on, base steps within rans.py's bounds saturate
 
 
@@ -431,7 +432,7 @@ def quantize_to_size(
     aim, miss, above, below = (least + most_bytes) / 2, 0.0, -math.inf, math.inf
     best = b""
     for attempt in range(24):
-        octave, highest = finest, 30.0
+        octave, highest = finest, COARSEST
         for _ in range(50):  # halving, by the estimate and by what it missed the last time
             middle = (octave + highest) / 2
             if prepared.bits(2.0**middle) / 8 + miss > aim:
@@ -450,6 +451,8 @@ def quantize_to_size(
             return stream
         if len(best) < len(stream) <= most_bytes:
             best = stream
+        if len(stream) > most_bytes and octave > COARSEST - 1e-6:
+            break  # no step is left that could take less
         miss = len(stream) - prepared.bits(step) / 8
         if len(stream) > aim:
             above = octave
@@ -460,5 +463,5 @@ def quantize_to_size(
     weights = sum(matrix.weight_RC.numel() for matrix in matrices)
     raise ValueError(
         f"most_bytes={most_bytes} for the points of {weights} weights, all else taken off, is out"
-        f" of reach: the last of 24 steps, 2**{octave:.3f}, gave {len(stream)}; choose another size"
+        f" of reach: the last step, 2**{octave:.3f}, gave {len(stream)}; choose another size"
     )

@@ -793,6 +793,40 @@ def test_command_packs_a_model_of_any_names(tmp_path, capsys):
     assert 39_600 <= out.stat().st_size <= 40_000 < full
 
 
+def test_command_takes_names_with_the_signs_of_patterns(tmp_path):
+    """--int8 on names with brackets and stars: each tensor has its own row of the plan."""
+    state = {"h[0].w": gaussian(64, 64), "h*": gaussian(64, 65), "hx": gaussian(64, 66)}
+    path, out = tmp_path / "other.pt", tmp_path / "a.pgz"
+    torch.save(state, path)
+    assert quantize.main([str(path), "--out", str(out), "--int8"]) == 0
+    assert list(decode(out.read_bytes())[0]) == list(state)
+
+
+def test_command_help_tells_of_the_report(capsys):
+    """A reader of --help learns that there is a second command."""
+    with pytest.raises(SystemExit, match="0"):
+        quantize.main(["--help"])
+    assert "quantize.py report" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {0: gaussian(64, 64)},
+        {"w": gaussian(64, 64).to_sparse()},
+        {"w": torch.empty(64, 64, device="meta")},
+    ],
+)
+@pytest.mark.parametrize("codec", ["--int8", "--trellis"])
+def test_command_refuses_what_is_no_dense_tensor_under_a_name(state, codec, tmp_path, capsys):
+    """Unnamed, sparse and meta tensors: one line that says which, not a traceback."""
+    path = tmp_path / "odd.pt"
+    torch.save(state, path)
+    assert quantize.main([str(path), "--out", str(tmp_path / "a.pgz"), codec]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1 and f"{[*state][0]!r} is no dense" in captured.err
+
+
 def test_command_errors_are_one_line_and_leave_the_output_alone(checkpoint, tmp_path, capsys):
     """Wrong input exits with 2 and one line on stderr, and an existing artifact stays."""
     path, content = checkpoint
@@ -993,6 +1027,21 @@ def test_flat_hessians_do_not_hang_on_the_order_of_a_sum():
     power = weight_RC.double().square().sum()
     found = quantize.flat_hessians({"w": weight_RC})["w"]
     assert torch.equal(found.diagonal(), (1 / power).float().expand(512))
+
+
+def test_bytes_do_not_hang_on_default_or_hessian_types():
+    """PyTorch's default of float64, and Hessians in bf16 (here exact), give the same artifact."""
+    state, hessians = {"w": gaussian(64, 48)}, {"w": torch.eye(48)}
+    flat = quantize.flat_hessians(state)["w"]
+    exact = encode_trellis(state, hessians, {}, 4200)
+    assert encode_trellis(state, {"w": torch.eye(48).bfloat16()}, {}, 4200) == exact
+    torch.set_default_dtype(torch.float64)
+    try:
+        again = quantize.flat_hessians(state)["w"]
+        assert again.dtype == flat.dtype == torch.float32 and torch.equal(again, flat)
+        assert encode_trellis(state, hessians, {}, 4200) == exact
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_flat_hessians_take_a_matrix_of_zeros():
