@@ -342,6 +342,8 @@ def encode_trellis(
         for name, weight in state_dict.items()
     ]
     overhead_bytes = len(_write(table, streams, settings, POINT_CODER))
+    if most_bytes <= overhead_bytes:
+        raise ValueError(f"{most_bytes=} is out of reach: {overhead_bytes} go to all but matrices")
     matrices = []
     for name in (name for name in state_dict if name in hessians):  # in the order of the table
         weight_RC, hessian_CC = state_dict[name].detach(), hessians[name]

@@ -974,11 +974,19 @@ def test_trellis_loses_less_than_rows_in_the_same_bytes():
     ],
 )
 def test_what_the_trellis_cannot_hold_is_refused(state, hessians, reason):
-    """Weights, Hessians and sizes that make no artifact are named."""
+    """Weights and Hessians that make no artifact are named."""
     with pytest.raises(ValueError, match=reason):
         encode_trellis(state, hessians, {}, 1000)
-    with pytest.raises(ValueError, match="most_bytes=.* is out of reach"):
-        encode_trellis({"w": gaussian(4, 4)}, {"w": torch.eye(4)}, {}, 100)
+
+
+def test_sizes_out_of_reach_of_the_trellis_are_refused():
+    """Smaller than all but the points, and than these by the coarsest step."""
+    small = {"w": gaussian(4, 4)}, {"w": torch.eye(4)}, {}
+    with pytest.raises(ValueError, match="most_bytes=9 is out of reach: [0-9]+ go to all") as told:
+        encode_trellis(*small, 9)
+    overhead = int(str(told.value).split(": ")[1].split()[0])
+    with pytest.raises(ValueError, match="most_bytes=1 for the points .* is out of reach"):
+        encode_trellis(*small, overhead + 1)
 
 
 def test_two_thousand_corruptions_of_points_are_refused():

@@ -27,6 +27,14 @@ class GeluGPTForCausalLM(WithTokenCache, PreTrainedModel, GenerationMixin):
     def set_input_embeddings(self, embedding):
         self.model.wte = embedding
 
+    def resize_token_embeddings(self, new_num_tokens=None, *args, **kwargs):
+        if new_num_tokens in (None, self.config.vocab_size):
+            return self.model.wte
+        raise ValueError(
+            f"{new_num_tokens} tokens: the value embeddings of {self.config.vocab_size} do not"
+            " grow; train a model of that vocab_size"
+        )
+
     def get_output_embeddings(self):
         return self.model.wte if self.config.tie_word_embeddings else self.model.lm_head
 
