@@ -16,7 +16,7 @@ but for `golf`: train_gpt.py's own model, recipe and packing, with a teacher's l
 TOKENIZER_PATH is a SentencePiece model, or a folder with GPT-2's vocab.json and merges.txt.
 
 `report` reads a run's metrics.jsonl: smoothed loss, tokens per second, and utilisation against a
-peak that is given, never guessed; of several runs, as of three seeds, also mean and spread.
+peak that is given, never guessed; of several runs of one system also mean and spread.
 Exit status 0; 2 where there is nothing to train or read.
 """
 
@@ -549,7 +549,7 @@ def main(argv: list[str] | None = None) -> int:
             reports = [report(run, args.peak_flops) for run in args.runs]
             for figures in reports:
                 print(*(f"{name}: {value}" for name, value in figures.items()), sep="\n")
-            if len(reports) > 1:
+            if len(reports) > 1 and len({figures["system"] for figures in reports}) == 1:
                 for name in ("last_loss", "smoothed_loss"):
                     print(f"{name}: {spread([figures[name] for figures in reports])}")
             return 0

@@ -63,7 +63,8 @@ class SentencePiece:
         import sentencepiece
 
         if not Path(path).is_file():
-            raise FileNotFoundError(f"no tokenizer at {path}; give a model, bpe:N, bytes or gpt2")
+            what = "give a model, a folder of GPT-2's form, bpe:N, bytes or gpt2"
+            raise FileNotFoundError(f"no tokenizer at {path}; {what}")
         try:
             model = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except (RuntimeError, OSError) as error:

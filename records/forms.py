@@ -148,6 +148,8 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], dict]:
     Raises: ValueError for a file that is neither, whose settings name no system, or whose weights
     are not those that its settings ask for.
     """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name the artifact.pgz or checkpoint.pt in it")
     with path.open("rb") as file:
         is_artifact = file.read(len(quantize.MAGIC)) == quantize.MAGIC
     if is_artifact:

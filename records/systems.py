@@ -5,7 +5,8 @@
 
 A RUN is a log, a run folder or id, or a folder of run folders. Runs are refused together where
 their scores do not compare: another validation text, part of it only, or windows of another kind.
-Loss and perplexity compare between equal tokenizers alone, bpb between all.
+Loss and perplexity compare between equal tokenizers alone, bpb between all that keep the text as it
+is: of one that normalises it, as SentencePiece mostly does, the bytes are those of another text.
 
 --plot draws the training losses of the runs against two lines of the training tokens themselves:
 their unigram entropy, and their bigram entropy, that of a token when the one before it is known.
@@ -96,6 +97,8 @@ def check_comparable(runs: list[Run]) -> None:
         for what, value in found.items():
             if value != first[what]:
                 both = f"{first[what]} in {runs[0].path}, {value} in {run.path}"
+                if run.score.targets != runs[0].score.targets:
+                    both += " (a tokenizer that normalises makes another text of the same)"
                 raise NoComparison(f"{what}: {both}; compare runs of one text and one protocol")
 
 

@@ -211,8 +211,10 @@ def test_what_cannot_be_published_is_refused_in_one_line(tmp_path, capsys):
     assert publish.main([str(tmp_path / "absent"), "--out", str(tmp_path / "a")]) == 2
     torch.save({"model": {}, "model_settings": {"system": "bert"}}, tmp_path / "other.pt")
     assert publish.main([str(tmp_path / "other.pt"), "--out", str(tmp_path / "a")]) == 2
+    assert publish.main([str(tmp_path), "--out", str(tmp_path / "a")]) == 2
     captured = capsys.readouterr()
-    assert captured.err.count("\n") == 3 and "of the system 'bert'" in captured.err
+    assert captured.err.count("\n") == 4 and "of the system 'bert'" in captured.err
+    assert "is a folder; name the artifact.pgz" in captured.err
     (tmp_path / "config.json").write_text('{"dtype": "float16"}')
     with pytest.raises(ValueError, match="config.json has dtype 'float16', must be one of float32"):
         publish.verify(source, tmp_path)

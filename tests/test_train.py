@@ -611,6 +611,13 @@ def test_a_run_is_reported_from_its_metrics(tmp_path, capsys):
     assert (
         "last_loss: 5.0000 +- 0.0000 (n=2)" in printed and "smoothed_loss: 7.7099 +- 0" in printed
     )
+    other = tmp_path / "other"
+    other.mkdir()
+    saved = dataclasses.asdict(tiny("preln_53m")) | {"preset": "preln_53m"}
+    (other / "settings.json").write_text(json.dumps(saved))
+    (other / "metrics.jsonl").write_bytes(path.read_bytes())
+    assert train.main(["report", str(tmp_path), str(other)]) == 0
+    assert "+-" not in capsys.readouterr().out  # no mean over two systems
     assert math.isclose(figures["smoothed_loss"], train.smoothed([8.0, 7.0, 6.0, 5.0]))
     path.write_text(json.dumps(lines[2]) + "\n")
     assert train.main(["report", str(tmp_path)]) == 2
