@@ -162,8 +162,10 @@ DEFAULT_PLAN: Plan = (
 def int8_plan(state_dict: State) -> Plan:
     """A plan of any model's own names: int8 rows for its matrices, fp16 for what is small."""
     return tuple(
-        PlanRow(escape(name), *((8, 6.0) if w.ndim == 2 and w.numel() >= 4096 else (FP16_BITS,)))
-        for name, w in state_dict.items()
+        PlanRow(escape(name), 8, 6.0)
+        if weight.ndim == 2 and weight.numel() >= 4096
+        else PlanRow(escape(name), FP16_BITS)
+        for name, weight in state_dict.items()
     )
 
 

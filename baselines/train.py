@@ -465,7 +465,7 @@ def system_of(name: str) -> SimpleNamespace:
 # Report -------------------------------------------------------------------------------------------
 
 
-def smoothed(losses: list[float], weight: float = 0.95) -> float:
+def smoothed(losses: list[float], weight: float = Student.loss_smoothing) -> float:
     """s = weight * s + (1 - weight) * loss over all, begun with the first; no bias correction."""
     smooth = losses[0]
     for loss in losses:

@@ -38,11 +38,11 @@ class Evidence:
     def dataset(self) -> str:
         """The hub's name of the data, empty where the folder's name tells none."""
         name = Path(self.settings.get("data_path", "")).name.lower().replace("_", "-")
-        # A whole word of the name, or with the billions of its tokens: public4k is not C4.
-        words = (rf"(?<![a-z0-9]){key}(\d+b)?(?![a-z0-9])" for key in DATASETS)
-        return next(
-            (DATASETS[k] for k, w in zip(DATASETS, words, strict=True) if re.search(w, name)), ""
-        )
+        for key, hub_name in DATASETS.items():
+            # A whole word of the name, or with the billions of its tokens: public4k is not C4.
+            if re.search(rf"(?<![a-z0-9]){key}(\d+b)?(?![a-z0-9])", name):
+                return hub_name
+        return ""
 
 
 def evidence(source: Path, parameters: int) -> Evidence:
@@ -167,7 +167,7 @@ def measured(found: Evidence) -> list[str]:
     """Losses with what they mean, and how the score was taken."""
     lines, s = [], found.settings
     if found.losses:
-        weight = s.get("loss_smoothing", 0.95)
+        weight = s.get("loss_smoothing", train.Student.loss_smoothing)
         smooth = train.smoothed(found.losses, weight)
         what = "of what the teacher asks, not of text" if s.get("teacher") else "nats per token"
         lines += [

@@ -74,7 +74,7 @@ class Written:
     tokens: int  # len(tokenizer): one more than the largest id
     note: str  # one or two sentences for the card
     is_whole: bool  # AutoTokenizer can load it
-    marks: dict[str, int] = field(default_factory=dict)  # ids by name: bos, eos, pad
+    marks: dict[str, int] = field(default_factory=dict)  # ids, by names as bos, eos
 
 
 # SentencePiece's normaliser -----------------------------------------------------------------------

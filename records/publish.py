@@ -121,20 +121,10 @@ def tokenizer_of_run(source: Path) -> Path:
     return Path(named)
 
 
-def tokenizer_at_hand(source: Path) -> Path | None:
-    """That of the run, if it can be published too; otherwise one line says why not."""
-    try:
-        hf_tokenizer.require("tokenizers", "sentencepiece", "google", "google.protobuf")
-        return tokenizer_of_run(source)
-    except (ValueError, ImportError) as why:
-        print(f"note: the folder gets no tokenizer: {why}", file=sys.stderr)
-        return None
-
-
 def write_folder(source: Path, out: Path, dtype_name: str | None, tokenizer: Path | None) -> None:
     """Afterwards out is the whole folder; if anything fails it does not exist.
 
-    Without a tokenizer it gets that of the run.
+    Without a tokenizer it gets that of the run; one line says why, if there is none to give.
 
     Raises: ValueError where out exists, or the tokenizer has more tokens than the model.
     """
@@ -142,7 +132,6 @@ def write_folder(source: Path, out: Path, dtype_name: str | None, tokenizer: Pat
         raise ValueError(f"{out} exists; remove it, or choose another")
     weights, settings = read_model(source)
     form = FORMS[settings["system"]]
-    given = None
     trained = sum(p.numel() for p in build(settings, device="meta").parameters())
     stored = sum(w.numel() for w in published_weights(settings, weights).values())
     found = card.evidence(source, trained)
@@ -150,9 +139,15 @@ def write_folder(source: Path, out: Path, dtype_name: str | None, tokenizer: Pat
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
         folder = Path(scratch) / out.name
         folder.mkdir()
-        if tokenizer := tokenizer or tokenizer_at_hand(source):
-            given = hf_tokenizer.write(tokenizer, folder, settings["vocab_size"])
-        marks = given.marks if given else None
+        given = marks = None
+        try:
+            found_at = tokenizer or tokenizer_of_run(source)
+            given = hf_tokenizer.write(found_at, folder, settings["vocab_size"])
+            marks = given.marks
+        except (ValueError, ImportError) as why:
+            if tokenizer:
+                raise
+            print(f"note: the folder gets no tokenizer: {why}", file=sys.stderr)
         write_model(weights, settings, DTYPES[dtype_name or form.dtype], folder, marks)
         text = card.model_card(form, settings, stored, trained, found, given)
         (folder / "README.md").write_text(text)
