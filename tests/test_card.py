@@ -159,6 +159,8 @@ def test_data_are_named_as_the_hub_names_them():
         "data/c4_mistral": "allenai/c4",
         "data/webmix_sp1024": "",
         "data/public4k_sp1024": "",
+        "data/music4_sp1024": "",
+        "data/c4you_sp1024": "",
     }
     for path, name in names.items():
         assert card.Evidence(settings={"data_path": path}).dataset == name

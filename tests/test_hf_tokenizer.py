@@ -361,6 +361,15 @@ def test_a_gpt2_folder_is_written_whole(gpt2, tmp_path):
         assert tokenizer.decode([*ids, end], skip_special_tokens=True) == text
 
 
+def test_the_marks_of_a_tokenizer_are_told(gpt2, tmp_path):
+    """Which config.json then names: where they lie, and only those that there are."""
+    (tmp_path / "m.model").write_bytes(trained(pad_id=-1, bos_id=2, eos_id=0, unk_id=1))
+    marks = hf_tokenizer.write(tmp_path / "m.model", tmp_path).marks
+    assert marks == {"bos": 2, "eos": 0, "unk": 1}
+    marks, end = hf_tokenizer.write(gpt2[0], tmp_path).marks, gpt2[1][hf_tokenizer.GPT2_END]
+    assert marks == dict.fromkeys(("bos", "eos", "unk", "pad"), end)
+
+
 def test_files_of_another_form_are_refused(gpt2, tmp_path):
     """A merge that is none, with its line; a vocabulary without the mark, or without a byte."""
     source, vocab, merges, letters = gpt2

@@ -182,22 +182,22 @@ def test_without_a_given_tokenizer_the_run_s_comes_along(tmp_path, capsys, monke
     monkeypatch.setitem(
         SMALL, "gelu_d12", d12.Config(**{**SHAPE, "vocab_size": 320}, num_kv_heads=2)
     )
-    source, model = checkpoint(tmp_path, "gelu_d12"), tmp_path / "m.model"
+    source, model, out = checkpoint(tmp_path, "gelu_d12"), tmp_path / "m.model", tmp_path / "out"
     command = [str(source), "--no-verify", "--out"]
-    assert publish.main([*command, str(tmp_path / "a")]) == 0
+    assert publish.main([*command, str(out / "a")]) == 0
     assert "no settings.json of a run is beside it" in capsys.readouterr().err
     (tmp_path / "settings.json").write_text(json.dumps({"tokenizer_path": str(model)}))
-    assert publish.main([*command, str(tmp_path / "b")]) == 0
+    assert publish.main([*command, str(out / "b")]) == 0
     assert f"its run's is not at {model}" in capsys.readouterr().err
     model.write_bytes(tokenizers.train_bpe(["the quick brown fox and the quick dog"] * 3, 290))
-    assert publish.main([*command, str(tmp_path / "c")]) == 0 and not capsys.readouterr().err
+    assert publish.main([*command, str(out / "c")]) == 0 and not capsys.readouterr().err
     find = publish.hf_tokenizer.find_spec
     monkeypatch.setattr(
         publish.hf_tokenizer, "find_spec", lambda name: name != "tokenizers" and find(name)
     )
-    assert publish.main([*command, str(tmp_path / "d")]) == 0
+    assert publish.main([*command, str(out / "d")]) == 0
     assert "note: the folder gets no tokenizer: making" in capsys.readouterr().err
-    held = [(tmp_path / folder / "tokenizer.json").exists() for folder in "abcd"]
+    held = [(out / folder / "tokenizer.json").exists() for folder in "abcd"]
     assert held == [False, False, True, False]
 
 
@@ -659,6 +659,7 @@ def test_a_model_gives_what_is_asked_of_it(folders, system):
     if system.endswith("_d12"):  # its value embeddings are for the same tokens
         with pytest.raises(ValueError, match="69 tokens: the value embeddings of 61 do not grow"):
             model.resize_token_embeddings(69)
+        assert model.resize_token_embeddings(61) is model.get_input_embeddings()
     else:
         model.resize_token_embeddings(69)
         assert model(tokens).logits.shape == (2, 40, 69)
