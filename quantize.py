@@ -364,6 +364,20 @@ def encode_trellis(
     return _write(table, [*streams, points], settings, POINT_CODER)
 
 
+def foreseen_nats(blob: bytes, hessians: Callable[[], State]) -> float:
+    """What rounding to the points of an artifact should add to the loss, in nats a token.
+
+    By the steps alone, as if every weight was in reach; infinite for an artifact without points.
+    The base step of each matrix is a common one, over the root of its Hessian's mean diagonal.
+    """
+    _, entries, offset = read_header(blob)
+    nats = []
+    for entry, points, base_step in read_points(blob, entries, offset):
+        mean = float(hessians()[entry.name].diagonal().mean())
+        nats.append(STEP_LOSS * points.points_RC.size * mean * base_step**2)
+    return math.fsum(nats) if nats else math.inf
+
+
 def flat_hessians(state_dict: State) -> State:
     """Hessians for want of better ones: in each matrix equal relative errors cost the same."""
     found = {}

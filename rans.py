@@ -7,6 +7,12 @@ are coded step by step of their paths, all paths of a matrix side by side. A str
 
     PREFIX | LZMA: log2-frequencies | LZMA: exponents | base steps f32 | lane states u32 | words u16
 
+A point beyond MAX_POINT is coded as a small one of the same residue modulo 4 (trellis.folded), and
+what it lacks stands apart. A stream with such points has WITH_LARGE added to the first byte of its
+prefix, and after the base steps a LARGE with the size of an LZMA stream: first the places of those
+points among all weights, u32, rising, then what each lacks over 4, i32. So 40,003 at place 7 is
+coded as -1, and stands there as 7 and 10,001.
+
 LZMA is raw, by LZMA_FILTER. Log2-frequencies are K rows of M, of 255 where a cell is empty, and of
 falling 1/LOG_UNITS bits else, through mantissas of 31 bits; what rounding leaves goes to the first
 of the most frequent. Exponents are those of all rows' steps, matrix after matrix, then of columns'
@@ -17,10 +23,19 @@ Dimensions in names: K classes, M cells of magnitudes.
 
 import lzma
 import struct
+from dataclasses import replace
 
 import numpy as np
 
-from trellis import MAX_POINT, PARITY_CHECKS, Points, path_steps, transitions
+from trellis import (
+    LARGEST_POINT,
+    MAX_POINT,
+    PARITY_CHECKS,
+    Points,
+    folded,
+    path_steps,
+    transitions,
+)
 
 TABLE_BITS = 14
 LOG_UNITS = 16  # of a log2-frequency in a bit
@@ -28,6 +43,8 @@ ABSENT = 255
 STATE_LOW = 1 << 16
 SMALLEST_STEP, LARGEST_STEP = 2.0**-60, 2.0**40  # with any exponents and points, fp32 holds it
 PREFIX = struct.Struct("<BhBHHII")  # states, low class, K, reach, lanes, two sizes
+WITH_LARGE = 128  # in the prefix, beside the number of states
+LARGE = struct.Struct("<II")  # points beyond MAX_POINT, bytes of their stream
 # Literals without context: 18 % smaller than zlib on exponents, which hardly repeat unless matrices
 # share their inputs; then whole rows of them do, and cost nothing.
 LZMA_FILTER = {
@@ -128,6 +145,7 @@ def encode(matrices: list[Points], base_steps: list[float], states: int) -> byte
     for base_step in base_steps:
         if not SMALLEST_STEP <= base_step <= LARGEST_STEP:
             raise ValueError(f"base_step={base_step} must be {SMALLEST_STEP} to {LARGEST_STEP}")
+    large, matrices = _large_apart(matrices)
     low, K = class_range(matrices)
     reach = max((int(np.abs(p.points_RC).max(initial=0)) for p in matrices), default=0)
     logs_KM = count_logs(matrices, low, K, reach)
@@ -158,15 +176,49 @@ def encode(matrices: list[Points], base_steps: list[float], states: int) -> byte
         for p in matrices
     ]
     logs, packed = _deflated(logs_KM.tobytes()), _deflated(b"".join(e.tobytes() for e in exponents))
-    prefix = PREFIX.pack(states, low, K, reach, lanes, len(logs), len(packed))
+    first = states + (WITH_LARGE if large else 0)
+    prefix = PREFIX.pack(first, low, K, reach, lanes, len(logs), len(packed))
     steps = np.array(base_steps, "<f4").tobytes()
     packed_words = np.concatenate([np.empty(0, np.uint16), *words])[::-1]
     arrays = (lane_states.astype("<u4"), packed_words.astype("<u2"))
-    return b"".join((prefix, logs, packed, steps, *(array.tobytes() for array in arrays)))
+    return b"".join((prefix, logs, packed, steps, large, *(array.tobytes() for array in arrays)))
+
+
+def _large_apart(matrices: list[Points]) -> tuple[bytes, list[Points]]:
+    """The bytes that stand for what points beyond MAX_POINT lack, and all points as coded."""
+    points = np.concatenate([np.empty(0, np.int32), *(p.points_RC.reshape(-1) for p in matrices)])
+    place = np.flatnonzero(np.abs(points) > MAX_POINT)
+    if not len(place):
+        return b"", matrices
+    lacking = (points[place] - folded(points[place])) // 4
+    stream = _deflated(place.astype("<u4").tobytes() + lacking.astype("<i4").tobytes())
+    coded = [replace(p, points_RC=folded(p.points_RC)) for p in matrices]
+    return LARGE.pack(len(place), len(stream)) + stream, coded
+
+
+def _large_back(stream: bytes, at: int, matrices: list[Points]) -> None:
+    """Give the points that stand apart, from byte `at` of a stream, their full size."""
+    count, size = LARGE.unpack_from(stream, at)
+    numbers = np.cumsum([0, *(p.points_RC.size for p in matrices)])
+    if not 0 < count <= numbers[-1]:
+        raise StreamError(f"{count} large points among {numbers[-1]} are not possible")
+    at += LARGE.size
+    place, lacking = _inflated(stream[at : at + size], 8 * count).reshape(2, -1)
+    place, lacking = place.view("<u4").astype(np.int64), lacking.view("<i4").astype(np.int64)
+    if (np.diff(place) <= 0).any() or place[-1] >= numbers[-1]:
+        raise StreamError("the places of large points do not rise")
+    for p, first, end in zip(matrices, numbers, numbers[1:], strict=False):
+        here = slice(*np.searchsorted(place, (first, end)))
+        flat = p.points_RC.reshape(-1)
+        points = flat[place[here] - first] + 4 * lacking[here]
+        if ((np.abs(points) <= MAX_POINT) | (np.abs(points) > LARGEST_POINT)).any():
+            raise StreamError("a point that stands apart is not a large one")
+        flat[place[here] - first] = points
 
 
 def coded_bytes(matrices: list[Points]) -> list[float]:
     """The entropy of each matrix's points under the frequency tables of a stream of them all."""
+    _, matrices = _large_apart(matrices)
     low, K = class_range(matrices)
     reach = max((int(np.abs(p.points_RC).max(initial=0)) for p in matrices), default=0)
     bits = -np.log2(np.maximum(Tables(count_logs(matrices, low, K, reach), reach).frequency, 1))
@@ -180,8 +232,11 @@ def coded_bytes(matrices: list[Points]) -> list[float]:
 
 def parts(stream: bytes, matrices: int) -> tuple[int, int]:
     """Bytes of all that describes the points of so many matrices, and of the coded words."""
-    *_, lanes, logs_bytes, exponents_bytes = PREFIX.unpack_from(stream)
+    first, *_, lanes, logs_bytes, exponents_bytes = PREFIX.unpack_from(stream)
     side_bytes = PREFIX.size + logs_bytes + exponents_bytes + 4 * (matrices + lanes)
+    if first >= WITH_LARGE:
+        _, size = LARGE.unpack_from(stream, side_bytes - 4 * lanes)
+        side_bytes += LARGE.size + size
     return side_bytes, len(stream) - side_bytes
 
 
@@ -224,7 +279,8 @@ def decode(stream: bytes, shapes: list[tuple[int, int]]) -> tuple[list[Points], 
     """
     if len(stream) < PREFIX.size:
         raise StreamError(f"{len(stream)} bytes cannot hold a stream of points")
-    states, low, K, reach, lanes, *sizes = PREFIX.unpack_from(stream)
+    first, low, K, reach, lanes, *sizes = PREFIX.unpack_from(stream)
+    has_large, states = divmod(first, WITH_LARGE)
     # with few lanes for many points, a stream of zeros in 60 bytes would take hours
     enough = lanes > min(sum(R * C for R, C in shapes) >> 14, 1023)
     if not (states in PARITY_CHECKS and K and enough and reach <= MAX_POINT):
@@ -238,11 +294,13 @@ def decode(stream: bytes, shapes: list[tuple[int, int]]) -> tuple[list[Points], 
     exponents = _inflated(stream[at : at + sizes[1]], sum(counts)).view(np.int8)
     exponents = np.split(exponents, np.cumsum(counts)[:-1])
     at += sizes[1]
-    begin = at + 4 * len(shapes)
+    large_at = begin = at + 4 * len(shapes)
+    if has_large and begin + LARGE.size <= len(stream):
+        begin += LARGE.size + LARGE.unpack_from(stream, begin)[1]
     end = begin + 4 * lanes
     if end > len(stream) or (len(stream) - end) % 2:
         raise StreamError("the coded points are cut off")
-    base_steps = np.frombuffer(stream[at:begin], "<f4").astype(float)
+    base_steps = np.frombuffer(stream[at:large_at], "<f4").astype(float)
     if not ((SMALLEST_STEP <= base_steps) & (base_steps <= LARGEST_STEP)).all():
         raise StreamError("a base step is not one of this format")
     lane_states = np.frombuffer(stream[begin:end], "<u4").astype(np.uint32)
@@ -252,7 +310,7 @@ def decode(stream: bytes, shapes: list[tuple[int, int]]) -> tuple[list[Points], 
     matrices = []
     for i, (R, C) in enumerate(shapes):
         kinds = exponents[i :: len(shapes)]
-        p = Points(np.empty((R, C), np.int16), *kinds)
+        p = Points(np.empty((R, C), np.int32), *kinds)
         steps = path_steps(R)
         state = np.zeros((-(-R // steps), C), np.uint32)
         for t in range(steps if R * C else 0):
@@ -264,6 +322,8 @@ def decode(stream: bytes, shapes: list[tuple[int, int]]) -> tuple[list[Points], 
         matrices.append(p)
     if reader.position != len(words) or (reader.lane_states != STATE_LOW).any():
         raise StreamError("the coded points do not end where they should")
+    if has_large:
+        _large_back(stream, large_at, matrices)
     return matrices, base_steps.tolist()
 
 

@@ -27,7 +27,8 @@ PARITY_CHECKS = {1: (0, 0), 4: (0o5, 0o2), 8: (0o13, 0o4), 16: (0o23, 0o4), 32: 
 PATH_STEPS = 256  # 64 costs 0.014 bit per weight, 1024 saves 0.003
 UNITS = 4  # of an exponent in an octave; with a free base step finer ones gain < 0.003 bit
 BLOCK = 128  # columns between two matrix products of the feedback
-MAX_POINT = 16383
+MAX_POINT = 16383  # that has a frequency of its own; rans.py stores larger ones apart
+LARGEST_POINT = 1 << 22  # float32 still tells the distances of neighbouring points there
 FINEST = 2048  # root-mean-square of a row's or column's points
 NARROWEST = 2.0**-16  # row or column, against the widest
 COARSEST = 30.0  # log2 of the largest base step that is tried
@@ -36,7 +37,7 @@ LARGEST = 2.0**50  # weight; from some 2**58 on, base steps within rans.py's bou
 
 @dataclass(frozen=True)
 class Points:
-    """A matrix on its trellis. Exponents are int8, in 1/UNITS octaves.
+    """A matrix on its trellis. Points are int32; exponents are int8, in 1/UNITS octaves.
 
     row_step and column_step scale the base step; row_spread and column_spread only tell the coder
     how far the weights of a row and a column reach.
@@ -50,9 +51,9 @@ class Points:
 
     @classmethod
     def of(cls, points_RC, row_step, column_step) -> "Points":
-        """The points with the spreads that they show."""
+        """The points with the spreads that they show, but for those that are stored apart."""
         scale_RC = octaves(row_step)[:, None] * octaves(column_step)
-        return cls(points_RC, row_step, column_step, *spreads(points_RC * scale_RC))
+        return cls(points_RC, row_step, column_step, *spreads(folded(points_RC) * scale_RC))
 
     def classes(self, low: int, count: int, rows: slice = slice(None)) -> np.ndarray:
         """How far the weights of these rows reach over their steps, in quarter octaves from low."""
@@ -73,6 +74,17 @@ def octaves(exponents: np.ndarray) -> np.ndarray:
     fractions = np.array([1.0, root, math.sqrt(2), math.sqrt(2) * root])
     whole, part = np.divmod(exponents.astype(np.int64), UNITS)
     return np.ldexp(fractions[part], whole)
+
+
+def folded(points: np.ndarray) -> np.ndarray:
+    """The points as they are coded: one beyond MAX_POINT as the small one of its residue modulo 4.
+
+    The residue is all that the trellis sees of a point, so the path stays the same. A rare large
+    point would else take up the frequencies of thousands of neighbours that never occur.
+
+        folded([5, -3, 40_003])  ->  [5, -3, -1], since 40_003 = 4 * 10_001 - 1
+    """
+    return np.where(np.abs(points) > MAX_POINT, ((points + 2) & 3) - 2, points)
 
 
 def path_steps(rows: int) -> int:
@@ -198,7 +210,7 @@ class ColumnQuantizer:
 
     def points(self, x_PT: Tensor) -> Tensor:
         """The allowed points of least squared distance in all along each path."""
-        x = x_PT.T.clamp(4 - MAX_POINT, MAX_POINT - 4).unsqueeze(1)
+        x = x_PT.T.clamp(4 - LARGEST_POINT, LARGEST_POINT - 4).unsqueeze(1)
         residue = torch.arange(4.0, device=x.device)[:, None]
         nearest_T4P = ((x - residue) / 4).round_().mul_(4).add_(residue)
         residue_TP = self.residues((x - nearest_T4P).square_())
@@ -278,6 +290,7 @@ class Group:
 
     def __init__(self, matrices: list[Matrix], damping: float = 0.01):
         self.shapes = [tuple(matrix.weight_RC.shape) for matrix in matrices]
+        self.names = [matrix.name for matrix in matrices]
         self.steps = path_steps(self.shapes[0][0])
         parts = [max(-(-R // self.steps), 1) for R, _ in self.shapes]
         self.owner_N = torch.tensor([i for i, n in enumerate(parts) for _ in range(n)])
@@ -307,7 +320,8 @@ class Group:
 
         Those of columns follow the Hessian's pivots, so that a point's rounding costs the same
         everywhere: coarse where inputs are weak, or foreseeable from other inputs. Hardly any row
-        or column is worth the finest steps, and few may exceed the largest point.
+        or column is worth the finest steps. A row whose largest weight would still exceed half the
+        largest point (the other half is for the errors that GPTQ adds) has coarser steps.
         """
         found, highest = [], round(UNITS * math.log2(base_step * FINEST))
         spreads_and_steps = zip(self.row_spread, self.column_spread, self.finest_MC, strict=True)
@@ -317,13 +331,22 @@ class Group:
             column_step += (column + middle - column_step - highest).clip(min=0).astype(np.int64)
             middle = np.median(column - column_step) if column.size else 0
             row_step += (row + middle - highest).clip(min=0).astype(np.int64)
-            found.append((row_step.clip(max=127), column_step.clip(max=127)))
+            found.append((row_step, column_step.clip(max=127)))
+        column_scale_NC = torch.from_numpy(np.stack([octaves(column) for _, column in found]))
+        column_scale_NC = column_scale_NC[self.owner_N].float().to(self.device)
+        reach_NCT = F.pad(self.columns_NCT.abs() / column_scale_NC[:, :, None], (0, 0, 1, 0))
+        reach_NT = reach_NCT.amax(1).cpu()  # of no columns it is the 0 that was put before them
+        for i, (row_step, column_step) in enumerate(found):
+            reach_R = reach_NT[self.owner_N == i].flatten()[: len(row_step)].double().numpy()
+            most = np.maximum(reach_R / (base_step * LARGEST_POINT / 2), 1e-30)
+            least_step = np.ceil(UNITS * np.log2(most)).astype(np.int64)
+            found[i] = np.maximum(row_step, least_step).clip(max=127), column_step
         return found
 
     def points(self, base_step: float, states: int = 8) -> list[Points]:
         """The points of each matrix: column by column those of least weighted error.
 
-        A weight over MAX_POINT steps saturates.
+        Raises: ValueError naming a weight that the largest point does not reach.
         """
         exponents = self.exponents(base_step)
         coder = ColumnQuantizer(states, self.device)
@@ -353,9 +376,16 @@ class Group:
         for i, (R, _) in enumerate(self.shapes):
             back_C = self.order_MC[i].argsort()
             whole_RC = points_NCT[self.owner_N == i].mT.flatten(0, 1)[:R, back_C]
+            points_RC = whole_RC.cpu().numpy().astype(np.int32)
+            if np.abs(points_RC).max(initial=0) >= LARGEST_POINT - 4:
+                r, c = np.unravel_index(np.abs(points_RC).argmax(), points_RC.shape)
+                raise ValueError(
+                    f"{self.names[i]}: weight [{r}, {c}] takes over {LARGEST_POINT} steps of"
+                    f" 2**{math.log2(base_step):.1f}; scale the matrix, or pack to fewer bytes"
+                )
             row_step, column_step = (step.astype(np.int8) for step in exponents[i])
             column_step = column_step[back_C.cpu().numpy()]
-            chosen.append(Points.of(whole_RC.cpu().numpy().astype(np.int16), row_step, column_step))
+            chosen.append(Points.of(points_RC, row_step, column_step))
         return chosen
 
 
@@ -379,7 +409,7 @@ class Matrices:
         roots = [math.sqrt(mean) if mean > 0 else 1.0 for mean in means]
         self.scales = np.float32(np.clip(roots, 2.0**-30, 2.0**20))
         matrices = [
-            Matrix(m.weight_RC.float() * scale, m.hessian_CC / scale**2)
+            Matrix(m.weight_RC.float() * scale, m.hessian_CC / scale**2, m.name)
             for m, scale in zip(matrices, self.scales.tolist(), strict=True)
         ]
         kinds = [(path_steps(R), C) for R, C in (m.weight_RC.shape for m in matrices)]

@@ -221,6 +221,66 @@ def test_classes_that_span_more_than_a_byte_counts_come_back():
     assert_equal(rans.decode(rans.encode([given], [1.0], 1), [(4, 3)])[0][0], given)
 
 
+def large_at(stream):
+    """Where those that stand apart begin in a stream of two matrices."""
+    *_, logs_bytes, exponents_bytes = rans.PREFIX.unpack_from(stream)
+    return rans.PREFIX.size + logs_bytes + exponents_bytes + 4 * 2
+
+
+def large_points():
+    """Two matrices with points beyond those that have a frequency of their own."""
+    matrices = [walk(40, 6, seed=1), walk(9, 9, seed=2)]
+    points = [p.points_RC.astype(np.int32) for p in matrices]
+    for i, place, lacking in ((0, (7, 3), 10_001), (0, (39, 5), -30_000), (1, (8, 8), 1_000_000)):
+        points[i][place] += 4 * lacking  # the residue, and with it the path, stays
+    return [Points.of(p, m.row_step, m.column_step) for p, m in zip(points, matrices, strict=True)]
+
+
+def test_points_beyond_the_tables_come_back():
+    """They stand apart, and leave tables, spreads and paths as if they were small."""
+    matrices = large_points()
+    stream = rans.encode(matrices, [1.0, 2.0], 8)
+    decoded, _ = rans.decode(stream, [(40, 6), (9, 9)])
+    for one, two in zip(matrices, decoded, strict=True):
+        assert_equal(one, two)
+    assert decoded[1].points_RC[8, 8] > 3_900_000
+    side_bytes, word_bytes = rans.parts(stream, 2)
+    apart = rans.LARGE.size + rans.LARGE.unpack_from(stream, large_at(stream))[1]
+    small = [Points.of(trellis.folded(p.points_RC), p.row_step, p.column_step) for p in matrices]
+    plain = rans.encode(small, [1.0, 2.0], 8)
+    assert len(stream) == len(plain) + apart
+    assert side_bytes + word_bytes == len(stream)
+
+
+def test_damage_to_points_that_stand_apart_is_refused():
+    """Counts, places and sizes that encode cannot have written."""
+    stream, shapes = rans.encode(large_points(), [1.0, 2.0], 8), [(40, 6), (9, 9)]
+    at = large_at(stream)
+    count, size = rans.LARGE.unpack_from(stream, at)
+    assert count == 3
+    body = stream[at + rans.LARGE.size : at + rans.LARGE.size + size]
+    numbers = np.frombuffer(rans._inflated(body, 24), "<i4")
+
+    def spoiled(numbers, count=3):
+        new = rans._deflated(np.asarray(numbers, "<i4").tobytes())
+        rest = stream[at + rans.LARGE.size + size :]
+        return stream[:at] + rans.LARGE.pack(count, len(new)) + new + rest
+
+    assert rans.decode(spoiled(numbers), shapes)
+    for bad, message in (
+        (spoiled(numbers[[1, 0, 2, 3, 4, 5]]), "places"),
+        (spoiled([*numbers[:2], 321, *numbers[3:]]), "places"),
+        (spoiled([*numbers[:5], 1]), "not a large one"),
+        (spoiled([*numbers[:5], 2_000_000]), "not a large one"),
+        (spoiled(numbers, 2), "unpack"),
+        (spoiled(numbers, 0), "not possible"),
+        (spoiled(numbers, 400), "not possible"),
+        (stream[: at + 4], "cut off"),
+    ):
+        with pytest.raises(rans.StreamError, match=message):
+            rans.decode(bad, shapes)
+
+
 def test_bytes_behind_the_tables_are_refused():
     """A table that ends before its size says is not taken, whatever follows it."""
     stream = rans.encode([walk(4, 4)], [1.0], 8)

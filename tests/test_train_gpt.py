@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -747,6 +748,32 @@ def test_the_rehearsal_leaves_no_trace(toy, tmp_path, monkeypatch):
     assert trainer.reserve_seconds > 0 and not list(trainer.run.folder.glob("*.tmp"))
 
 
+def test_a_loss_that_nobody_foresaw_is_packed_another_way(toy, tmp_path, monkeypatch, capsys):
+    """A codec that spoils a matrix without a word is caught by the score of what it wrote."""
+    tokenizer = toy / "tokenizers/toy_1024_bpe.model"
+    table = evaluate.ByteTable.from_sentencepiece(tokenizer, 1024)
+    trainer = trainer_on(toy, tmp_path, monkeypatch, iterations=40, max_wallclock_seconds=0)
+    trainer.train(lambda trainer: None)
+    real = train_gpt.pack
+
+    def spoiled(weights, hp, code_bytes, hessians):
+        worse = weights | {"tok_emb.weight": weights["tok_emb.weight"].roll(1, 0)}
+        return real(worse, hp, code_bytes, hessians)
+
+    kept = {}
+    for name, codec in (("honest", real), ("spoiled", spoiled)):
+        monkeypatch.setattr(train_gpt, "pack", codec)
+        weights = trainer.averages.candidates()["raw"]
+        kept[name] = trainer.pack(weights, trainer.text.holdout_T, table, 0)
+        said = capsys.readouterr().out
+        assert re.search(r"packed bytes:\d+ unpacked_loss:\S+ packed_loss:\S+ lost:", said)
+        assert ("warning: packing lost" in said) == (name == "spoiled")
+        decoded, _ = quantize.decode(kept[name])
+        change = (decoded["tok_emb.weight"] - weights["tok_emb.weight"]).norm()
+        assert change < 0.1 * weights["tok_emb.weight"].norm()
+    assert torch.equal(trainer.model.tok_emb.weight, weights["tok_emb.weight"])  # nothing is left
+
+
 def test_calibration_reads_the_held_out_text_and_leaves_no_trace(toy, tmp_path, monkeypatch):
     """No other token, and no more of it than is said; gradients, averages and random state stay."""
     monkeypatch.setattr(train_gpt, "CALIBRATION_TOKENS", 320)
@@ -756,7 +783,8 @@ def test_calibration_reads_the_held_out_text_and_leaves_no_trace(toy, tmp_path, 
     trainer.averages.ema["skip_weights"] += 1  # what is packed need not be what was trained
     trainer.exported = "ema"
     before = torch.load(io.BytesIO(trainer.state()), weights_only=True)
-    trainer.finish(table=None, code_bytes=0)
+    table = evaluate.ByteTable.from_sentencepiece(trainer.hp.tokenizer_path, 1024)
+    trainer.finish(table, code_bytes=0)
     assert [len(tokens_BT) for tokens_BT in seen] == [8, 2]  # of 32 tokens: micro-batches
     holdout_T = trainer.text.holdout_T.astype(np.int64)
     assert len(holdout_T) > 4 * 320

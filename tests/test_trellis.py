@@ -282,21 +282,62 @@ def test_points_stay_within_their_limit():
     """A base step that is far too small ends in the largest points, not in other numbers."""
     weight_RC = gaussian(16, 16)
     points = quantize(weight_RC, torch.eye(16), 1e-7)
-    assert np.abs(points.points_RC).max() <= trellis.MAX_POINT
+    assert np.abs(points.points_RC).max() <= trellis.LARGEST_POINT
     assert np.abs(points.dequantize(1e-7) - weight_RC.numpy()).max() < 0.01
     weight_RC = gaussian(64, 512)
     weight_RC[3, 5] = 1e5
     points = quantize(weight_RC, torch.eye(512), 1e-9, damping=0.0)
-    assert 4096 < points.points_RC[3, 5] <= trellis.MAX_POINT
+    assert 4096 < points.points_RC[3, 5] <= trellis.LARGEST_POINT
+    assert points.dequantize(1e-9)[3, 5] == pytest.approx(1e5, rel=1e-3)
     far = quantize(gaussian(4, 4), torch.eye(4), 2.0**-50)
     assert far.row_step.min() >= 0 and far.column_step.min() > 0  # coarser, not wrapped around
 
 
 def test_no_path_leaves_the_largest_points():
-    """Targets far beyond them saturate at what the state allows, never above MAX_POINT."""
+    """Targets far beyond them saturate at what the state allows, never above LARGEST_POINT."""
     for states in (1, 8):
         points = ColumnQuantizer(states, "cpu").points(torch.tensor([[1e9] * 20, [-1e9] * 20]))
-        assert points.abs().max() <= trellis.MAX_POINT and points.abs().min() > 16_000
+        assert points.abs().max() <= trellis.LARGEST_POINT
+        assert points.abs().min() > trellis.LARGEST_POINT - 10
+
+
+def test_a_weight_that_no_point_reaches_is_named(monkeypatch):
+    """A weight out of reach is an error with its tensor and its place, never another value."""
+    monkeypatch.setattr(Group, "exponents", lambda *_: [(np.zeros(8, int), np.zeros(8, int))])
+    weight_RC = gaussian(8, 8)
+    weight_RC[2, 5] = 1e4
+    with pytest.raises(ValueError, match=r"blocks\.3\.attn\.k: weight \[2, 5\] takes over 4194304"):
+        Group([Matrix(weight_RC, torch.eye(8), "blocks.3.attn.k")]).points(1e-3)
+
+
+def packed(weight_RC, hessian_CC, bits):
+    """The relative weighted error of a matrix that was packed to so many bits a weight."""
+    size = int(bits * weight_RC.numel() / 8)
+    stream = trellis.quantize_to_size([Matrix(weight_RC, hessian_CC)], size, rans.encode)
+    assert len(stream) <= size
+    (points,), (step,) = rans.decode(stream, [tuple(weight_RC.shape)])
+    all_lost = float(((weight_RC @ hessian_CC) * weight_RC).sum())
+    return weighted_error(weight_RC, points, step, hessian_CC) / all_lost, points.dequantize(step)
+
+
+@pytest.mark.parametrize("outlier", [10, 40, 1000])
+@pytest.mark.parametrize("place", [(11, 7), (11, 30), (0, 63)])
+def test_one_large_weight_anywhere_is_kept(outlier, place):
+    """With steep pivots, more bytes never mean more loss, and the weight comes back as it was.
+
+    Before points beyond MAX_POINT were stored apart, a weight of 40 root-mean-squares in the column
+    of the strongest input came back as 11, with 0.4 of the matrix lost at 4 bits.
+    """
+    inputs = gaussian(1024, 64, seed=1)
+    inputs[:, 7] *= 1000
+    weight_RC = gaussian(96, 64, seed=2)
+    weight_RC[place] = outlier
+    errors = []
+    for bits in (2, 3, 4, 5, 6):
+        error, decoded_RC = packed(weight_RC, inputs.T @ inputs / 1024, bits)
+        assert abs(decoded_RC[place] - outlier) < 2 * 2.0 ** -(bits - 2)
+        errors.append(error)
+    assert errors == sorted(errors, reverse=True) and errors[-1] < 1e-5
 
 
 def test_rows_that_fill_a_part_have_targets_too(monkeypatch):
