@@ -1,9 +1,9 @@
 """Score a run by a named protocol: the losses that the reference models were reported with.
 
-    python -m baselines.protocols recipe logs/<run_id>     # that of its recipe, on its own text
-    python -m baselines.protocols wikitext103 logs/<run_id> --tokens DIR_OR_SHARD...
-    python -m baselines.protocols gpt2_val logs/<run_id>/artifact.pgz --tokens DIR --tokenizer DIR
-    python -m baselines.protocols preln_val logs/<run_id>/checkpoint.pt --tokens DIR --seed 7
+    python -m baselines.evaluations recipe logs/<run_id>     # that of its recipe, on its own text
+    python -m baselines.evaluations wikitext103 logs/<run_id> --tokens DIR_OR_SHARD...
+    python -m baselines.evaluations gpt2_val logs/<run_id>/artifact.pgz --tokens DIR --tokenizer DIR
+    python -m baselines.evaluations preln_val logs/<run_id>/checkpoint.pt --tokens DIR --seed 7
 
     wikitext103   windows of 1,024 that do not overlap and share no context; EOS is no target
     gpt2_val      the first 20 batches of 64 x 1,024 tokens, in order
@@ -33,7 +33,7 @@ from torch import nn
 import evaluate
 import quantize
 from baselines import gpt2, preln, train
-from data import bytelevel
+from data import gpt2_tokenizer
 
 EOS_ID = 2  # of SentencePiece models; GPT-2's mark is the table's own
 
@@ -184,7 +184,7 @@ def run(args: argparse.Namespace) -> dict:
         what = f"{args.run} has {places} positions, not the {protocol.seq_len} of {name}"
         raise ValueError(f"{what}; set --seq-len {places}, which the protocol's name then tells")
     V = known["vocab_size"]
-    table = bytelevel.byte_table(tokenizer, V)
+    table = gpt2_tokenizer.byte_table(tokenizer, V)
     texts = args.tokens or [Path(known["data_path"])] * ("data_path" in known)
     if not texts:
         raise ValueError(f"{args.run} does not say its text; name shards or a folder with --tokens")
@@ -212,7 +212,8 @@ def run(args: argparse.Namespace) -> dict:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="baselines.protocols", description=__doc__.split("\n")[0])
+    about = __doc__.split("\n")[0]
+    parser = argparse.ArgumentParser(prog="baselines.evaluations", description=about)
     add = parser.add_argument
     add("name", choices=[RECIPE, *PROTOCOLS], metavar="NAME", help=f"{RECIPE}, {NAMES}")
     add("run", type=Path, metavar="RUN_OR_ARTIFACT")
@@ -226,7 +227,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         figures = run(args)
     except (ValueError, OSError) as error:
-        print("baselines.protocols:", " ".join(str(error).split()), file=sys.stderr)
+        print("baselines.evaluations:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     if args.json:
         print(json.dumps(figures))

@@ -7,10 +7,10 @@ import random
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import golden
 
 from baselines import d12
 from baselines.d12 import CONFIGS, GPT, Attention, Cache, Config, Yat
+from tests.conftest import golden
 
 SMALL = Config(vocab_size=61, seq_len=256, num_layers=4, model_dim=48, num_heads=4, num_kv_heads=2)
 KEPT = ("resid_lambdas", "x0_lambdas", "backout_lambda")

@@ -7,13 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import MERGES, write_vocabulary
 
 import evaluate
 import quantize
 import train_gpt
-from baselines import protocols, train
-from baselines.protocols import PROTOCOLS, Protocol, plan, score
+from baselines import evaluations, train
+from baselines.evaluations import PROTOCOLS, Protocol, plan, score
+from tests.conftest import MERGES, write_vocabulary
 
 V = 50
 RNG = np.random.default_rng(0)
@@ -105,9 +105,9 @@ def test_the_published_pairs(tmp_path, toy, capsys, monkeypatch, loss, perplexit
     """F5: what is printed for the cards' losses is the perplexity that they have."""
     folder = write_run(tmp_path / "run", toy, "preln_53m")
     found = evaluate.Score(nats=loss * 1000, tokens=1000, bytes=2500)
-    monkeypatch.setattr(protocols, "score", lambda *args: found)
+    monkeypatch.setattr(evaluations, "score", lambda *args: found)
     given = ["--tokens", str(toy / "datasets/toy_sp1024"), "--seq-len", "64", "--json"]
-    assert protocols.main(["wikitext103", str(folder), *given]) == 0
+    assert evaluations.main(["wikitext103", str(folder), *given]) == 0
     said = json.loads(capsys.readouterr().out)
     assert round(said["perplexity"], 2) == perplexity and said["loss"] == pytest.approx(loss)
     assert (said["nats"], said["targets"], said["bytes"]) == (loss * 1000, 1000, 2500)
@@ -182,10 +182,10 @@ def test_runs_of_every_kind_are_scored(tmp_path, toy, capsys, system):
     tokens_T = np.array(evaluate.read_split(toy / "datasets/toy_sp1024", "val"))[:1000]
     evaluate.write_shard(tmp_path / "x_val_000000.bin", tokens_T)
     given = ["--tokens", str(tmp_path), "--seq-len", "64", "--json"]
-    assert protocols.main(["wikitext103", str(folder), *given]) == 0
+    assert evaluations.main(["wikitext103", str(folder), *given]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["protocol"] == "wikitext103@64" and found["system"] == system
-    model, _ = protocols.load(folder / "artifact.pgz", "cpu")
+    model, _ = evaluations.load(folder / "artifact.pgz", "cpu")
     table = evaluate.ByteTable.from_sentencepiece(toy / "tokenizers/toy_1024_bpe.model", 1024)
     how = dict(seq_len=64, stride=64, isolate=False, device="cpu")
     want = evaluate.score_windows(model, tokens_T, table, **how)
@@ -193,7 +193,7 @@ def test_runs_of_every_kind_are_scored(tmp_path, toy, capsys, system):
     assert (found["targets"], found["bytes"]) == (want.tokens, want.bytes)
     assert found["perplexity"] == pytest.approx(math.exp(found["loss"]))
     assert found["file"] == str(folder / "artifact.pgz")
-    assert protocols.main(["wikitext103", str(folder / "checkpoint.pt"), *given]) == 0
+    assert evaluations.main(["wikitext103", str(folder / "checkpoint.pt"), *given]) == 0
     again = json.loads(capsys.readouterr().out)
     assert again == found | {"file": str(folder / "checkpoint.pt")}  # the weights it exports
 
@@ -202,17 +202,17 @@ def test_a_recipe_has_its_own_protocol(tmp_path, toy, capsys):
     """Named by the run's settings, on the run's text; a golf run has none."""
     text = {"data_path": str(toy / "datasets/toy_sp1024")}
     folder = write_run(tmp_path / "run", toy, "preln_53m", **text)
-    assert protocols.main(["recipe", str(folder), "--seq-len", "64", "--json"]) == 0
+    assert evaluations.main(["recipe", str(folder), "--seq-len", "64", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["protocol"] == "preln_val@64" and found["targets"] == 50 * 12 * 64
     given = ["preln_val", str(folder), "--seq-len", "64", "--json", "--tokens", text["data_path"]]
-    assert protocols.main(given) == 0 and json.loads(capsys.readouterr().out) == found
+    assert evaluations.main(given) == 0 and json.loads(capsys.readouterr().out) == found
     golf = write_run(tmp_path / "golf", toy, "golf")
-    assert protocols.main(["recipe", str(golf)]) == 2
+    assert evaluations.main(["recipe", str(golf)]) == 2
     assert "is of no recipe with a protocol; name one of wikitext103, " in capsys.readouterr().err
-    assert protocols.main(["wikitext103", str(golf / "artifact.pgz"), "--seq-len", "64"]) == 2
+    assert evaluations.main(["wikitext103", str(golf / "artifact.pgz"), "--seq-len", "64"]) == 2
     odd = write_run(tmp_path / "odd", toy, "gpt2_124m", val_protocol="odd")
-    assert protocols.main(["recipe", str(odd)]) == 2
+    assert evaluations.main(["recipe", str(odd)]) == 2
     assert "VAL_PROTOCOL=odd of" in capsys.readouterr().err
 
 
@@ -230,10 +230,10 @@ def test_the_end_of_a_text_is_no_target_of_wikitext(tmp_path, toy, capsys, kind)
     tokens_T[[3, 4]] = 2
     evaluate.write_shard(tmp_path / "x_val_000000.bin", tokens_T)
     given = [str(folder), "--tokens", str(tmp_path), "--seq-len", "64", "--json"]
-    assert protocols.main(["wikitext103", *given]) == 0
+    assert evaluations.main(["wikitext103", *given]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["targets"] == 999 - (tokens_T[1:] == end).sum() and found["skipped_id"] == end
-    assert protocols.main(["preln_val", *given]) == 0
+    assert evaluations.main(["preln_val", *given]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["targets"] == 50 * 12 * 64 and found["skipped_id"] is None
 
@@ -242,23 +242,23 @@ def test_what_cannot_be_scored_is_said(tmp_path, toy, capsys):
     """Status 2 and one line: no artifact, no tokens, no tokenizer, too long for its positions."""
     folder = write_run(tmp_path / "run", toy, "gpt2_124m")
     shards = str(toy / "datasets/toy_sp1024")
-    assert protocols.main(["gpt2_val", str(tmp_path), "--tokens", shards]) == 2
-    assert protocols.main(["preln_val", str(folder), "--tokens", shards]) == 2
+    assert evaluations.main(["gpt2_val", str(tmp_path), "--tokens", shards]) == 2
+    assert evaluations.main(["preln_val", str(folder), "--tokens", shards]) == 2
     short = ["preln_val", str(folder), "--seq-len"]
-    assert protocols.main([*short, "64", "--tokens", str(tmp_path)]) == 2
-    assert protocols.main([*short, "0", "--tokens", shards]) == 2
-    assert protocols.main([*short, "64", "--tokens", shards, "--seed", "-1"]) == 2
-    assert protocols.main([*short, "64", "--tokens", shards, "--device", "none"]) == 2
+    assert evaluations.main([*short, "64", "--tokens", str(tmp_path)]) == 2
+    assert evaluations.main([*short, "0", "--tokens", shards]) == 2
+    assert evaluations.main([*short, "64", "--tokens", shards, "--seed", "-1"]) == 2
+    assert evaluations.main([*short, "64", "--tokens", shards, "--device", "none"]) == 2
     if no_cuda := not torch.cuda.is_available():
-        assert protocols.main([*short, "64", "--tokens", shards, "--device", "cuda"]) == 2
+        assert evaluations.main([*short, "64", "--tokens", shards, "--device", "cuda"]) == 2
     (folder / "settings.json").unlink()
-    assert protocols.main(["preln_val", str(folder), "--tokens", shards]) == 2
+    assert evaluations.main(["preln_val", str(folder), "--tokens", shards]) == 2
     torch.save({"model": {}, "model_settings": {"layers": 3}}, folder / "other.pt")
-    assert protocols.main(["preln_val", str(folder / "other.pt"), "--tokens", shards]) == 2
+    assert evaluations.main(["preln_val", str(folder / "other.pt"), "--tokens", shards]) == 2
     (folder / "other.pt").write_text("text")
-    assert protocols.main(["preln_val", str(folder / "other.pt"), "--tokens", shards]) == 2
+    assert evaluations.main(["preln_val", str(folder / "other.pt"), "--tokens", shards]) == 2
     said = capsys.readouterr().err
-    assert said.count("baselines.protocols: ") == said.count("\n") == 9 + no_cuda
+    assert said.count("baselines.evaluations: ") == said.count("\n") == 9 + no_cuda
     assert "no artifact at" in said and "--seed -1 must be at least 0" in said
     assert "64 positions, not the 512 of preln_val; set --seq-len 64" in said
     assert "do not match this train_gpt.py" in said and "is not a checkpoint that loads" in said
@@ -270,9 +270,9 @@ def test_a_sidecar_is_what_counts(tmp_path, toy):
     table = evaluate.ByteTable.from_sentencepiece(toy / "tokenizers/toy_1024_bpe.model", 1024)
     shard = tmp_path / "x_val_000000.bin"
     evaluate.write_shard(shard, TOKENS)
-    assert protocols.read_tokens([shard], table)[1].sum() != 700
+    assert evaluations.read_tokens([shard], table)[1].sum() != 700
     evaluate.write_shard(tmp_path / "x_val_000000.bytes.bin", np.ones(700, int))
-    assert protocols.read_tokens([tmp_path], table)[1].sum() == 700
+    assert evaluations.read_tokens([tmp_path], table)[1].sum() == 700
     evaluate.write_shard(tmp_path / "x_val_000000.bytes.bin", np.ones(699, int))
     with pytest.raises(ValueError, match="699 entries for 700 tokens"):
-        protocols.read_tokens([shard], table)
+        evaluations.read_tokens([shard], table)

@@ -13,11 +13,11 @@ import torch
 
 import quantize
 import train_gpt
-from baselines import d12, protocols, train
-from records import size
+from baselines import d12, evaluations, train
+from tools.submission import size
 from train_gpt import Runtime
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CPU = Runtime(rank=0, world_size=1, device=torch.device("cpu"))
 SYSTEMS = ["gelu_d12", "yat_d12", "gpt2_124m", "preln_53m"]
 TINY = dict(
@@ -123,7 +123,7 @@ def test_a_recipe_says_how_it_computes_and_is_validated():
         hp, preln_s = recipe(name), name.startswith("preln")
         assert (hp.dropout, hp.precision) == ((0.1, "fp32") if preln_s else (0.0, "bf16"))
         own = "preln_val" if preln_s else "gpt2_val" if name == "gpt2_124m" else "wikitext103"
-        assert hp.val_protocol == own and hp.val_protocol in protocols.PROTOCOLS
+        assert hp.val_protocol == own and hp.val_protocol in evaluations.PROTOCOLS
         assert hp.loss_smoothing == 0.95
     make = train.system_of("preln_53m").GPT
     model = make(tiny("preln_53m", dropout=0.3), torch.bfloat16)
@@ -501,7 +501,7 @@ def test_the_golf_student_is_of_train_gpt_but_for_its_teacher():
 
 
 def test_a_run_keeps_all_that_it_runs(tmp_path):
-    """What is counted in the log is what records.size counts, and it imports nothing more."""
+    """The log counts what tools.submission.size counts, and it imports nothing more."""
     sources = train_gpt.read_sources(*train.SOURCES)
     for name, text in sources.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)

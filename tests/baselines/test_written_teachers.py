@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from test_train import TINY, tiny, trainer_on
 
 import quantize
 import train_gpt
 from baselines import train
-from baselines.continuations import Continuations, encode, read
 from baselines.distill import COUNTED
+from baselines.written_teachers import Continuations, encode, read
+from tests.baselines.test_train import TINY, tiny, trainer_on
 
 LINES = [
     {"prompt": [1, 2, 3], "continuation": [4, 5]},

@@ -26,7 +26,7 @@ from data.fetch import FetchError, Mirror
 
 pytest.importorskip("huggingface_hub", reason="pip install huggingface_hub")
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NAME = "fineweb10B_sp1024"
 COMMIT = "c" * 40
 

@@ -4,10 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
-from conftest import MERGES, write_vocabulary
 
 import evaluate
-from data import bytelevel, tokenizers
+from data import gpt2_tokenizer, tokenizers
+from tests.conftest import MERGES, write_vocabulary
 
 HOSTILE = [
     "", " ", "  x\n\n\ty ", "é😀▁ ▁", "<|endoftext|> is text here", "ﬁ １ \u200b\u00a0\u00ad",
@@ -17,7 +17,7 @@ HOSTILE = [
 
 def test_every_byte_has_one_character():
     """256 of them; the space is Ġ and a line end Ċ, as in the published file."""
-    of = bytelevel.byte_of_character()
+    of = gpt2_tokenizer.byte_of_character()
     assert sorted(of.values()) == list(range(256))
     assert (of["Ġ"], of["Ċ"], of["A"], of["Ã"], of[chr(256 + 67)]) == (32, 10, 65, 0xC3, 0xAD)
     assert not any(char.isspace() for char in of)
@@ -28,7 +28,7 @@ def test_bytes_of_a_text_are_counted_exactly(tmp_path):
     pytest.importorskip("tokenizers")
     folder = write_vocabulary(tmp_path / "bpe", MERGES)
     tokenizer = tokenizers.Gpt2.load(folder)
-    table = bytelevel.byte_table(folder, tokenizer.vocab_size)
+    table = gpt2_tokenizer.byte_table(folder, tokenizer.vocab_size)
     assert table.bos_id == tokenizer.bos_id == 256 + len(MERGES)
     tokens_T, bytes_T = tokenizer.encode(HOSTILE)
     counted_T = table.count(np.append(table.bos_id, tokens_T[:-1]), tokens_T)
@@ -52,7 +52,7 @@ def test_bpb_is_that_of_the_text(tmp_path):
     tokenizer = tokenizers.Gpt2.load(folder)
     tokens_T, _ = tokenizer.encode(HOSTILE)
     V = tokenizer.vocab_size
-    table = bytelevel.byte_table(folder, V)
+    table = gpt2_tokenizer.byte_table(folder, V)
 
     def model(tokens_BT):
         logits_BTV = torch.zeros(*tokens_BT.shape, V)
@@ -79,12 +79,12 @@ def test_windows_isolate_at_the_tables_own_mark():
 def test_a_path_is_a_folder_or_a_model(tmp_path, toy):
     """A SentencePiece file gives its own table; sizes must agree in both."""
     model = toy / "tokenizers/toy_1024_bpe.model"
-    assert bytelevel.byte_table(model, 1024).bos_id == evaluate.BOS_ID
+    assert gpt2_tokenizer.byte_table(model, 1024).bos_id == evaluate.BOS_ID
     folder = write_vocabulary(tmp_path / "bpe")
     with pytest.raises(ValueError, match="has 257 pieces, must have vocab_size=256"):
-        bytelevel.byte_table(folder, 256)
-    assert bytelevel.vocabulary_file(folder) == folder / "vocab.json"
-    assert bytelevel.vocabulary_file(model) == model
+        gpt2_tokenizer.byte_table(folder, 256)
+    assert gpt2_tokenizer.vocabulary_file(folder) == folder / "vocab.json"
+    assert gpt2_tokenizer.vocabulary_file(model) == model
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_a_path_is_a_folder_or_a_model(tmp_path, toy):
     [
         ({"A": None}, "id 256 of 256 pieces"),
         ({"▁the": 257}, "piece '▁the' spells no bytes"),
-        ({bytelevel.END: None}, r"lacks <\|endoftext\|>"),
+        ({gpt2_tokenizer.END: None}, r"lacks <\|endoftext\|>"),
         ({"he": 256}, "lacks an id"),
         ({"A": 66}, "lacks 1 single bytes"),
         ({"": 257}, "piece '' of id 257"),
@@ -104,14 +104,14 @@ def test_other_vocabularies_are_refused(tmp_path, changes, message):
     """By file, piece and remedy."""
     folder = write_vocabulary(tmp_path / "bpe", **changes)
     with pytest.raises(ValueError, match=f"vocab.json.*{message}.*as published|{message}"):
-        bytelevel.read_pieces(folder)
+        gpt2_tokenizer.read_pieces(folder)
 
 
 def test_missing_files_are_named(tmp_path):
     """Each of the two; a merge of unknown pieces is no fit."""
     pytest.importorskip("tokenizers")
     with pytest.raises(FileNotFoundError, match="no vocab.json"):
-        bytelevel.read_pieces(tmp_path)
+        gpt2_tokenizer.read_pieces(tmp_path)
     folder = write_vocabulary(tmp_path / "bpe", MERGES)
     (folder / "merges.txt").write_text("#version: 0.2\nq q\n")
     with pytest.raises(ValueError, match="merges.txt does not belong to vocab.json"):
@@ -123,6 +123,6 @@ def test_missing_files_are_named(tmp_path):
 
 def test_a_piece_is_its_bytes_whatever_stands_before(tmp_path):
     """`check`, which decodes the text again for SentencePiece, has nothing to find."""
-    table = bytelevel.byte_table(write_vocabulary(tmp_path / "bpe", MERGES), 257 + len(MERGES))
+    table = gpt2_tokenizer.byte_table(write_vocabulary(tmp_path / "bpe", MERGES), 257 + len(MERGES))
     assert table.check(tmp_path, np.arange(20, dtype=np.uint16)) is None
-    assert type(dataclasses.replace(table)) is bytelevel.PieceTable
+    assert type(dataclasses.replace(table)) is gpt2_tokenizer.PieceTable

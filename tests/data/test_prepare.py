@@ -20,7 +20,7 @@ import evaluate
 from data import manifest as manifests
 from data import prepare, tokenizers, verify
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MODEL = "tokenizers/toy_1024_bpe.model"
 SHARDS = {name: f"datasets/toy_sp1024/toy_{name}_000000.bin" for name in ("train", "val")}
 MANIFEST = "datasets/toy_sp1024/manifest.json"

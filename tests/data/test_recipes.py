@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import MERGES, write_vocabulary
 
 import evaluate
 import train_gpt
 from baselines import train
-from data import build, bytelevel, manifest, recipes, sources, tokenizers, verify
+from data import build, gpt2_tokenizer, manifest, recipes, sources, tokenizers, verify
+from tests.conftest import MERGES, write_vocabulary
 
 STORIES = [[f"  Once {i} {j} the{'n' * (j % 5)}\n\nend é😀. " for j in range(30)] for i in range(4)]
 TEXTS = [f"Page {i}. " + "the théâtre, héhé! " * (1 + i % 4) for i in range(40)]
@@ -315,4 +315,4 @@ def test_a_gpt2_folder_without_a_manifest_is_verified(tmp_path, stories, gpt2):
         verify.check_start(tmp_path / "out", other, 259)
     found = verify.verify(tmp_path / "out", other)
     assert any(f.check == "tokenizer" and f.level == "fault" for f in found)
-    assert bytelevel.vocabulary_file(other).name == "vocab.json"
+    assert gpt2_tokenizer.vocabulary_file(other).name == "vocab.json"

@@ -331,7 +331,7 @@ def test_hub_sets_are_streamed(tmp_path, monkeypatch):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         done = subprocess.run(
             [sys.executable, "-c", STREAM, json.dumps(asked), tmp_path],
-            cwd=Path(__file__).parents[1],
+            cwd=Path(__file__).parents[2],
             env=os.environ
             | {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}"}
             | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_TELEMETRY": "1"},

@@ -15,7 +15,7 @@ import quantize
 from baselines import train
 from baselines.train import GOLF
 
-BASELINES = Path(train.__file__).parent
+REMOTE_CODE = Path(__file__).parent / "remote_code"
 
 
 def gpt2_config(s: dict) -> dict:
@@ -80,7 +80,7 @@ class Form:
     config: Callable[[dict], dict]  # what config.json says of the shape
     weights: Callable[[dict, dict], dict] = as_it_is  # under their published names
     config_class: str = ""  # empty: both classes are transformers' own, and no code is shipped
-    code: tuple[str, ...] = ()  # files of baselines/hf beside configuration and modeling
+    code: tuple[str, ...] = ()  # files of tools/hub/remote_code beside configuration and modeling
     has_trunk: bool = True  # the baseline's own file is part of the code, as torch_gpt.py
     can_slide: bool = False  # takes inputs that are longer than the context
     dtype: str = "fp32"
@@ -208,11 +208,11 @@ def code_files(system: str) -> dict[str, str]:
     if not form.config_class:
         return {}
     source = "gelu_gpt" if form is YAT else form.model_type
-    files = {name: (BASELINES / "hf" / name).read_text() for name in form.code}
+    files = {name: (REMOTE_CODE / name).read_text() for name in form.code}
     if form.has_trunk:
         files["torch_gpt.py"] = Path(train.FILES[system].__file__).read_text()
     for kind in ("configuration", "modeling"):
-        text = (BASELINES / "hf" / f"{kind}_{source}.py").read_text()
+        text = (REMOTE_CODE / f"{kind}_{source}.py").read_text()
         if form is YAT:
             for ours, theirs in RENAMED.items():
                 text = text.replace(ours, theirs)

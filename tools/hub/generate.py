@@ -1,11 +1,11 @@
 """Continue a text with a model: of a checkpoint, of an artifact, or of a published folder.
 
-    python3 golf.py --with hf records.generate CHECKPOINT_OR_ARTIFACT_OR_FOLDER --prompt TEXT
+    python3 golf.py --with hf tools.hub.generate CHECKPOINT_OR_ARTIFACT_OR_FOLDER --prompt TEXT
         [--tokenizer MODEL_OR_DIR] [--tokens N] [--temperature T] [--top-k K] [--top-p P] [--seed S]
 
 The prompt, as the tokenizer reads it, and what follows go to standard output while they are made,
 until there are N tokens or the model ends the document; the speed goes to standard error. What is
-no folder yet is first written as `records.publish` writes it, to one that does not stay, so the
+no folder yet is first written as `tools.hub.publish` writes it, to one that does not stay, so the
 published code is what runs, with its cache; a folder brings its own code, so name one that you
 trust. Without --tokenizer the folder's is used, or the one that a run was trained with.
 
@@ -26,7 +26,8 @@ from pathlib import Path
 import torch
 
 from data import caseops, tokenizers
-from records import forms, hf_tokenizer, publish
+from tools.hub import architectures, publish
+from tools.hub import tokenizer as hf_tokenizer
 
 UNREADABLE = "\ufffd"  # what decoding gives for bytes that are no whole character
 
@@ -104,14 +105,14 @@ def load(folder: Path, scratch: Path):
     Raises: ValueError for a folder that holds no model of a system known here, or not whole.
     """
     model_type = json.loads((folder / "config.json").read_text()).get("model_type")
-    known = {form.model_type for form in forms.FORMS.values()}
+    known = {form.model_type for form in architectures.FORMS.values()}
     if model_type not in known:
         names = ", ".join(sorted(known))
         raise ValueError(f"{folder} is of the type {model_type!r}; it must be one of {names}")
     from transformers import dynamic_module_utils
     from transformers.utils import logging
 
-    from baselines.hf import check
+    from tools.hub.remote_code import check
 
     dynamic_module_utils.HF_MODULES_CACHE = str(scratch / "modules")  # else in the user's home
     logging.disable_progress_bar()
@@ -129,7 +130,8 @@ def refuse_too_long(config, prompt_tokens: int, tokens: int) -> None:
     if total <= context:
         return
     told = f"{prompt_tokens} tokens of prompt and --tokens {tokens} are {total}"
-    if not any(f.can_slide for f in forms.FORMS.values() if f.model_type == config.model_type):
+    forms = architectures.FORMS.values()
+    if not any(form.can_slide for form in forms if form.model_type == config.model_type):
         raise ValueError(f"{told}; the model has positions for {context}")
     print(f"note: {told}; in training the model saw no more than {context}", file=sys.stderr)
 
@@ -150,14 +152,14 @@ def generate(args: argparse.Namespace, scratch: Path) -> None:
             value = getattr(args, name.replace("-", "_"))
             raise ValueError(f"--{name} {value} must be {requirement}")
     if not all(find_spec(name) for name in ("transformers", "safetensors")):
-        raise ImportError("generating needs: python3 golf.py --with hf records.generate ...")
+        raise ImportError("generating needs: python3 golf.py --with hf tools.hub.generate ...")
     folder = args.source
     own = folder if folder.is_dir() else None  # a folder's lies in it
     codec = read_codec(args.tokenizer or own or publish.tokenizer_of_run(folder))
     if not own:
         folder = scratch / "model"
         folder.mkdir()
-        weights, settings = forms.read_model(args.source)
+        weights, settings = architectures.read_model(args.source)
         publish.write_model(weights, settings, torch.float32, folder)
     model = load(folder, scratch)
     config = model.config
@@ -200,7 +202,7 @@ def generate(args: argparse.Namespace, scratch: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="records.generate", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="tools.hub.generate", description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path, metavar="CHECKPOINT_OR_ARTIFACT_OR_FOLDER")
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="empty: a new document")
     parser.add_argument(
@@ -219,7 +221,7 @@ def main(argv: list[str] | None = None) -> int:
         print()
         return 130
     except (ValueError, OSError, ImportError) as error:
-        print("records.generate:", " ".join(str(error).split()), file=sys.stderr)
+        print("tools.hub.generate:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     return 0
 

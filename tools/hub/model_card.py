@@ -1,7 +1,7 @@
 """The README.md of a published model: what it is, how it was trained, and what was measured here.
 
 Every number is counted from the weights, or read from the run's own files beside them: train.log
-(by `records.run`), metrics.jsonl and settings.json. Where there is no run there are no numbers.
+(by `tools.runs.logs`), metrics.jsonl and settings.json. Where there is no run there are no numbers.
 """
 
 import json
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import quantize
 from baselines import train
-from records import hf_tokenizer
-from records import run as runs
+from tools.hub import tokenizer as hf_tokenizer
+from tools.runs import logs
 
 # What a folder of data is called -> the data set on the hub that it was made of; longest first.
 DATASETS = {
@@ -28,7 +28,7 @@ DATASETS = {
 class Evidence:
     """What the files of a run say; empty where there is no run."""
 
-    log: runs.Run | None = None
+    log: logs.Run | None = None
     settings: dict = field(default_factory=dict)  # settings.json, else what the log prints
     losses: list[float] = field(default_factory=list)  # of training, as logged
     metrics: dict = field(default_factory=dict)  # the last of each name
@@ -53,7 +53,7 @@ def evidence(source: Path, parameters: int) -> Evidence:
     paths = {
         name: source.with_name(name) for name in ("train.log", "metrics.jsonl", "settings.json")
     }
-    log = runs.read_log(paths["train.log"]) if paths["train.log"].is_file() else None
+    log = logs.read_log(paths["train.log"]) if paths["train.log"].is_file() else None
     if log and log.model_params not in (None, parameters):
         raise ValueError(
             f"{paths['train.log']} is of a model with {log.model_params:,} parameters, {source} has"

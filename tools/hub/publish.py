@@ -1,7 +1,7 @@
 """Write a model as a Hugging Face folder, and prove that the folder holds the same model.
 
-    python3 golf.py records.publish CHECKPOINT_OR_ARTIFACT --out DIR [--tokenizer MODEL_OR_DIR]
-    python3 golf.py --with hf records.publish CHECKPOINT_OR_ARTIFACT --verify DIR [--push REPO_ID]
+    python3 golf.py tools.hub.publish CHECKPOINT_OR_ARTIFACT --out DIR [--tokenizer MODEL_OR_DIR]
+    python3 golf.py --with hf tools.hub.publish CHECKPOINT_OR_ARTIFACT --verify DIR [--push REPO_ID]
 
 The first command needs no library of Hugging Face's, and is followed by the second where those are
 installed. Without --tokenizer the folder gets that of the run which made the weights, where the
@@ -29,10 +29,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from records import card, hf_tokenizer
-from records.forms import (
-    BASELINES,
+from tools.hub import model_card
+from tools.hub import tokenizer as hf_tokenizer
+from tools.hub.architectures import (
     FORMS,
+    REMOTE_CODE,
     build,
     code_files,
     config_json,
@@ -46,7 +47,7 @@ from records.forms import (
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SAFETENSORS = {torch.float32: "F32", torch.bfloat16: "BF16"}
 
-# The largest difference allowed, by what `baselines/hf/check.py` compares.
+# The largest difference allowed, by what `tools/hub/remote_code/check.py` compares.
 LIMITS = {
     "logits": 2e-5,
     "cached": 3e-5,
@@ -134,7 +135,7 @@ def write_folder(source: Path, out: Path, dtype_name: str | None, tokenizer: Pat
     form = FORMS[settings["system"]]
     trained = sum(p.numel() for p in build(settings, device="meta").parameters())
     stored = sum(w.numel() for w in published_weights(settings, weights).values())
-    found = card.evidence(source, trained)
+    found = model_card.evidence(source, trained)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
         folder = Path(scratch) / out.name
@@ -149,7 +150,7 @@ def write_folder(source: Path, out: Path, dtype_name: str | None, tokenizer: Pat
                 raise
             print(f"note: the folder gets no tokenizer: {why}", file=sys.stderr)
         write_model(weights, settings, DTYPES[dtype_name or form.dtype], folder, marks)
-        text = card.model_card(form, settings, stored, trained, found, given)
+        text = model_card.model_card(form, settings, stored, trained, found, given)
         (folder / "README.md").write_text(text)
         if found.log:
             shutil.copyfile(found.log.path, folder / "train.log")
@@ -163,7 +164,7 @@ def probe(source: Path, dtype: torch.dtype) -> dict:
     """Token rows of several lengths, and the original's logits for each, weights rounded to dtype.
 
     Lengths reach beyond the windows, and beyond the context where the model can. In the second row
-    documents begin where `baselines/hf/check.py` cuts the rows, and elsewhere.
+    documents begin where `tools/hub/remote_code/check.py` cuts the rows, and elsewhere.
     """
     weights, settings = read_model(source)
     model = load(settings, {name: w.to(dtype).float() for name, w in weights.items()})
@@ -199,7 +200,7 @@ def verify(source: Path, folder: Path) -> dict[str, float]:
         known = probe(source, dtype) | tokenizer_probe(folder)
         torch.save(known, Path(scratch) / "probe.pt")
         # -I: nothing of this repository on the path, wherever it is run from
-        command = [sys.executable, "-I", str(BASELINES / "hf" / "check.py"), str(folder.resolve())]
+        command = [sys.executable, "-I", str(REMOTE_CODE / "check.py"), str(folder.resolve())]
         done = subprocess.run(
             ["env", f"HF_HOME={scratch}/home", "HF_HUB_OFFLINE=1", *command, "probe.pt"],
             cwd=scratch, capture_output=True, text=True,
@@ -232,7 +233,7 @@ def push(folder: Path, repo_id: str, private: bool) -> str:
     Raises: ImportError; OSError for whatever the network or the hub refuses.
     """
     if not find_spec("huggingface_hub"):
-        raise ImportError("uploading needs: python3 golf.py --with hf,data records.publish ...")
+        raise ImportError("uploading needs: python3 golf.py --with hf,data tools.hub.publish ...")
     from huggingface_hub import CommitOperationAdd, HfApi
 
     files = [p for p in sorted(folder.rglob("*")) if p.is_file()]
@@ -250,7 +251,7 @@ def push(folder: Path, repo_id: str, private: bool) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="records.publish", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="tools.hub.publish", description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path, metavar="CHECKPOINT_OR_ARTIFACT")
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--out", type=Path, metavar="DIR", help="folder to write, and to verify")
@@ -277,14 +278,14 @@ def main(argv: list[str] | None = None) -> int:
         if args.out:
             write_folder(args.source, args.out, args.dtype, args.tokenizer)
         if (args.verify or args.push) and not can_verify:
-            raise ValueError("verifying needs: python3 golf.py --with hf records.publish ...")
+            raise ValueError("verifying needs: python3 golf.py --with hf tools.hub.publish ...")
         differences = None
         if args.verify or (can_verify and not args.no_verify):
             differences = verify(args.source, folder)
         text, fine = report(differences) if differences else ("not verified", True)
         where = push(folder, args.push, args.private) if args.push and fine else None
     except (ValueError, OSError, ImportError) as error:
-        print("records.publish:", " ".join(str(error).split()), file=sys.stderr)
+        print("tools.hub.publish:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
     if args.json:

@@ -1,7 +1,7 @@
 """Give a tokenizer the form that Hugging Face's libraries read, with the very same ids.
 
-    python3 golf.py --with hf records.hf_tokenizer TOKENIZER.model --out DIR
-    python3 golf.py --with hf records.hf_tokenizer FOLDER_WITH_VOCAB_AND_MERGES --out DIR
+    python3 golf.py --with hf tools.hub.tokenizer TOKENIZER.model --out DIR
+    python3 golf.py --with hf tools.hub.tokenizer FOLDER_WITH_VOCAB_AND_MERGES --out DIR
 
 From a SentencePiece BPE model, or from GPT-2's vocab.json and merges.txt, it writes tokenizer.json
 and tokenizer_config.json beside a copy of what was given. Before that it compares ids and decoded
@@ -536,9 +536,7 @@ def original_rows(folder: Path, texts: Iterable[str] = HOSTILE) -> list[list[int
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="records.hf_tokenizer", description=__doc__.split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="tools.hub.tokenizer", description=__doc__.split("\n")[0])
     parser.add_argument("source", type=Path, metavar="MODEL_OR_FOLDER")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     args = parser.parse_args(argv)
@@ -552,7 +550,7 @@ def main(argv: list[str] | None = None) -> int:
             written = write(args.source, folder)
             folder.rename(args.out)
     except (ValueError, KeyError, OSError, ImportError) as error:
-        print(f"records.hf_tokenizer: {error}", file=sys.stderr)
+        print(f"tools.hub.tokenizer: {error}", file=sys.stderr)
         return 2
     print(written.note)
     return 0 if written.is_whole else 1

@@ -1,15 +1,16 @@
 """Is this score legal? Probes a run, an artifact, a log, a data folder, or any foreign evaluator.
 
-    python3 golf.py records.audit RUN_OR_ARTIFACT [--data DIR] [--tokenizer FILE] [--device cuda]
-    python3 golf.py records.audit train.log | DATA_FOLDER | path/to/scorer.py:NAME
-    python3 golf.py records.audit --kit          # every probe against its cheaters, one table
+    python3 golf.py tools.legality.audit RUN_OR_ARTIFACT [--data DIR] [--tokenizer FILE]
+        [--device cuda]
+    python3 golf.py tools.legality.audit train.log | DATA_FOLDER | path/to/scorer.py:NAME
+    python3 golf.py tools.legality.cheaters    # every probe against its cheaters, one table
 
 Exit status 0: no rule is broken, 1: one is, 2: nothing could be probed. Our own evaluator keeps the
 rules by construction; here that is shown on the artifact at hand, by changing what must not matter.
 
 A foreign evaluator comes in through a class whose instances run one whole evaluation and report:
 
-    class Mine:                                     # `python -m records.audit mine.py:Mine`
+    class Mine:                                     # `python -m tools.legality.audit mine.py:Mine`
         def __init__(self):                         # a fresh one for every evaluation
             self.model = load("final_model.ptz")
 
@@ -34,7 +35,7 @@ where the model has nothing but model(x, y) -> loss.
 
 What is judged is what is reported, and what moves when tokens change, at sampled targets. A leak
 that takes a rare token to show can pass (--positions 1000 looks at more), and so can one bit, as
-the better of two whole passes of which one is reported: read the code too (records.lint).
+the better of two whole passes of which one is reported: read the code too (tools.legality.lint).
 """
 
 import argparse
@@ -60,11 +61,11 @@ import torch
 import torch.nn.functional as F
 
 import evaluate
-from records.finding import Finding, report, status
-from records.sandbox import Trace, run_alone
-from records.source import SOURCES
+from tools.legality.rules import Finding, report, status
+from tools.legality.sandbox import Trace, run_alone
+from tools.submission.bundle import SOURCES
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 EXACT = 1e-6  # nats or probability; in fp32 on a CPU a causal scorer changes by 0
 MASS_TOLERANCE = 1e-4
 POSITIONS = 16  # targets from which on the tokens are changed
@@ -510,7 +511,7 @@ def audit_scorer(
     """
     scorer = make()
     if not hasattr(scorer, "evaluate"):
-        raise ValueError(f"{where} must have evaluate(tokens_T, log); see records.audit")
+        raise ValueError(f"{where} must have evaluate(tokens_T, log); see tools.legality.audit")
     vocab_size = getattr(scorer, "vocab_size", None)
     if tokens_T is None:
         tokens_T = getattr(scorer, "tokens_T", None)
@@ -736,7 +737,7 @@ def audit_data(folder: Path, tokenizer: Path | None = None) -> list[Finding]:
 
 def audit_log(path: Path) -> list[Finding]:
     """Findings on the bytes that a log's score was divided by, and on its training clock."""
-    from records.run import read_log
+    from tools.runs.logs import read_log
 
     run = read_log(path)
     findings, where = [], str(path)
@@ -914,7 +915,8 @@ def audit_files(
 # Command ------------------------------------------------------------------------------------------
 
 
-ALONE = "import sys; sys.path.insert(0, {root!r}); from records.audit import main; sys.exit(main())"
+ALONE = "import sys; sys.path.insert(0, {root!r}); from tools.legality import audit as a; "
+ALONE += "sys.exit(a.main())"
 
 
 def audit_foreign(path: Path, name: str, count: int = FOREIGN_POSITIONS) -> list[Finding]:
@@ -931,7 +933,7 @@ def audit_foreign(path: Path, name: str, count: int = FOREIGN_POSITIONS) -> list
             raise ValueError(f"{subject} fails: {type(error).__name__}: {error}") from error
     files = [path.name, *getattr(module, "FILES", [])]
     command = [sys.executable, "-c", ALONE.format(root=str(ROOT)), "--total", subject]
-    tools = [*ROOT.glob("*.py"), *ROOT.glob("records/*.py"), *ROOT.glob("**/__pycache__")]
+    tools = [*ROOT.glob("*.py"), *ROOT.glob("tools/**/*.py"), *ROOT.glob("**/__pycache__")]
     return findings + audit_alone(command, path.parent, files, tools, where=subject)
 
 
@@ -977,10 +979,10 @@ def print_total(subject: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="records.audit", description=__doc__.splitlines()[0])
+    about = __doc__.splitlines()[0]
+    parser = argparse.ArgumentParser(prog="tools.legality.audit", description=about)
     add = parser.add_argument
     add("subjects", nargs="*", metavar="SUBJECT", help="run, artifact, log, data folder, FILE:NAME")
-    add("--kit", action="store_true", help="probe the cheater kit and print its table")
     add("--data", type=Path, metavar="DIR", help="folder with *_val_*.bin, for an artifact")
     add("--tokenizer", type=Path, metavar="FILE", help="of these shards")
     add("--device", default="cpu", help="cpu, where results are exact, or cuda")
@@ -994,19 +996,13 @@ def main(argv: list[str] | None = None) -> int:
         if args.total:
             print_total(args.total)
             return 0
-        if args.kit:
-            from records import cheaters
-
-            return cheaters.show(args.json)
         if not args.subjects:
-            raise ValueError(
-                "name a run, an artifact, a log, a data folder, FILE.py:NAME, or --kit"
-            )
+            raise ValueError("name a run, an artifact, a log, a data folder, or FILE.py:NAME")
         findings = [found for subject in args.subjects for found in audit(subject, args)]
         if not findings:
             raise ValueError(f"{', '.join(args.subjects)}: nothing in it could be probed")
     except (ValueError, OSError, ImportError) as error:
-        print("records.audit:", " ".join(str(error).split()), file=sys.stderr)
+        print("tools.legality.audit:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     print(report(findings, args.json, args.verbose))
     return status(findings)

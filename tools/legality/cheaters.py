@@ -1,14 +1,15 @@
 """The cheater kit: small evaluators, folders, logs and scripts that break one rule each, beside
-honest ones that come close and break none. It is what shows that the probes of records.audit work,
-and it reads as a list of what each rule forbids.
+honest ones that come close and break none. It is what shows that the probes of
+tools.legality.audit work, and it reads as a list of what each rule forbids.
 
-    python3 golf.py records.audit --kit
+    python3 golf.py tools.legality.cheaters [--json]
 
 Exit status 0: every cheater was caught under its rule's name and no other, and nothing was said of
 an honest one. All evaluators share one model, Plain: a bigram table and the token before. What a
 cheater does beyond it is the line that cheats. "Seen" names the upstream pull request or issue.
 """
 
+import argparse
 import hashlib
 import json
 import sys
@@ -23,8 +24,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import evaluate
-from records import audit
-from records.finding import Finding
+from tools.legality import audit
+from tools.legality.rules import Finding
 
 # A vocabulary small enough to read: pieces as in SentencePiece, U+2581 for a leading space.
 PIECES = ["<unk>", "<s>", "▁", "▁the", "▁cat", "▁sat", "s", "▁on", "<0xC3>", "<0xA9>", "\ue001"]
@@ -959,3 +960,14 @@ def show(as_json: bool = False) -> int:
         )
     print(totals)
     return int(right[1] < len(rows))
+
+
+def main(argv: list[str] | None = None) -> int:
+    about = "Probe the cheater kit and print its table."
+    parser = argparse.ArgumentParser(prog="tools.legality.cheaters", description=about)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return show(parser.parse_args(argv).json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

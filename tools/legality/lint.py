@@ -1,10 +1,11 @@
 """Read a training script for what the rules forbid, without running it.
 
-    python -m records.lint SCRIPT_OR_FOLDER... [--json]
+    python -m tools.legality.lint SCRIPT_OR_FOLDER... [--json]
 
 Exit status 0: nothing that fails (warnings included), 1: something breaks a rule, 2: nothing that
-could be read. A folder means train_gpt.py and all code that it reaches (records.size); scripts that
-unpack themselves are unpacked first (records.source), and findings name the file inside.
+could be read. A folder means train_gpt.py and all code that it reaches (tools.submission.size);
+scripts that unpack themselves are unpacked first (tools.submission.bundle), and findings name the
+file inside.
 
 It follows validation tokens from where they are read through assignments, slices, loops and calls
 of functions in the same folder, in the order in which the program would run, and looks at what
@@ -15,7 +16,8 @@ This is a weak signal. It cannot see values: which branch a setting takes, wheth
 the same tokens, whether a distribution sums to one, what a kernel in another language or a compiled
 extension does; nor names put together at run time, state hidden in nn.Module.forward, text copied
 into the weights, or another tokenisation. Shortened names cost it the targets. A clean report means
-that the usual mistakes are not in plain sight. The proof is records.audit, which runs the scorer.
+that the usual mistakes are not in plain sight. The proof is tools.legality.audit, which runs the
+scorer.
 """
 
 import argparse
@@ -28,9 +30,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from records.finding import Finding, report, status
-from records.size import ENTRY, reached
-from records.source import unwrap
+from tools.legality.rules import Finding, report, status
+from tools.submission.bundle import unwrap
+from tools.submission.size import ENTRY, reached
 
 # Names as the field uses them. A name counts only where nothing else is known about a value.
 WORD = r"(?:^|[^a-z])(?:{})(?:[^a-z]|$)"
@@ -1067,7 +1069,8 @@ def lint(given: Path | str | bytes) -> list[Finding]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="records.lint", description=__doc__.splitlines()[0])
+    about = __doc__.splitlines()[0]
+    parser = argparse.ArgumentParser(prog="tools.legality.lint", description=about)
     parser.add_argument("given", type=Path, nargs="+", metavar="SCRIPT_OR_FOLDER")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args(argv)
@@ -1076,7 +1079,7 @@ def main(argv: list[str] | None = None) -> int:
         try:
             found = lint(given)
         except (OSError, ValueError, ImportError) as error:
-            print(f"records.lint: {error}", file=sys.stderr)
+            print(f"tools.legality.lint: {error}", file=sys.stderr)
             return 2
         several = len(args.given) > 1
         findings += [replace(f, where=f"{given}: {f.where}") if several else f for f in found]

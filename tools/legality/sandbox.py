@@ -76,7 +76,7 @@ def note_host(host, port):
     place = host if port in (None, 0) else "%s:%s" % (host, port)
     note("host", place)
     if REFUSE:
-        raise PermissionError("network refused by records.sandbox: " + place)
+        raise PermissionError("network refused by tools.legality.sandbox: " + place)
 
 def watch(event, args):
     if event == "open":

@@ -1,6 +1,7 @@
 """Compare the trellis codec with its peers: bytes, error, loss, time and memory of each.
 
-    python3 golf.py --with codecs,plots records.codec_bench [CHECKPOINT --data DIR] [--out FOLDER]
+    python3 golf.py --with codecs,plots tools.runs.codec_bench [CHECKPOINT --data DIR]
+        [--out FOLDER]
 
 With a checkpoint, its weights are packed by every codec at several rates and the loss is measured
 on the beginning of the validation text in DIR; Hessians come from the end of the training text.
@@ -663,7 +664,7 @@ def draw(rows: list[Row]) -> bytes:
     """A PNG of the loss added against bytes; the bits over the bound where there is no loss."""
     import matplotlib
 
-    from records import plot
+    from tools.runs import plot
 
     value = "delta_bpb" if rows[0].excess_bits is None else "excess_bits"
     label = "loss added (bits a byte)" if value == "delta_bpb" else "bits/weight over the bound"
@@ -688,7 +689,7 @@ def draw(rows: list[Row]) -> bytes:
 def main(argv: list[str] | None = None) -> int:
     """Run the comparison; returns 0, or 2 where the input is at fault."""
     parser = argparse.ArgumentParser(
-        prog="records.codec_bench", description=__doc__.splitlines()[0]
+        prog="tools.runs.codec_bench", description=__doc__.splitlines()[0]
     )
     add = parser.add_argument
     add("checkpoint", nargs="?", type=Path, help="of train_gpt.py; without one, Gaussians")
@@ -736,7 +737,7 @@ def main(argv: list[str] | None = None) -> int:
             else:
                 result["missing"].append("matplotlib is not installed: no picture")
     except (ValueError, OSError, ImportError) as error:
-        print("records.codec_bench:", " ".join(str(error).split()), file=sys.stderr)
+        print("tools.runs.codec_bench:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     if args.json:
         print(json.dumps(result))

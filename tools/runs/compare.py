@@ -1,7 +1,7 @@
 """One table of all systems, from their runs' logs: size, bytes, loss and bpb on the same text.
 
-    python -m records.systems RUN... [--markdown | --json]
-    python -m records.systems RUN... --plot curves.png [--data DIR]
+    python -m tools.runs.compare RUN... [--markdown | --json]
+    python -m tools.runs.compare RUN... --plot curves.png [--data DIR]
 
 A RUN is a log, a run folder or id, or a folder of run folders. Runs are refused together where
 their scores do not compare: another validation text, part of it only, or windows of another kind.
@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from records.run import Run, find_logs, read_runs
+from tools.runs.logs import Run, find_logs, read_runs
 
 ENTROPY_TOKENS = 100_000_000  # of the training split, at most
 COLUMNS = {  # of the table: heading, format
@@ -214,7 +214,7 @@ def training_shards(runs: list[Run], folder: Path | None) -> list[np.ndarray]:
 
 def draw(runs: list[Run], shards: list[np.ndarray]):
     """Training loss of every run against tokens, with both entropies of these tokens as lines."""
-    from records import plot
+    from tools.runs import plot
 
     groups = [plot.Group(name_of(run), [run]) for run in runs]
     fig, ((ax,),) = plot.figure(1, 1, 9.0, 5.2)
@@ -242,10 +242,10 @@ def write_plot(runs: list[Run], shards: list[np.ndarray], path: Path) -> None:
     try:
         import matplotlib
     except ImportError as error:
-        install = "python3 golf.py --with plots records.systems …"
+        install = "python3 golf.py --with plots tools.runs.compare …"
         raise ImportError(f"a picture needs matplotlib: {install}") from error
     from quantize import write_atomic
-    from records.plot import STYLE
+    from tools.runs.plot import STYLE
 
     buffer = io.BytesIO()
     with matplotlib.rc_context(STYLE):
@@ -255,7 +255,7 @@ def write_plot(runs: list[Run], shards: list[np.ndarray], path: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="records.systems", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="tools.runs.compare", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", help="log, run folder or id, or a folder of them")
     form = parser.add_mutually_exclusive_group()
@@ -270,10 +270,10 @@ def main(argv: list[str] | None = None) -> int:
         if args.plot:
             write_plot(runs, training_shards(runs, args.data), args.plot)
     except NoComparison as error:
-        print(f"records.systems: {error}", file=sys.stderr)
+        print(f"tools.runs.compare: {error}", file=sys.stderr)
         return 1
     except (ValueError, OSError, ImportError) as error:
-        print(f"records.systems: {error}", file=sys.stderr)
+        print(f"tools.runs.compare: {error}", file=sys.stderr)
         return 2
     if args.json:
         print(json.dumps({"text": text_of(runs[0]), "rows": [vars(row) for row in rows]}))

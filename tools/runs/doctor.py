@@ -1,7 +1,8 @@
 """Look this machine over before a run, and forecast the run: a minute, with or without a GPU.
 
-    python3 golf.py records.doctor [--data DIR] [--tokenizer FILE] [--nproc N] [--no-probe] [--json]
-    MAX_WALLCLOCK_SECONDS=600 python3 golf.py records.doctor --from-run RUN
+    python3 golf.py tools.runs.doctor [--data DIR] [--tokenizer FILE] [--nproc N] [--no-probe]
+        [--json]
+    MAX_WALLCLOCK_SECONDS=600 python3 golf.py tools.runs.doctor --from-run RUN
 
 Settings are environment variables, as for train_gpt.py, and choose the run that is forecast. Each
 line is `ok`, `warn` or `fail`, a name, what was found and, where it matters, what to do about it.
@@ -43,12 +44,12 @@ import quantize
 import train_gpt
 import trellis
 from data import verify
-from records.finding import LEVELS
-from records.run import Run, read_runs
-from records.seeds import environment
+from tools.legality.rules import LEVELS
+from tools.runs.logs import Run, read_runs
+from tools.runs.seeds import environment
 from train_gpt import Hyperparameters
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 COMPILE_SECONDS = 15  # limits that keep the whole under a minute
 DATA_SECONDS = 15
 PROBE_SECONDS = 30
@@ -67,7 +68,7 @@ class Check:
     """One line of the report."""
 
     name: str
-    level: str  # one of records.finding.LEVELS
+    level: str  # one of tools.legality.rules.LEVELS
     what: str
     remedy: str = ""
 
@@ -371,7 +372,7 @@ def measure_scoring(model, hp: Hyperparameters, device: torch.device, seconds: f
 def run_probe(hp: Hyperparameters, seconds: float) -> tuple[dict, str]:
     """What a process measured until its time was over, by kind; and why it ended, if badly."""
     path = ":".join([str(ROOT), *filter(None, [environment().get("PYTHONPATH")])])
-    command = ["env", f"PYTHONPATH={path}", sys.executable, "-P", "-u", "-m", "records.doctor"]
+    command = ["env", f"PYTHONPATH={path}", sys.executable, "-P", "-u", "-m", "tools.runs.doctor"]
     command += ["--measure", json.dumps(asdict(hp) | {"seconds": 0.8 * seconds})]
     pipe = subprocess.PIPE
     process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
@@ -592,7 +593,7 @@ def report(checks: list[Check]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="records.doctor", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="tools.runs.doctor", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--data", type=Path, metavar="DIR", help="folder of shards, in place of DATA_PATH")
     add("--tokenizer", type=Path, metavar="FILE", help="in place of TOKENIZER_PATH")
@@ -617,7 +618,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             checks, result = examine(hp, given, args)
     except (ValueError, OSError) as error:
-        print(f"records.doctor: {error}", file=sys.stderr)
+        print(f"tools.runs.doctor: {error}", file=sys.stderr)
         return 2
     status = int(any(check.level == "fail" for check in checks))
     if args.json:

@@ -1,6 +1,6 @@
 """Read what a training log or a submission.json says, ours or the field's: the only parser here.
 
-    python3 golf.py records.run LOG_OR_FOLDER... [--json]
+    python3 golf.py tools.runs.logs LOG_OR_FOLDER... [--json]
 
 Exit status 0: every log has a score, 1: one has none, 2: something that is not a log.
 
@@ -751,7 +751,7 @@ def describe(run: Run) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="records.run", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="tools.runs.logs", description=__doc__.splitlines()[0])
     parser.add_argument("paths", nargs="+", metavar="LOG_OR_FOLDER", help="or a run id")
     parser.add_argument("--json", action="store_true", help="one line of JSON a run")
     args = parser.parse_args(argv)
@@ -760,7 +760,7 @@ def main(argv: list[str] | None = None) -> int:
         try:
             runs = read_runs(path)
         except (OSError, ValueError) as error:
-            print(f"records.run: {error}", file=sys.stderr)
+            print(f"tools.runs.logs: {error}", file=sys.stderr)
             status = 2
             continue
         for run in runs:

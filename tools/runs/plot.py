@@ -1,7 +1,7 @@
 """Draw runs: curves, speed, where the bytes go, what rounding loses, what TTT gains.
 
-    python3 golf.py --with plots records.plot RUN... [--out DIR] [--format png|svg] [--ttt FILE]
-    python3 golf.py records.plot RUN... --terminal    # a quick look, in characters
+    python3 golf.py --with plots tools.runs.plot RUN... [--out DIR] [--format png|svg] [--ttt FILE]
+    python3 golf.py tools.runs.plot RUN... --terminal    # a quick look, in characters
 
 A RUN is a log, a run folder or id, or a record folder. Runs that differ by their seed alone form
 one group: its mean as a line, from its lowest to its highest as a band. Pictures:
@@ -34,8 +34,8 @@ from pathlib import Path
 
 import numpy as np
 
-from records.run import Run, read_runs
-from records.seeds import settings_hash
+from tools.runs.logs import Run, read_runs
+from tools.runs.seeds import settings_hash
 
 # Okabe and Ito's colours, which all kinds of colour vision tell apart, without their yellow.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -50,7 +50,7 @@ STYLE = {
     },
     **{"axes.grid": True, "grid.color": "#dddddd", "grid.linewidth": 0.7, "axes.axisbelow": True},
     **{"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False},
-    **{"svg.hashsalt": "records.plot", "svg.fonttype": "none", "axes.titlelocation": "left"},
+    **{"svg.hashsalt": "tools.runs.plot", "svg.fonttype": "none", "axes.titlelocation": "left"},
 }
 AXES = {  # of a curve: label, and how it is made from a point of a log
     "steps": ("optimizer steps", lambda point: point["step"]),
@@ -469,7 +469,7 @@ def draw_all(
     try:
         import matplotlib
     except ImportError as error:
-        install = "python3 golf.py --with plots records.plot …"
+        install = "python3 golf.py --with plots tools.runs.plot …"
         raise ImportError(f"pictures need matplotlib: {install}, or use --terminal") from error
     from quantize import ArtifactError, write_atomic
 
@@ -548,7 +548,7 @@ def sketch_bytes(groups: list[Group], width: int = 40) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="records.plot", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="tools.runs.plot", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", help="log, run folder or id, or record folder")
     add("--out", type=Path, default=Path("logs/plots"), help="folder, default logs/plots")
@@ -569,7 +569,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             written, missing = draw_all(groups, args.ttt, args.format, args.out)
     except (ValueError, OSError, ImportError) as error:
-        print(f"records.plot: {error}", file=sys.stderr)
+        print(f"tools.runs.plot: {error}", file=sys.stderr)
         return 2
     if args.json:
         paths = [str(path) for path in written]

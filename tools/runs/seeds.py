@@ -1,8 +1,8 @@
 """Train several seeds, or a small grid, and report mean and spread: never the best alone.
 
-    python3 golf.py records.seeds -n 3 [--name NAME] [--nproc N] [--grid MATRIX_LR=0.03,0.04 ...]
-    MATRIX_LR=0.03 python3 golf.py records.seeds --seeds 1337 42 7 --name lower
-    python3 golf.py records.seeds -n 3 --max-hours 2 --price-per-hour 21.5 --max-spend 30
+    python3 golf.py tools.runs.seeds -n 3 [--name NAME] [--nproc N] [--grid MATRIX_LR=0.03,0.04 ...]
+    MATRIX_LR=0.03 python3 golf.py tools.runs.seeds --seeds 1337 42 7 --name lower
+    python3 golf.py tools.runs.seeds -n 3 --max-hours 2 --price-per-hour 21.5 --max-spend 30
 
 Settings are environment variables, as for train_gpt.py; SEED and RUN_ID (NAME_seedN) are set here.
 The same command again does what is missing: it skips what is finished, resumes what was stopped or
@@ -35,10 +35,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from records.run import Run, read_log
-from records.source import SOURCES
+from tools.runs.logs import Run, read_log
+from tools.submission.bundle import SOURCES
 
-SCRIPT = Path(__file__).resolve().parents[1] / "train_gpt.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "train_gpt.py"
 # Of the settings: a preset is resolved, and code is told by the hash of the sources.
 NOT_COMPARED = {"run_id", "resume", "seed", "preset", "code"}
 USUAL_SEEDS = (1337, 42, 7, 2025, 314, 1234, 0, 1, 2, 3)  # of the field
@@ -48,14 +48,14 @@ GRACE_SECONDS = 120.0  # for a step and a checkpoint, before a run is killed
 
 RECIPES = """\
 SLURM (pip install submitit): one job a run, all at once; --slurm takes submitit's parameters.
-    python -m records.seeds -n 3 --nproc 8 --engine slurm \\
+    python -m tools.runs.seeds -n 3 --nproc 8 --engine slurm \\
         --slurm slurm_partition=gpu timeout_min=60 cpus_per_task=64
 
 Ray and SkyPilot call this command (not tried here); their machines have to share logs/.
     import ray, subprocess                                            # Ray: one run a node
     @ray.remote(num_gpus=8)
     def train(seed):
-        words = ["python", "-m", "records.seeds", "--seeds", str(seed), "--nproc", "8"]
+        words = ["python", "-m", "tools.runs.seeds", "--seeds", str(seed), "--nproc", "8"]
         subprocess.run(words, cwd="/shared/parameter-golf", check=True)
     ray.get([train.remote(seed) for seed in (1337, 42, 7)])
 
@@ -63,7 +63,7 @@ Ray and SkyPilot call this command (not tried here); their machines have to shar
     resources: {accelerators: "H100:8", use_spot: true}
     file_mounts: {/logs: {name: my-logs, mode: MOUNT_CACHED}}
     workdir: .
-    run: ln -sfn /logs logs && python3 golf.py records.seeds -n 3 --nproc 8 --max-hours 2
+    run: ln -sfn /logs logs && python3 golf.py tools.runs.seeds -n 3 --nproc 8 --max-hours 2
 """
 
 
@@ -572,7 +572,7 @@ def format_table(rows: list[dict], points: list[dict]) -> str:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The arguments. Raises: ValueError for some that do not go together."""
     parser = argparse.ArgumentParser(
-        prog="records.seeds",
+        prog="tools.runs.seeds",
         description=__doc__.splitlines()[0],
         epilog=RECIPES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -663,7 +663,7 @@ def main(argv: list[str] | None = None) -> int:
         say_to = sys.stderr if args.json else sys.stdout
         report, text = run_all(args, lambda line: print(f"seeds: {line}", file=say_to, flush=True))
     except (ValueError, OSError, ImportError) as error:
-        print(f"records.seeds: {error}", file=sys.stderr)
+        print(f"tools.runs.seeds: {error}", file=sys.stderr)
         return 2
     print(json.dumps(report) if args.json else text)
     return int(any(row["status"] != "finished" for row in report["runs"]))

@@ -1,6 +1,6 @@
 """Is a gain noise? One-sided Welch t-test on per-seed bpb, against a row or other runs.
 
-    python3 golf.py records.stats RUN... --against ROW... [--reading R] [--json]
+    python3 golf.py tools.runs.stats RUN... --against ROW... [--reading R] [--json]
 
 RUN and ROW are logs, run folders, run ids or record folders; pull requests of leaderboard.json
 (1493 or '#1493') or parts of a folder's name there; or plain scores (1.0810). Exit status 0: p is
@@ -23,8 +23,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from records import board
-from records.run import read_runs
+from tools.runs.logs import read_runs
+from tools.submission import leaderboard
 
 NATS, ALPHA, POWER, MAX_SEEDS = 0.005, 0.01, 0.8, 200
 # Targets and bytes of the challenge's validation split in whole windows, by tokenizer: what logs
@@ -229,7 +229,7 @@ def read_side(words: list[str]) -> Side:
             if re.fullmatch(r"\d+\.\d+", word):
                 names, scores = [*names, f"value {len(scores) + 1}"], [*scores, float(word)]
                 continue
-            row = board.find_row(board.load_leaderboard(), word)
+            row = leaderboard.find_row(leaderboard.load_leaderboard(), word)
             if not row.seeds:
                 raise ValueError(f"{word}: no per-seed scores are published in leaderboard.json")
             names += [str(seed) for seed in row.seeds]
@@ -239,7 +239,7 @@ def read_side(words: list[str]) -> Side:
             if run.score is None:
                 raise ValueError(f"{run.path}: {run.score_reason}; finish the run, or leave it out")
             names, scores = [*names, str(run.seed)], [*scores, run.score.val_bpb]
-            if text := board.other_text(run):
+            if text := leaderboard.other_text(run):
                 notes.append(f"{run.path}: {text}")
     twice = sorted({name for name in names if names.count(name) > 1 and name != "None"})
     notes += [f"seed {name} stands {names.count(name)} times" for name in twice]
@@ -301,7 +301,7 @@ def explain(result: dict, n_ours: int) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="records.stats", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="tools.runs.stats", description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", metavar="RUN")
     parser.add_argument("--against", nargs="+", required=True, metavar="ROW")
     parser.add_argument("--reading", choices=list(readings()), default="any", help="of 0.005 nats")
@@ -310,7 +310,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         ours, theirs = read_side(args.runs), read_side(args.against)
     except (OSError, ValueError) as error:
-        print(f"records.stats: {error}", file=sys.stderr)
+        print(f"tools.runs.stats: {error}", file=sys.stderr)
         return 2
     result = compare(ours, theirs)
     if args.json:

@@ -1,7 +1,7 @@
 """Turn train_gpt.py and what it imports of ours into one train_gpt.py that runs alone, and back.
 
-    python -m records.source pack RUN_OR_FOLDER --out FILE [--plain] [--json]
-    python -m records.source unpack FILE --out FOLDER [--json]
+    python -m tools.submission.bundle pack RUN_OR_FOLDER --out FILE [--plain] [--json]
+    python -m tools.submission.bundle unpack FILE --out FOLDER [--json]
 
 Exit status 0: written, 2: nothing could be written (sources missing or unfit, file damaged or not
 ours). Both ways are lossless, run nothing of the sources, and print each file's size and sha256.
@@ -35,6 +35,8 @@ from quantize import write_atomic
 
 ENTRY = "train_gpt.py"
 SOURCES = (ENTRY, "quantize.py", "trellis.py", "rans.py", "evaluate.py")  # of older runs, some
+TOOL = "tools.submission.bundle"  # what the packed file tells to unpack it with
+FORMER_TOOL = "records.source"  # in files that were packed before this module moved
 MAX_BYTES = 1 << 24  # of one unpacked payload; a larger one is no source of a submission
 
 # What every form starts with, and what runs the sources: in the plain form as it is, in the packed
@@ -42,7 +44,7 @@ MAX_BYTES = 1 << 24  # of one unpacked payload; a larger one is no source of a s
 HEAD = """\
 # {names}: all in this one file, which runs alone.
 # To read or change them, without running anything:
-#     python -m records.source unpack FILE --out FOLDER
+#     python -m {tool} unpack FILE --out FOLDER
 """
 RUNNER = '''\
 import linecache, os, sys, traceback, types
@@ -126,13 +128,13 @@ def quote(text: str) -> str:
     return " ".join(part for part in quoted if part != "r''''''") or "''"
 
 
-def pack(files: dict[str, bytes], plain: bool = False) -> bytes:
+def pack(files: dict[str, bytes], plain: bool = False, tool: str = TOOL) -> bytes:
     """One Python file that runs like files["train_gpt.py"] among the others, and unpacks to them.
 
     Raises: ValueError for sources that are not UTF-8 Python, or that import each other.
     """
     texts = decode_all(files)
-    head = HEAD.format(names=", ".join(texts))
+    head = HEAD.format(names=", ".join(texts), tool=tool)
     if plain:
         pairs = [f"({name!r}, {quote(text)}),\n" for name, text in texts.items()]
         return (head + RUNNER + "\n" + PLAIN_TAIL.format(pairs="".join(pairs))).encode()
@@ -160,12 +162,13 @@ def unpack(packed: bytes) -> dict[str, bytes]:
             _, *parts = decompress(bz2.BZ2Decompressor(), payload).decode().split("\0")
             pairs = list(zip(parts[::2], parts[1::2], strict=True))
         files = {name: source.encode() for name, source in pairs}
-        same = pack(files, plain=isinstance(last, ast.List)) == packed
+        is_plain = isinstance(last, ast.List)
+        same = any(pack(files, is_plain, tool) == packed for tool in (TOOL, FORMER_TOOL))
     except (SyntaxError, LookupError, AttributeError, TypeError, ValueError, OSError) as error:
-        what = "is not a file that records.source packed, or is damaged"
+        what = f"is not a file that {TOOL} packed, or is damaged"
         raise ValueError(f"{what} ({error}); pack the run again") from None
     if not same:
-        raise ValueError("holds more or less than records.source packs; read it before you run it")
+        raise ValueError(f"holds more or less than {TOOL} packs; read it before you run it")
     return files
 
 
@@ -345,7 +348,8 @@ def read_sources(folder: Path) -> dict[str, bytes]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="records.source", description=__doc__.splitlines()[0])
+    about = __doc__.splitlines()[0]
+    parser = argparse.ArgumentParser(prog="tools.submission.bundle", description=about)
     verbs = parser.add_subparsers(dest="verb", required=True)
     packing = verbs.add_parser("pack", help="several files to one")
     packing.add_argument("given", type=Path, metavar="RUN_OR_FOLDER", help="folder, or a run id")
@@ -367,7 +371,7 @@ def main(argv: list[str] | None = None) -> int:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, data)
     except (OSError, ValueError) as error:
-        print(f"records.source: {args.given}: {error}", file=sys.stderr)
+        print(f"tools.submission.bundle: {args.given}: {error}", file=sys.stderr)
         return 2
     shown = ({Path(name): files[name] for name in files} if args.verb == "pack" else {}) | written
     rows = [

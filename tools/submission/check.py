@@ -1,13 +1,13 @@
 """Check a record folder, ours or anybody's: files, figures, bytes, time, seeds, score and claims.
 
-    python3 golf.py records.check FOLDER [--track TRACK] [--run] [--verbose] [--json]
+    python3 golf.py tools.submission.check FOLDER [--track TRACK] [--run] [--verbose] [--json]
 
 Nothing is fetched. Without --run nothing of the folder is executed either; with it, the counted
 code runs for a few steps in an empty folder, on made-up text, cut off from the network.
 
-What records.pack wrote is made again from the logs and compared byte for byte. In other folders
-each number is looked for in the logs: those of submission.json and of the README's table of seeds
-must be there, those of its prose should. --verbose also shows what was checked and holds.
+What tools.submission.pack wrote is made again from the logs and compared byte for byte. In other
+folders each number is looked for in the logs: those of submission.json and of the README's table of
+seeds must be there, those of its prose should. --verbose also shows what was checked and holds.
 
 Exit status 0: nothing breaks a rule, 1: something does, 2: no folder that can be checked.
 """
@@ -33,13 +33,16 @@ from pathlib import Path
 
 from evaluate import FINEWEB_VAL
 from quantize import CAP_BYTES
-from records import board, lint, sandbox, seeds, size, source, stats
-from records.finding import Finding, report, status
-from records.run import Run, Submission, read_runs, read_submission
-from records.track import TRACKS, Track
+from tools.legality import lint, sandbox
+from tools.legality.rules import Finding, report, status
+from tools.runs import seeds, stats
+from tools.runs.logs import Run, Submission, read_runs, read_submission
+from tools.submission import bundle, documents, leaderboard, size
+from tools.submission.tracks import TRACKS, Track
 
 SCRIPT = size.ENTRY
-OURS = "records.pack "  # begins `packed_by` of a folder whose README.md can be made again
+# One of these begins `packed_by` of a folder whose README.md can be made again.
+OURS = ("tools.submission.pack ", "records.pack ")
 
 
 WINDOWED_BYTES = dict(stats.WINDOWS.values())
@@ -70,7 +73,7 @@ PICKED = re.compile(
     re.IGNORECASE,
 )
 NUMBER = re.compile(r"(?<![\w.,])\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\w,])|(?<![\w.])\d+(?:\.\d+)?")
-# What legality rests on; these findings go into the README that records.pack writes.
+# What legality rests on; these findings go into the README that tools.submission.pack writes.
 LEGALITY_RULES = (
     "causal", "normalised", "score-first", "one-pass", "isolation", "bytes", "validation",
     "artifact-only", "network", "phases", "dead-feature", "hard-coded", "size", "time",
@@ -119,7 +122,7 @@ class Record:
         for path in sorted(self.folder.rglob("*.py")):
             name = path.relative_to(self.folder).as_posix()
             try:
-                found |= source.unwrap(path.read_bytes(), name)
+                found |= bundle.unwrap(path.read_bytes(), name)
             except ImportError:  # it is packed with what is not installed; check_files says so
                 found[name] = path.read_text(errors="replace")
         return found
@@ -428,18 +431,17 @@ def all_text(record: Record) -> str:
 
 def check_generated(record: Record) -> Iterator[Finding]:
     """README.md and submission.json of ours are what the logs and the code give, byte for byte."""
-    from records import pack  # here, because it imports this module for its rules
-
     if not record.is_ours:
         return
     folder, raw, where = record.folder, record.raw, "submission.json"
-    if raw["packed_by"] != f"{OURS}{pack.FORMAT}":
-        what = f"packed_by {raw['packed_by']!r}, this is {OURS}{pack.FORMAT}"
+    if raw["packed_by"] not in documents.TOOLS:
+        what = f"packed_by {raw['packed_by']!r}, this is {documents.PACKED_BY}"
         yield Finding("schema", "fail", where, what, "check it with the version that packed it")
         return
     remedy = "pack the runs again; nothing in these two files is to be edited by hand"
     try:
-        made = pack.render(folder, {key: raw[key] for key in pack.STATED})
+        stated = {key: raw[key] for key in documents.STATED}
+        made = documents.render(folder, stated, raw["packed_by"])
         conflicts = list(contradictions(record))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"cannot be made again from the folder: {error!r}"
@@ -551,7 +553,7 @@ def check_size(record: Record) -> Iterator[Finding]:
         others = [name for name, n in files.items() if n != counted]
         without = f"without {', '.join(others)}" if counted in files.values() else "of no file here"
         facts += f". The logs count {counted:,} bytes of code, {without}"
-    ship = "ship the packed file that is counted: records.source pack FOLDER --out train_gpt.py"
+    ship = f"ship the packed file that is counted: {bundle.TOOL} pack FOLDER --out train_gpt.py"
     if model + code > CAP_BYTES:
         excess = f"{model + code - CAP_BYTES:,} over the cap: "
         remedy = ship if model + packed <= CAP_BYTES else shrink
@@ -609,7 +611,7 @@ def check_seeds(record: Record) -> Iterator[Finding]:
             yield Finding("seeds", "fail", run.path.name, what, "finish the run, or leave it out")
     if len(runs) < least:
         what = f"{len(runs)} scored logs, the track {record.track_name} needs {least}"
-        yield Finding("seeds", "fail", where, what, "run further seeds: records.seeds -n 3")
+        yield Finding("seeds", "fail", where, what, "run further seeds: tools.runs.seeds -n 3")
     twice = list(repeated(runs))
     if twice:
         remedy = "give each run its own SEED, and one log"
@@ -677,7 +679,7 @@ def check_code(record: Record) -> Iterator[Finding]:
     logged = {run.path.name: run.sources for run in record.runs if run.sources}
     if not logged or not (record.folder / SCRIPT).is_file():
         return
-    files = source.read_sources(record.folder)
+    files = bundle.read_sources(record.folder)
     shipped = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     packed, same = hashlib.sha256((record.folder / SCRIPT).read_bytes()).hexdigest(), True
     for log, hashes in logged.items():
@@ -837,7 +839,7 @@ def check_lint(record: Record) -> Iterator[Finding]:
         return
     yield from findings
     if not findings:
-        what = f"records.lint finds nothing in {len(record.code)} files of code"
+        what = f"tools.legality.lint finds nothing in {len(record.code)} files of code"
         yield Finding("score-first", "ok", SCRIPT, what)
 
 
@@ -851,7 +853,7 @@ def check_significance(record: Record) -> Iterator[Finding]:
         return
     rows = [
         row
-        for row in board.load_leaderboard()
+        for row in leaderboard.load_leaderboard()
         if row.track == "10min_8xh100" and row.status == "record" and row.date and row.date < day
     ]
     if not rows:
@@ -1015,7 +1017,8 @@ def check(folder: Path, track: str | None = None, run: bool = False) -> list[Fin
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="records.check", description=__doc__.splitlines()[0])
+    about = __doc__.splitlines()[0]
+    parser = argparse.ArgumentParser(prog="tools.submission.check", description=about)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="of one record")
     parser.add_argument("--track", choices=TRACKS, help="default: as submission.json or the path")
     parser.add_argument("--run", action="store_true", help="also run the code, for a few steps")
@@ -1025,7 +1028,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         findings = check(args.folder, args.track, args.run)
     except (OSError, ValueError) as error:
-        print("records.check:", " ".join(str(error).split()), file=sys.stderr)
+        print("tools.submission.check:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     print(report(findings, as_json=args.json, verbose=args.verbose))
     return status(findings)

@@ -1,17 +1,18 @@
 """The leaderboard: upstream's public history and our own runs, as text, Markdown, JSON or a page.
 
-    python3 golf.py records.board [--markdown FILE] [--html FILE] [--json] [--records DIR]
+    python3 golf.py tools.submission.leaderboard [--markdown FILE] [--html FILE] [--json]
+        [--records DIR]
 
 Exit status 0: every row could be read, 1: a record folder could not (named on stderr, the others
 are shown), 2: leaderboard.json is damaged or a file cannot be written.
 
-Our rows are not typed: each folder records/<track>/<date>_<name>/ is read by records.run. The
+Our rows are not typed: each folder records/<track>/<date>_<name>/ is read by tools.runs.logs. The
 history is records/leaderboard.json, {"upstream", "as_of", "source_note", "rows": [...]}. A row:
 
     date           "YYYY-MM-DD", or null where it is not known
     pr             number of the pull request, or null
     bpb            score of the row: the mean of its seeds, if no note says otherwise
-    track          one of SECTIONS of records/track.py
+    track          one of SECTIONS of tools/submission/tracks.py
     status         "record": took the lead when it came; "side": a row beside it; "non-record"
     technique      what it added, in a few words
     bytes          code and artifact as counted, of the largest seed known, or null
@@ -44,11 +45,11 @@ from pathlib import Path
 
 from evaluate import FINEWEB_VAL
 from quantize import CAP_BYTES, write_atomic
-from records.run import Run, read_runs, read_submission
-from records.track import SECTIONS, TRACKS
+from tools.runs.logs import Run, read_runs, read_submission
+from tools.submission.tracks import SECTIONS, TRACKS
 
 STATUS = ("record", "side", "non-record")
-HERE = Path(__file__).parent
+RECORDS = Path(__file__).parents[2] / "records"
 UPSTREAM = "https://github.com/openai/parameter-golf"
 
 
@@ -162,7 +163,7 @@ def load_leaderboard(path: Path | None = None) -> list[Row]:
 
     Raises: ValueError naming the row and what is wrong with it; FileNotFoundError.
     """
-    path = path or HERE / "leaderboard.json"
+    path = path or RECORDS / "leaderboard.json"
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
     except json.JSONDecodeError as error:
@@ -664,18 +665,19 @@ training. A sign &#8211; stands for what is not known.</p>
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="records.board", description=__doc__.splitlines()[0])
+    about = __doc__.splitlines()[0]
+    parser = argparse.ArgumentParser(prog="tools.submission.leaderboard", description=about)
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write the page there")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--records", type=Path, default=HERE, metavar="DIR", help="our folders")
+    parser.add_argument("--records", type=Path, default=RECORDS, metavar="DIR", help="our folders")
     args = parser.parse_args(argv)
     records = args.records.resolve()
     try:
         if not records.is_dir():
             raise FileNotFoundError(f"--records {args.records} is no folder; give records/")
         rows = load_leaderboard()
-        as_of = json.loads((HERE / "leaderboard.json").read_text(encoding="utf-8"))["as_of"]
+        as_of = json.loads((RECORDS / "leaderboard.json").read_text(encoding="utf-8"))["as_of"]
         own, problems = read_own(records)
         rows += own
         for path, write in ((args.markdown, as_markdown), (args.html, as_html)):
@@ -684,7 +686,7 @@ def main(argv: list[str] | None = None) -> int:
                 text = write(rows, root) if write is as_markdown else write(rows, as_of, root)
                 write_atomic(path, text.encode())
     except (OSError, ValueError) as error:
-        print(f"records.board: {error}", file=sys.stderr)
+        print(f"tools.submission.leaderboard: {error}", file=sys.stderr)
         return 2
     if args.json:
         print(
@@ -693,7 +695,7 @@ def main(argv: list[str] | None = None) -> int:
     elif not (args.markdown or args.html):
         print(as_text(rows))
     for problem in problems:
-        print(f"records.board: {problem}", file=sys.stderr)
+        print(f"tools.submission.leaderboard: {problem}", file=sys.stderr)
     return int(bool(problems))
 
 

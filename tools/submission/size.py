@@ -1,6 +1,6 @@
 """Weigh a run or a record folder: the artifact and all code it runs, as shipped, against the cap.
 
-    python3 golf.py records.size RUN_OR_FOLDER [--artifact FILE] [--json]
+    python3 golf.py tools.submission.size RUN_OR_FOLDER [--artifact FILE] [--json]
 
 Exit status 0: at or under the cap, 1: over it, 2: nothing that can be weighed. Tokenizers and
 shards are not counted, as is the field's practice. What is left out is listed with its size.
@@ -132,7 +132,8 @@ def weigh(folder: Path, artifact: Path | None = None) -> dict:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="records.size", description=__doc__.splitlines()[0])
+    about = __doc__.splitlines()[0]
+    parser = argparse.ArgumentParser(prog="tools.submission.size", description=about)
     parser.add_argument("folder", type=Path, metavar="RUN_OR_FOLDER", help="folder, or a run id")
     parser.add_argument("--artifact", type=Path, help="when it lies elsewhere or has another name")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -141,7 +142,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         weight = weigh(folder, args.artifact)
     except (OSError, ValueError) as error:
-        print(f"records.size: {error}", file=sys.stderr)
+        print(f"tools.submission.size: {error}", file=sys.stderr)
         return 2
     if args.json:
         print(json.dumps(weight, indent=1))

@@ -7,13 +7,14 @@ import sys
 
 import pytest
 import torch
-from conftest import write_vocabulary
 
 import quantize
 import train_gpt
 from baselines import d12, gpt2, preln, train
 from data import tokenizers
-from records import forms, generate, hf_tokenizer, publish
+from tests.conftest import write_vocabulary
+from tools.hub import architectures, generate, publish
+from tools.hub import tokenizer as hf_tokenizer
 
 TEXT = "The quick brown fox and the naïve dog: 漢字 🙂 quick and brown. "
 SHAPE = dict(vocab_size=340, num_layers=2, model_dim=32, num_heads=2)
@@ -42,7 +43,7 @@ def checkpoint(folder, system: str):
     config = SMALL[system]
     settings = train_gpt.model_settings(config) if system == "golf" else None
     settings = settings or train.model_settings(system, config)
-    model = forms.build({"system": system, **settings}).init_weights(0)
+    model = architectures.build({"system": system, **settings}).init_weights(0)
     rng = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in model.parameters():
@@ -75,9 +76,9 @@ def own_modules(monkeypatch):
 @torch.no_grad()
 def greedy(path, tokenizer, prompt: str, tokens: int) -> str:
     """The same without transformers and without a cache: the likeliest token, again and again."""
-    weights, settings = forms.read_model(path)
-    model, codec = forms.load(settings, weights), generate.read_codec(tokenizer)
-    special = dict(forms.FORMS[settings["system"]].special_ids)
+    weights, settings = architectures.read_model(path)
+    model, codec = architectures.load(settings, weights), generate.read_codec(tokenizer)
+    special = dict(architectures.FORMS[settings["system"]].special_ids)
     ids = [1, *codec.encode(prompt)]
     for _ in range(tokens):
         ids.append(int(model(torch.tensor([ids]))[0, -1, : codec.vocab_size].argmax()))
@@ -308,7 +309,7 @@ def test_the_extra_is_named_where_it_is_not_installed(tmp_path, capsys, monkeypa
     monkeypatch.setattr(generate, "find_spec", lambda name: None)
     status, out, err = run(capsys, tmp_path, "--prompt", "x")
     assert (status, out, err.count("\n")) == (2, "", 1)
-    assert "python3 golf.py --with hf records.generate" in err
+    assert "python3 golf.py --with hf tools.hub.generate" in err
 
 
 def test_models_and_folders_that_do_not_fit_are_refused(tokenizer, tmp_path, capsys, own_modules):

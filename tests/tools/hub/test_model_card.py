@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from baselines import gpt2, preln, train
-from records import card, hf_tokenizer, publish
+from tools.hub import model_card, publish
+from tools.hub import tokenizer as hf_tokenizer
 
 SHAPE = dict(vocab_size=61, num_layers=2, model_dim=48, num_heads=4, seq_len=64)
 CONFIGS = {
@@ -60,8 +61,8 @@ def run_folder(folder: Path, system: str, final: str = FINAL, **changes) -> Path
 
 def text_of(system: str, source: Path) -> str:
     settings, stored, trained = counts(system)
-    found = card.evidence(source, trained)
-    return card.model_card(publish.FORMS[system], settings, stored, trained, found, None)
+    found = model_card.evidence(source, trained)
+    return model_card.model_card(publish.FORMS[system], settings, stored, trained, found, None)
 
 
 @pytest.mark.parametrize(
@@ -69,14 +70,14 @@ def text_of(system: str, source: Path) -> str:
 )
 def test_the_example_loads_what_there_is(tmp_path, system, remote):
     """It is Python; a tokenizer is loaded where AutoTokenizer can, own code where there is some."""
-    form, found = publish.FORMS[system], card.Evidence()
+    form, found = publish.FORMS[system], model_card.Evidence()
     given = hf_tokenizer.Written(8, "Eight tokens.", is_whole=True)
     for tokenizer, names in (
         (given, ["AutoModelForCausalLM", "AutoTokenizer"]),
         (dataclasses.replace(given, is_whole=False), ["AutoModelForCausalLM"]),
         (None, ["AutoModelForCausalLM"]),
     ):
-        text = card.model_card(form, {"system": system}, 1, 1, found, tokenizer)
+        text = model_card.model_card(form, {"system": system}, 1, 1, found, tokenizer)
         assert ("Eight tokens." if tokenizer else "No tokenizer is included") in text
         code = "\n".join(line[4:] for line in text.splitlines() if line.startswith("    "))
         first, *loads = ast.parse(code).body
@@ -118,7 +119,7 @@ def test_the_score_is_the_runs_with_its_log_and_line(tmp_path):
     assert "20 steps of 524,288 tokens: 10,485,760 tokens, context 1,024" in text
     assert "AdamW, betas (0.9, 0.95), eps 1e-08, decay 0.1" in text
     assert "9 s on 1 x cpu, torch 2.13.0" in text and "norm 1.0" in text
-    source.write_bytes(card.quantize.MAGIC + b"...")
+    source.write_bytes(model_card.quantize.MAGIC + b"...")
     text = text_of("gpt2_124m", source)
     assert "packed weights" not in text and "those before it" not in text
 
@@ -147,7 +148,7 @@ def test_a_log_of_another_model_is_refused(tmp_path):
     source = run_folder(tmp_path, "gpt2_124m")
     _, _, trained = counts("preln_53m")
     with pytest.raises(ValueError, match=f"train.log is of a model with .* has {trained:,}"):
-        card.evidence(source, trained)
+        model_card.evidence(source, trained)
 
 
 def test_data_are_named_as_the_hub_names_them():
@@ -163,7 +164,7 @@ def test_data_are_named_as_the_hub_names_them():
         "data/c4you_sp1024": "",
     }
     for path, name in names.items():
-        assert card.Evidence(settings={"data_path": path}).dataset == name
+        assert model_card.Evidence(settings={"data_path": path}).dataset == name
 
 
 def test_the_front_matter_parses(tmp_path):
@@ -187,28 +188,29 @@ def test_the_golf_recipe_is_described_by_its_own_settings():
     """Muon and Adam with their rates; settings of no known kind say nothing."""
     from train_gpt import Hyperparameters
 
-    text = "\n".join(card.optimizer(dataclasses.asdict(Hyperparameters())))
+    text = "\n".join(model_card.optimizer(dataclasses.asdict(Hyperparameters())))
     assert "Muon for matrices, rate " in text and "Adam for the rest" in text
-    assert card.optimizer({"seed": 1}) == [] and "distilled" not in text
+    assert model_card.optimizer({"seed": 1}) == [] and "distilled" not in text
     taught = dataclasses.asdict(train.Student(teacher="t/c.jsonl"))
-    assert "distilled from `c.jsonl`: alpha 0.5" in "\n".join(card.optimizer(taught))
+    assert "distilled from `c.jsonl`: alpha 0.5" in "\n".join(model_card.optimizer(taught))
 
 
 def test_a_second_stage_says_that_there_was_a_first():
     """Its steps and tokens are then not all that the weights have seen."""
     plain, staged = train.Recipe(), train.Recipe(start_from="logs/a/checkpoint.pt")
-    texts = ["\n".join(card.optimizer(dataclasses.asdict(hp))) for hp in (plain, staged)]
+    texts = ["\n".join(model_card.optimizer(dataclasses.asdict(hp))) for hp in (plain, staged)]
     assert ["begun with the weights of `checkpoint.pt`" in text for text in texts] == [False, True]
 
 
 def test_losses_are_smoothed_as_the_run_was_set():
     """As the report smooths them; the formula is that of the number."""
-    found = card.Evidence(settings={"loss_smoothing": 0.5}, losses=[8.0, 4.0])
-    assert "- smoothed train_loss: 6.000000, by s = 0.5 s + 0.5 loss" in card.measured(found)[1]
-    assert card.measured(found)[0].startswith("- train_loss: 4.0 nats per token")
+    found = model_card.Evidence(settings={"loss_smoothing": 0.5}, losses=[8.0, 4.0])
+    smoothed = model_card.measured(found)[1]
+    assert "- smoothed train_loss: 6.000000, by s = 0.5 s + 0.5 loss" in smoothed
+    assert model_card.measured(found)[0].startswith("- train_loss: 4.0 nats per token")
 
 
 def test_a_teacher_s_loss_is_not_called_nats_per_token():
     """It is a mixture with the teacher's, at another temperature."""
-    found = card.Evidence(settings={"teacher": "c.pt"}, losses=[8.0, 4.0])
-    assert card.measured(found)[0].startswith("- train_loss: 4.0 of what the teacher asks")
+    found = model_card.Evidence(settings={"teacher": "c.pt"}, losses=[8.0, 4.0])
+    assert model_card.measured(found)[0].startswith("- train_loss: 4.0 of what the teacher asks")

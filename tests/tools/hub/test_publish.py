@@ -17,9 +17,9 @@ import quantize
 import train_gpt
 from baselines import d12, gpt2, preln, train
 from data import tokenizers
-from records import forms, publish
+from tools.hub import architectures, publish
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 SHAPE = dict(vocab_size=61, num_layers=4, model_dim=48, num_heads=4)
 ODD = dict(rope_base=5000.0, logit_softcap=12.0, embed_init_std=0.03)  # not the defaults
 SMALL = {
@@ -47,7 +47,7 @@ def settings_of(system: str) -> dict:
 def checkpoint(folder: Path, system: str) -> Path:
     """A checkpoint of a small model in which every path shows."""
     settings = settings_of(system)
-    model = forms.build({"system": system, **settings}).init_weights(0)
+    model = architectures.build({"system": system, **settings}).init_weights(0)
     rng = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in model.parameters():
@@ -128,7 +128,7 @@ def test_a_folder_is_written_without_libraries_of_hugging_face(tmp_path):
         "import sys; sys.modules.update(transformers=None, safetensors=None, tokenizers=None)\n"
         "import importlib.util as u; find = u.find_spec\n"
         "u.find_spec = lambda name, *a: None if name in sys.modules else find(name, *a)\n"
-        "from records import publish; source, out = sys.argv[1:]\n"
+        "from tools.hub import publish; source, out = sys.argv[1:]\n"
         "assert publish.main([source, '--out', out]) == 0\n"
         "sys.exit(publish.main([source, '--verify', out]))"
     )
@@ -392,7 +392,7 @@ def folders(tmp_path_factory) -> dict[str, Path]:
 
 def original(folder: Path) -> torch.nn.Module:
     weights, settings = publish.read_model(folder.parents[1] / f"{folder.name}.pt")
-    return forms.load(settings, weights)
+    return architectures.load(settings, weights)
 
 
 def published(folder: Path, **how):
@@ -621,7 +621,7 @@ def test_a_new_model_has_initial_weights(folders, system):
     model = AutoModelForCausalLM.from_config(config, trust_remote_code=True)
     assert all(p.isfinite().all() for p in model.parameters())
     settings = {"system": system, **settings_of(system)}
-    fresh = forms.build(settings).init_weights(0)
+    fresh = architectures.build(settings).init_weights(0)
     state = publish.published_weights(settings, dict(fresh.named_parameters()))
     for name, p in model.named_parameters():
         expected = state[name]
@@ -704,7 +704,7 @@ SPOILT = {
 @pytest.mark.parametrize("what", [None, *SPOILT])
 def test_verifying_finds_what_a_folder_does_wrong(folders, tmp_path, capsys, what):
     """Each comparison fails for a folder that is wrong in that, and none as published."""
-    from baselines.hf import check
+    from tools.hub.remote_code import check
 
     out = tmp_path / f"folder_{len(what or '')}"
     shutil.copytree(folders["golf"], out)
@@ -725,7 +725,7 @@ def test_verifying_finds_what_a_folder_does_wrong(folders, tmp_path, capsys, wha
 
 def test_verifying_refuses_weights_that_do_not_fit_the_code(folders, tmp_path):
     """One that the code asks for and the file lacks would be random."""
-    from baselines.hf import check
+    from tools.hub.remote_code import check
 
     out = tmp_path / "folder_more"
     shutil.copytree(folders["golf"], out)

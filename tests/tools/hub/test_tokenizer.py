@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from data import caseops
 from data import tokenizers as ours
-from records import hf_tokenizer
+from tools.hub import tokenizer as hf_tokenizer
 
 pytest.importorskip("tokenizers", reason="python3 golf.py --with hf test")
 pytest.importorskip("google.protobuf", reason="python3 golf.py --with hf test")
 
-SHARED = Path(__file__).parents[2] / "shared" / "data" / "tokenizers"
+SHARED = Path(__file__).parents[4] / "shared" / "data" / "tokenizers"
 WORDS = "The quick brown fox said: NASA and McDonald met in Zürich, 42 times; aaaa -- == ▁▁▁▁ ▁▁. "
 TEXTS = [
     WORDS * 3,

@@ -14,12 +14,12 @@ import torch
 import evaluate
 import quantize
 import train_gpt
-from records import audit, cheaters
-from records.audit import Log, PhaseClock, Windows, audit_bytes, audit_scorer, main
-from records.cheaters import TEXT, Net, Plain, V, log_softmax
-from records.source import SOURCES
+from tools.legality import audit, cheaters
+from tools.legality.audit import Log, PhaseClock, Windows, audit_bytes, audit_scorer, main
+from tools.legality.cheaters import TEXT, Net, Plain, V, log_softmax
+from tools.submission.bundle import SOURCES
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 
 
 def broken(findings) -> list[str]:
@@ -615,7 +615,7 @@ def next_logp(tokens_T):
     return logits_V - np.log(np.exp(logits_V).sum())
 
 def made():
-    from records.audit import Stream
+    from tools.legality.audit import Stream
     scorer = Stream(next_logp)
     scorer.vocab_size = 8
     return scorer
@@ -690,7 +690,7 @@ def test_a_scorer_that_fails_is_one_line_and_status_2(scorer, capsys, name, code
     scorer.write_text(code)
     assert main([f"{scorer}:{name}"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("records.audit: ") and says in error and error.count("\n") == 1
+    assert error.startswith("tools.legality.audit: ") and says in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize(

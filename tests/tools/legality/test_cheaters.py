@@ -9,10 +9,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from records import cheaters
-from records.audit import main
-from records.cheaters import CASES, PIECES, TEXT, Case
-from records.finding import RULES, Finding
+from tools.legality import cheaters
+from tools.legality.cheaters import CASES, PIECES, TEXT, Case, main
+from tools.legality.rules import RULES, Finding
 
 # What issue 4 and the facts about the field name: each must stay in the kit.
 WANTED = """
@@ -77,10 +76,10 @@ def test_the_text_can_be_decoded_and_holds_what_is_hard():
 
 
 def test_the_table_is_one_command(monkeypatch, capsys):
-    """--kit: one row a member, a last line that counts, status 0 only when all are right."""
+    """One row a member, a last line that counts, status 0 only when all are right."""
     few = [member for member in CASES if member.name in ("Plain", "DroppedTail", "Slot")]
     monkeypatch.setattr(cheaters, "CASES", few)
-    assert main(["--kit"]) == 0
+    assert main([]) == 0
     header, *rows, last = capsys.readouterr().out.splitlines()
     assert header.split()[:5] == ["name", "seen", "expected", "found", "verdict"]
     assert [row.split()[0] for row in rows] == [member.name for member in few]
@@ -102,11 +101,11 @@ def test_a_wrong_verdict_fails_the_command(monkeypatch, capsys):
         Case("Fine", "", "", "Is honest.", say()),
     ]
     monkeypatch.setattr(cheaters, "CASES", kit)
-    assert main(["--kit"]) == 1
+    assert main([]) == 1
     out = capsys.readouterr().out
     assert out.count("WRONG") == 4
     assert "kit: 0 of 3 cheaters caught under their rule's name, 1 of 2 honest" in out
-    assert main(["--kit", "--json"]) == 1
+    assert main(["--json"]) == 1
     told = json.loads(capsys.readouterr().out)
     assert told["status"] == 1 and [row["right"] for row in told["cases"]] == [False] * 4 + [True]
     assert told["cases"][2]["found"] == ["bytes", "causal"]

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from records.lint import lint, main
-from records.source import SOURCES, pack
+from tools.legality.lint import lint, main
+from tools.submission.bundle import SOURCES, pack
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 
 # What every toy starts with, in the field's manner: reading, and scoring by a fixed model.
 COMMON = """
@@ -617,7 +617,7 @@ def test_code_that_cannot_be_read_is_a_warning():
 
 def test_a_program_too_large_to_follow_is_a_warning(monkeypatch):
     """Where following stops, the report says so instead of passing silently."""
-    monkeypatch.setattr("records.lint.STEPS", 100)
+    monkeypatch.setattr("tools.legality.lint.STEPS", 100)
     assert [(f.rule, f.level) for f in lint(toy(FINAL))] == [("score-first", "warn")]
 
 

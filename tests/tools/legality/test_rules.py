@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from records.finding import Finding, report, status
+from tools.legality.rules import Finding, report, status
 
 OK = Finding("size", "ok", "folder", "15 of 16 bytes")
 WARN = Finding("network", "warn", "train_gpt.py:3", "imports requests", "remove it")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from records.sandbox import TIMED_OUT, run_alone
+from tools.legality.sandbox import TIMED_OUT, run_alone
 
 
 def run(folder: Path, code: str, *options: str, **how):
@@ -102,7 +102,7 @@ def test_the_network_is_refused_and_reported(tmp_path):
         code += f"try: {ask}\nexcept OSError as error: print(error)\n"
     trace = run(tmp_path, code)
     assert trace.returncode == 0
-    assert trace.output.count("refused by records.sandbox") == len(ASKS)
+    assert trace.output.count("refused by tools.legality.sandbox") == len(ASKS)
     assert trace.connections == list(ASKS)
 
 

@@ -12,8 +12,8 @@ import evaluate
 import quantize
 import train_gpt
 from quantize import PlanRow, Quantized
-from records import codec_bench
-from records.codec_bench import Codec, Row, Subject, bench, gptq_rows, percentile_rows
+from tools.runs import codec_bench
+from tools.runs.codec_bench import Codec, Row, Subject, bench, gptq_rows, percentile_rows
 
 
 def gaussian(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import evaluate
-from records import systems
-from records.run import read_log
+from tools.runs import compare
+from tools.runs.logs import read_log
 
 LOG = """run:logs/{run_id} preset:{preset} (as asked)
 hparams {hparams}
@@ -48,7 +48,7 @@ def test_a_row_has_the_figures_of_its_log(tmp_path, capsys, monkeypatch):
         write_log(tmp_path, "gpt2_124m", bpb=2.5, loss=4.4),
         write_log(tmp_path, "smoke", params=400, hparams={"peak_lr": None}),
     ]
-    assert systems.main([*paths, "--json"]) == 0
+    assert compare.main([*paths, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert [row["system"] for row in rows] == ["smoke", "gpt2_124m"]
     assert rows[1] == {
@@ -56,14 +56,14 @@ def test_a_row_has_the_figures_of_its_log(tmp_path, capsys, monkeypatch):
         "bits_per_parameter": 4.0, "train_tokens": 256, "tokens_per_second": 512.0,
         "log": "gpt2_124m/train.log",
     }  # fmt: skip
-    assert systems.main([*paths, "--markdown"]) == 0
+    assert compare.main([*paths, "--markdown"]) == 0
     said = capsys.readouterr().out
     assert "| 4.00 | 256 | 4.4000 | 2.5000 | 512 | [log](gpt2_124m/train.log) |" in said
     assert "2,500 bytes of validation text; 1,000 targets; windows: blocks; unigram" in said
-    assert systems.main(paths) == 0
+    assert compare.main(paths) == 0
     said = capsys.readouterr().out
     assert said.splitlines()[1].split()[0] == "smoke"
-    assert systems.main([str(tmp_path)]) == 0  # the folder of both
+    assert compare.main([str(tmp_path)]) == 0  # the folder of both
     assert capsys.readouterr().out == said
 
 
@@ -71,14 +71,14 @@ def test_a_golf_preset_says_that_it_is_one(tmp_path):
     """By the settings, which have no single rate; a log without settings keeps its name."""
     path = write_log(tmp_path, "smoke")
     log = Path(path) / "train.log"
-    assert systems.name_of(read_log(log)) == "smoke"
+    assert compare.name_of(read_log(log)) == "smoke"
     log.write_text(log.read_text().replace("peak_lr", "matrix_lr"))
-    assert systems.name_of(read_log(log)) == "golf, smoke"
+    assert compare.name_of(read_log(log)) == "golf, smoke"
     path = write_log(tmp_path, "pr334", hparams={"teacher": "logs/t/checkpoint.pt"})
     log = Path(path) / "train.log"
-    assert systems.name_of(read_log(log)) == "pr334, taught"
+    assert compare.name_of(read_log(log)) == "pr334, taught"
     log.write_text(log.read_text().replace("peak_lr", "matrix_lr"))
-    assert systems.name_of(read_log(log)) == "golf, pr334, taught"
+    assert compare.name_of(read_log(log)) == "golf, pr334, taught"
 
 
 @pytest.mark.parametrize(
@@ -95,17 +95,17 @@ def test_a_golf_preset_says_that_it_is_one(tmp_path):
 def test_runs_that_do_not_compare_are_refused(tmp_path, capsys, changes, message):
     """Another text, other tokens of it, another protocol, a part: status 1, and what differs."""
     paths = [write_log(tmp_path, "a"), write_log(tmp_path, "b", **changes)]
-    assert systems.main(paths) == 1
+    assert compare.main(paths) == 1
     said = capsys.readouterr()
     assert not said.out
-    with pytest.raises(systems.NoComparison, match=message):
-        systems.check_comparable([read_log(Path(path) / "train.log") for path in paths])
+    with pytest.raises(compare.NoComparison, match=message):
+        compare.check_comparable([read_log(Path(path) / "train.log") for path in paths])
 
 
 def test_another_tokenizer_of_the_same_bytes_compares(tmp_path):
     """Other targets have another unigram loss; the bytes tell that the text is the same."""
     paths = [write_log(tmp_path, "a"), write_log(tmp_path, "b", targets=700, unigram=6.7)]
-    assert systems.main(paths) == 0
+    assert compare.main(paths) == 0
 
 
 def test_a_run_without_a_score_is_refused(tmp_path, capsys):
@@ -114,33 +114,33 @@ def test_a_run_without_a_score_is_refused(tmp_path, capsys):
     path.write_text(
         "\n".join(line for line in path.read_text().splitlines() if "final" not in line)
     )
-    assert systems.main([str(path)]) == 1
-    assert systems.main([str(tmp_path / "none")]) == 2
+    assert compare.main([str(path)]) == 1
+    assert compare.main([str(tmp_path / "none")]) == 2
     assert "has no score" in capsys.readouterr().err
 
 
 def test_entropies_are_those_of_known_texts():
     """Fair coin: ln 2 and ln 2; alternating: ln 2 and 0; by hand on five pairs."""
     coin = np.random.default_rng(0).integers(0, 2, size=200_000).astype(np.uint16)
-    unigram, bigram, count = systems.entropies([coin])
+    unigram, bigram, count = compare.entropies([coin])
     assert unigram == pytest.approx(math.log(2), abs=1e-3)
     assert bigram == pytest.approx(math.log(2), abs=1e-3) and count == 199_999
-    unigram, bigram, _ = systems.entropies([np.array([7, 65_535] * 500, np.uint16)])
+    unigram, bigram, _ = compare.entropies([np.array([7, 65_535] * 500, np.uint16)])
     assert unigram == pytest.approx(math.log(2), abs=1e-5) and bigram == pytest.approx(0, abs=1e-9)
     # Pairs 1-2, 2-1, 1-2, 2-3, 3-1: after 1 comes 2; after 2 comes 1 or 3; after 3 comes 1.
-    unigram, bigram, _ = systems.entropies([np.array([1, 2, 1, 2, 3, 1], np.uint16)])
+    unigram, bigram, _ = compare.entropies([np.array([1, 2, 1, 2, 3, 1], np.uint16)])
     assert bigram == pytest.approx(0.4 * math.log(2))
     shares = [2 / 5, 2 / 5, 1 / 5]
     assert unigram == pytest.approx(-sum(p * math.log(p) for p in shares))
     # Pairs 1-1, 1-1, 1-2: what comes first is certain, what follows is not.
-    unigram, bigram, _ = systems.entropies([np.array([1, 1, 1, 2], np.uint16)])
+    unigram, bigram, _ = compare.entropies([np.array([1, 1, 1, 2], np.uint16)])
     assert unigram == bigram == pytest.approx(math.log(3) - 2 / 3 * math.log(2))
 
 
 def test_no_pair_reaches_over_the_end_of_a_shard():
     """Two shards of one repeated token each are certain; joined they would not be."""
     shards = [np.full(50, 3, np.uint16), np.full(50, 4, np.uint16)]
-    assert systems.entropies(shards)[1:] == (pytest.approx(0, abs=1e-12), 98)
+    assert compare.entropies(shards)[1:] == (pytest.approx(0, abs=1e-12), 98)
 
 
 def test_the_picture_has_a_curve_for_each_run_and_both_lines(tmp_path, capsys, monkeypatch):
@@ -151,19 +151,19 @@ def test_the_picture_has_a_curve_for_each_run_and_both_lines(tmp_path, capsys, m
     tokens_T = np.random.default_rng(0).integers(0, 2, size=500)
     evaluate.write_shard(tmp_path / "shards/x_train_000000.bin", tokens_T)
     runs = [read_log(Path(path) / "train.log") for path in paths]
-    shards = systems.training_shards(runs, None)
-    (ax,) = systems.draw(runs, shards).axes
+    shards = compare.training_shards(runs, None)
+    (ax,) = compare.draw(runs, shards).axes
     labels = [line.get_label() for line in ax.lines]
     assert labels[:2] == ["a: 2.0000 bpb", "b: 2.5000 bpb"]
-    assert [line.get_ydata()[0] for line in ax.lines[2:]] == list(systems.entropies(shards)[:2])
+    assert [line.get_ydata()[0] for line in ax.lines[2:]] == list(compare.entropies(shards)[:2])
     assert ax.get_ylim()[0] < 0.69 and ax.get_ylim()[1] > 6
     assert ax.texts[1].get_text().startswith("bigram entropy of the training tokens: 0.6")
-    monkeypatch.setattr(systems, "ENTROPY_TOKENS", 100)
-    assert [len(shard) for shard in systems.training_shards(runs, None)] == [100]
+    monkeypatch.setattr(compare, "ENTROPY_TOKENS", 100)
+    assert [len(shard) for shard in compare.training_shards(runs, None)] == [100]
     out = tmp_path / "more/curves.png"
-    assert systems.main([*paths, "--plot", str(out)]) == 0
+    assert compare.main([*paths, "--plot", str(out)]) == 0
     assert out.read_bytes()[:4] == b"\x89PNG"
     other = write_log(tmp_path, "c", hparams={"data_path": "elsewhere"})
-    assert systems.main([paths[0], other, "--plot", str(out)]) == 1
+    assert compare.main([paths[0], other, "--plot", str(out)]) == 1
     assert "name one with --data" in capsys.readouterr().err
-    assert systems.main([other, "--plot", str(out)]) == 2
+    assert compare.main([other, "--plot", str(out)]) == 2

@@ -18,13 +18,13 @@ import evaluate
 import quantize
 import train_gpt
 import trellis
-from records import doctor
-from records.doctor import Check, main
-from records.run import read_log
-from records.source import SOURCES
+from tools.runs import doctor
+from tools.runs.doctor import Check, main
+from tools.runs.logs import read_log
+from tools.submission.bundle import SOURCES
 from train_gpt import PRESETS, Hyperparameters
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 CPU = torch.device("cpu")
 TINY = Hyperparameters(
     **PRESETS["smoke"] | {"num_layers": 2, "model_dim": 32, "train_seq_len": 64, "bigram_dim": 4}
@@ -433,7 +433,8 @@ def test_a_run_is_forecast_for_another_length(monkeypatch, capsys):
 @pytest.mark.slow
 def test_a_full_examination_takes_less_than_a_minute(tmp_path):
     """The whole command on the smoke preset, its child processes included."""
-    command = ["env", f"PYTHONPATH={ROOT}", "PRESET=smoke", sys.executable, "-m", "records.doctor"]
+    command = ["env", f"PYTHONPATH={ROOT}", "PRESET=smoke", sys.executable]
+    command += ["-m", "tools.runs.doctor"]
     done = subprocess.run([*command, "--json"], cwd=tmp_path, capture_output=True, timeout=90)
     report = json.loads(done.stdout)
     names = {check["name"] for check in report["checks"]}

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from records.run import find_logs, main, read_log, read_runs, read_submission, to_json
+from tools.runs.logs import find_logs, main, read_log, read_runs, read_submission, to_json
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 OURS = """\
 run:logs/r1 preset:smoke (as asked)
 overrides SEED=42 DATA_PATH=data/my text MATRIX_LR=0.03

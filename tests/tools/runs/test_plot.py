@@ -13,11 +13,11 @@ import pytest
 import torch
 
 import quantize
-from records import plot
-from records.plot import NothingToDraw, group_runs, main
-from records.run import Run, read_log
+from tools.runs import plot
+from tools.runs.logs import Run, read_log
+from tools.runs.plot import NothingToDraw, group_runs, main
 
-SMOKE_LOG = Path(__file__).parents[1] / "records/smoke_cpu/2026-11-21_webmix_10min/train.log"
+SMOKE_LOG = Path(__file__).parents[3] / "records/smoke_cpu/2026-11-21_webmix_10min/train.log"
 
 
 @pytest.fixture
@@ -324,7 +324,7 @@ def test_pictures_without_matplotlib_name_the_command(runs, monkeypatch, capsys)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main([str(runs[0].path)]) == 2
     error = capsys.readouterr().err
-    assert "golf.py --with plots records.plot" in error and "--terminal" in error
+    assert "golf.py --with plots tools.runs.plot" in error and "--terminal" in error
 
 
 def test_nothing_to_draw_is_status_1_and_no_run_status_2(tmp_path, matplotlib, monkeypatch, capsys):

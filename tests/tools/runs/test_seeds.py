@@ -20,10 +20,10 @@ import pytest
 import torch
 
 import quantize
-from records import seeds
-from records.run import read_log
-from records.seeds import launches, main, register, settings_hash, sources_hash
-from records.source import SOURCES
+from tools.runs import seeds
+from tools.runs.logs import read_log
+from tools.runs.seeds import launches, main, register, settings_hash, sources_hash
+from tools.submission.bundle import SOURCES
 
 STAND_IN = """
 import dataclasses, fcntl, hashlib, json, os, signal, sys, time
@@ -319,7 +319,7 @@ def test_what_cannot_be_done_is_one_line_and_status_2(run, words, settings, said
     Path("other.py").write_text("")
     status, out, err = run(*words, **settings)
     assert (status, out) == (2, "")
-    assert said in err and err.startswith("records.seeds: ") and err.count("\n") == 1
+    assert said in err and err.startswith("tools.runs.seeds: ") and err.count("\n") == 1
     assert not Path("logs/registry.jsonl").exists()
 
 
@@ -557,7 +557,7 @@ def test_several_processes_are_started_by_torchrun(run, tmp_path):
 @pytest.mark.slow
 def test_the_real_trainer_is_stopped_resumed_and_skipped(toy, tmp_path):
     """Two seeds of the smoke preset, the first stopped by Ctrl-C and resumed, then none again."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[3]
     settings = {
         "PRESET": "smoke", "ITERATIONS": "12", "MAX_WALLCLOCK_SECONDS": "0", "MODEL_DIM": "32",
         "NUM_LAYERS": "2", "EVAL_STRIDE": "256", "PYTHONPATH": str(root),
@@ -565,7 +565,7 @@ def test_the_real_trainer_is_stopped_resumed_and_skipped(toy, tmp_path):
         "TOKENIZER_PATH": str(toy / "tokenizers/toy_1024_bpe.model"),
     }  # fmt: skip
     command = ["env", *(f"{name}={value}" for name, value in settings.items()), sys.executable]
-    command += ["-m", "records.seeds", "--seeds", "1", "2", "--name", "real"]
+    command += ["-m", "tools.runs.seeds", "--seeds", "1", "2", "--name", "real"]
     with open(tmp_path / "out", "w") as out:
         process = subprocess.Popen(command, cwd=tmp_path, stdout=out)
     log = tmp_path / "logs/real_seed1/train.log"

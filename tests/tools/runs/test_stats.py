@@ -7,8 +7,7 @@ import statistics
 
 import pytest
 
-from records import board
-from records.stats import (
+from tools.runs.stats import (
     compare,
     incomplete_beta,
     main,
@@ -20,12 +19,13 @@ from records.stats import (
     t_tail,
     welch,
 )
+from tools.submission import leaderboard
 
 LOG = "step:9/9 train_loss:2.0 train_time:500ms\nfinal_int6 val_loss:{loss} val_bpb:{bpb}\n"
 
 
 def row(pr: int) -> list[float]:
-    return list(board.find_row(board.load_leaderboard(), str(pr)).seeds.values())
+    return list(leaderboard.find_row(leaderboard.load_leaderboard(), str(pr)).seeds.values())
 
 
 def write_logs(folder, scores: dict[int, float], loss=2.0):
@@ -118,12 +118,12 @@ def test_upstreams_published_p_values():
 
 def test_every_published_p_value_is_reproduced():
     """Of all rows that name one, to 0.001; three of them took the population's deviation."""
-    rows = board.load_leaderboard()
+    rows = leaderboard.load_leaderboard()
     checked = []
     for mine in rows:
         if not mine.published_p or not mine.seeds:
             continue
-        rival = board.find_row(rows, str(mine.published_p["against"]))
+        rival = leaderboard.find_row(rows, str(mine.published_p["against"]))
         test = welch(list(mine.seeds.values()), list(rival.seeds.values()))
         t = test.t
         if mine.published_p["spread"] == "population":

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from records.source import SOURCES, main, pack, unpack, unwrap
+from tools.submission.bundle import SOURCES, main, pack, unpack, unwrap
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 OURS = {name: (ROOT / name).read_bytes() for name in SOURCES}
 FORMS = pytest.mark.parametrize("plain", [False, True], ids=["packed", "plain"])
 
@@ -384,3 +384,12 @@ def test_what_cannot_be_done_is_status_2(tmp_path, capsys, command):
     error = capsys.readouterr().err
     assert command[1] in error and error.count("\n") == 1
     assert not out.exists()
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_file_that_names_the_former_tool_still_unpacks(plain):
+    """Both forms, as records from before the tools moved have them; of any other name it is not."""
+    files = {"train_gpt.py": b"print(1)\n"}
+    assert unpack(pack(files, plain, "records.source")) == files
+    with pytest.raises(ValueError, match="more or less"):
+        unpack(pack(files, plain, "elsewhere"))

@@ -7,18 +7,18 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_pack import FOLDER as OURS
-from test_pack import make_run, runs  # noqa: F401 (a fixture)
-from test_pack import pack as pack_runs
 
 from data import verify
 from quantize import CAP_BYTES
-from records import source
-from records.check import WINDOWED_BYTES, check, check_generated, judge_trace, load, main
-from records.pack import render
-from records.sandbox import Trace
+from tests.tools.submission.test_pack import FOLDER as OURS
+from tests.tools.submission.test_pack import make_run, runs  # noqa: F401 (a fixture)
+from tests.tools.submission.test_pack import pack as pack_runs
+from tools.legality.sandbox import Trace
+from tools.submission import bundle
+from tools.submission.check import WINDOWED_BYTES, check, check_generated, judge_trace, load, main
+from tools.submission.documents import render
 
-OWN = (Path(__file__).parents[1] / "records").glob("*/*/submission.json")
+OWN = (Path(__file__).parents[3] / "records").glob("*/*/submission.json")
 
 SCRIPT = '''"""A small model of the field."""
 
@@ -193,7 +193,7 @@ def test_a_clean_folder_of_others_has_no_finding(folder):
 
 
 def test_a_clean_folder_of_ours_has_no_finding(runs):  # noqa: F811
-    """What records.pack writes passes, without a warning."""
+    """What tools.submission.pack writes passes, without a warning."""
     assert pack_runs(runs) == 0
     assert [f for f in check(OURS) if f.level != "ok"] == []
 
@@ -369,7 +369,8 @@ def test_size_is_told_three_ways(folder):
     code = (folder / "train_gpt.py").stat().st_size
     for number in (MODEL[314] + code, code, MODEL[314], MODEL[314] + 31_999, 31_999):
         assert f"{number:,}" in finding.evidence
-    assert "packed about 15,81" in finding.evidence and "records.source pack" in finding.remedy
+    assert "packed about 15,81" in finding.evidence
+    assert "tools.submission.bundle pack" in finding.remedy
 
 
 def test_an_overshoot_of_one_step_is_shown_with_its_cause(folder):
@@ -598,7 +599,7 @@ def flipped(data: bytes, place: int) -> bytes:
 
 @pytest.mark.parametrize("name", ["README.md", "submission.json"])
 def test_any_digit_that_is_changed_is_found(runs, name):  # noqa: F811
-    """One digit in 19 of both files, one at a time; `records.pack` made them, none is spared."""
+    """One digit in 19 of both files, one at a time; `pack` made them, none is spared."""
     assert pack_runs(runs) == 0
     path = OURS / name
     data = path.read_bytes()
@@ -645,8 +646,8 @@ def test_other_code_than_ran_is_found(runs):  # noqa: F811
     """A packed script of another version does not match the hashes in the logs."""
     assert pack_runs(runs) == 0
     script = OURS / "train_gpt.py"
-    files = source.unpack(script.read_bytes())
-    script.write_bytes(source.pack(files | {"evaluate.py": b"VERSION = 2\n"}))
+    files = bundle.unpack(script.read_bytes())
+    script.write_bytes(bundle.pack(files | {"evaluate.py": b"VERSION = 2\n"}))
     findings = [f for f in check(OURS) if f.level == "fail" and f.rule == "files"]
     assert any("evaluate.py has sha256" in f.evidence for f in findings)
 
@@ -665,7 +666,7 @@ def test_a_file_added_or_changed_later_is_found(runs):  # noqa: F811
 def test_another_format_is_not_passed_over(runs):  # noqa: F811
     """A folder of a later version is not taken for checked."""
     assert pack_runs(runs) == 0
-    edit(OURS / "submission.json", '"records.pack 1"', '"records.pack 2"')
+    edit(OURS / "submission.json", '"tools.submission.pack 2"', '"tools.submission.pack 3"')
     assert ("schema", "fail") in found(OURS)
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from records import board
-from records.board import find_row, load_leaderboard, main, read_own
+from tools.submission import leaderboard
+from tools.submission.leaderboard import find_row, load_leaderboard, main, read_own
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
 FINAL = """\
@@ -179,7 +179,8 @@ def test_this_repositorys_records_are_on_the_board(capsys):
     assert "smoke test, CPU" in text and "webmix" in text and "2.08244" in text
     assert main(["--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
-    folders = [p for t in board.TRACKS.values() for p in (ROOT / "records" / t.folder).glob("*/")]
+    tracks = leaderboard.TRACKS.values()
+    folders = [p for t in tracks for p in (ROOT / "records" / t.folder).glob("*/")]
     assert sum(row["ours"] for row in rows) == len(folders) >= 1
     assert [row["bpb"] for row in rows if row["track"] == "10min_8xh100"][0] == 1.05650768
 
@@ -269,9 +270,10 @@ def test_the_charts_have_axes_units_and_a_title_a_point(tmp_path):
 def test_axes_of_one_point_and_of_none():
     """Few rows are no reason to fail: one point gets an axis, no point gets no figure."""
     (row,) = [row for row in load_leaderboard() if row.pr == 1493]
-    assert board.charts([row]).count("<figure>") == 3
-    assert board.charts([]) == ""
-    ticks = [board.round_ticks(a, b) for a, b in ((0, 1), (1.05, 1.23), (15.3, 16.1), (-3, 700))]
+    assert leaderboard.charts([row]).count("<figure>") == 3
+    assert leaderboard.charts([]) == ""
+    spans = ((0, 1), (1.05, 1.23), (15.3, 16.1), (-3, 700))
+    ticks = [leaderboard.round_ticks(a, b) for a, b in spans]
     assert ticks[1] == pytest.approx([1.05, 1.1, 1.15, 1.2]) and all(
         3 <= len(t) <= 8 for t in ticks
     )
@@ -280,7 +282,7 @@ def test_axes_of_one_point_and_of_none():
 def test_a_file_that_cannot_be_written_is_status_2(tmp_path, capsys):
     """A folder that is not there: one line, status 2, nothing half-written."""
     assert main(["--records", str(tmp_path), "--html", str(tmp_path / "no/b.html")]) == 2
-    assert "records.board:" in capsys.readouterr().err
+    assert "tools.submission.leaderboard:" in capsys.readouterr().err
     assert main(["--records", str(tmp_path / "no")]) == 2
     assert "is no folder" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -14,13 +14,14 @@ import pytest
 import torch
 
 import quantize
-from records import source
-from records.check import main as check_main
-from records.pack import FORMAT, bytes_by_group, group_table, main, render
-from records.run import read_log
-from records.seeds import launches
+from tools.runs.logs import read_log
+from tools.runs.seeds import launches
+from tools.submission import bundle
+from tools.submission.check import main as check_main
+from tools.submission.documents import group_table
+from tools.submission.pack import bytes_by_group, main
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 TRAINER = '''"""Train a little."""
 
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ def main() -> None:
 if __name__ == "__main__":
     main()
 '''
-ENCODING = source.CODING  # of packed sources; the toy ones are ASCII
+ENCODING = bundle.CODING  # of packed sources; the toy ones are ASCII
 SOURCES = {
     "train_gpt.py": TRAINER,
     "quantize.py": '"""Bytes."""\n\nimport numpy\n\nVERSION = numpy.int64(1)\n',
@@ -196,45 +197,12 @@ def test_every_number_is_a_logs(runs):
     assert said["hardware"] == "8 x NVIDIA H100 80GB HBM3"
 
 
-def test_provenance_names_the_line(runs):
-    """Each number of a log is traced to a file and line that hold it."""
-    assert pack(runs) == 0
-    said = json.loads((FOLDER / "submission.json").read_text())
-    digits = {"val_bpb": 8, "val_loss": 8, "artifact_bytes": 0, "steps": 0, "total_bytes_as_run": 0}
-    for seed, row in said["seed_results"].items():
-        for key, places in digits.items():
-            name, _, line = said["provenance"][f"seed_results.{seed}.{key}"].partition(":")
-            text = (FOLDER / name).read_text().splitlines()[int(line) - 1]
-            assert f":{row[key]:.{places}f}" in text
-    computed = {key for key, value in said.items() if isinstance(value, int | float)}
-    assert computed <= said["provenance"].keys()
-
-
-def test_the_readme_tells_it(runs):
-    """Results, changed settings, exact commands, bytes, launches and hashes stand in the README."""
-    Path("idea.md").write_text("Five bits a weight.")
-    assert pack(runs, "--about", "idea.md") == 0
-    said = json.loads((FOLDER / "submission.json").read_text())
-    text = (FOLDER / "README.md").read_text()
-    row = said["seed_results"]["2"]
-    assert f"| 2 | {row['val_bpb']} | {row['val_loss']} | 500 | 588.002 |" in text
-    assert f"| mean | {said['val_bpb']} |" in text
-    assert "Five bits a weight." in text and said["blurb"] == "Five bits a weight."
-    assert "| `ITERATIONS` | 20000 | 500 |" in text and "| `MATRIX_LR` | 0.04 | 0.03 |" in text
-    assert "SEED` |" not in text and "RUN_ID" not in text
-    command = "PRESET=pr334 SEED=3 ITERATIONS=500 MATRIX_LR=0.03"
-    assert f"{command} torchrun --standalone --nproc_per_node=8 train_gpt.py\n" in text
-    assert "| `w.weight` | 1 | 128 |" in text and "| s2 | 2 | " in text
-    assert hashlib.sha256(TRAINER.encode()).hexdigest() in text
-    assert f"{said['bytes_total']:,}" in text and f"{said['bytes_total_as_run']:,}" in text
-
-
 @pytest.mark.parametrize("plain", [(), ("--plain",)])
 def test_the_code_is_the_runs_own(runs, plain):
     """Packed or plain, train_gpt.py unpacks to the bytes that ran, not to those of the tree."""
     assert pack(runs, *plain) == 0
     script = (FOLDER / "train_gpt.py").read_bytes()
-    unpacked = source.unpack(script)
+    unpacked = bundle.unpack(script)
     assert unpacked == {name: text.encode() for name, text in SOURCES.items()}
     assert (b"Train a little" in script) == bool(plain)
 
@@ -250,19 +218,9 @@ def test_requirements_pin_what_the_log_names(runs):
 def test_a_published_tokenizer_is_not_shipped(runs, monkeypatch):
     """What everyone downloads with the shards does not go into the folder."""
     published = {hashlib.sha256(b"pieces").hexdigest(): "x"}
-    monkeypatch.setattr("records.pack.PUBLISHED_TOKENIZERS", published)
+    monkeypatch.setattr("tools.submission.pack.PUBLISHED_TOKENIZERS", published)
     assert pack(runs) == 0
     assert not list(FOLDER.glob("*.model"))
-
-
-def test_the_same_folder_gives_the_same_bytes(runs):
-    """README.md and submission.json can be made again from the folder alone, without the runs."""
-    assert pack(runs) == 0
-    said = json.loads((FOLDER / "submission.json").read_text())
-    assert said["packed_by"] == f"records.pack {FORMAT}"
-    moved = FOLDER.rename(FOLDER.with_name("elsewhere"))
-    for name, data in render(moved, said).items():
-        assert (moved / name).read_bytes() == data
 
 
 def change_source(runs):
@@ -405,7 +363,7 @@ def test_a_resumed_run_is_as_good(runs):
 def test_runs_of_a_packed_script_are_packed_as_it_is(runs):
     """Who reproduces a record runs its one file; that run gives the same train_gpt.py again."""
     files = {name: text.encode() for name, text in SOURCES.items()}
-    script = source.pack(files).decode(ENCODING)
+    script = bundle.pack(files).decode(ENCODING)
     for run in runs:
         seed = int(run.name[1:])
         shutil.rmtree(run)
@@ -417,7 +375,7 @@ def test_runs_of_a_packed_script_are_packed_as_it_is(runs):
 
 
 def test_an_audit_goes_into_the_readme(runs, capsys):
-    """What records.audit --json left beside a run is told, and refused where it failed."""
+    """What tools.legality.audit --json left beside a run is told, and refused where it failed."""
     finding = {"rule": "causal", "level": "ok", "where": "s1", "evidence": "8 targets stay"}
     (runs[0] / "audit.json").write_text(json.dumps({"status": 0, "findings": [finding]}))
     assert pack(runs) == 0

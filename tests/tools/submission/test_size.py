@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from quantize import CAP_BYTES
-from records.size import main, weigh
+from tools.submission.size import main, weigh
 
 ARTIFACT_BYTES = 1000
 

@@ -1,6 +1,6 @@
 """Tracks: one table, whose every row has a place in the leaderboard and a folder of its own."""
 
-from records.track import SECTIONS, TRACKS
+from tools.submission.tracks import SECTIONS, TRACKS
 
 
 def test_every_track_has_a_section_and_a_folder():

@@ -1,4 +1,4 @@
-"""Compare a Hugging Face folder with what the original model said: `records.publish` runs this.
+"""Compare a Hugging Face folder with what the original model said: `tools.hub.publish` runs this.
 
     python -I check.py FOLDER PROBE.pt
 
