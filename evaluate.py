@@ -290,7 +290,7 @@ def plan_windows(tokens_T, seq_len: int, stride: int, isolate: bool, chunk_token
 
 
 class IllegalScore(ValueError):
-    """A score breaks a rule: its name in records.finding.RULES, and what happened."""
+    """A score breaks a rule: its name in tools.legality.rules.RULES, and what happened."""
 
     def __init__(self, rule: str, what: str):
         super().__init__(f"{rule}: {what}")
@@ -495,7 +495,7 @@ def score_and_log(model, tokens_T, table, *, seq_len, stride, ttt=False, log=pri
     log(f"unigram val_loss:{unigram.loss:.8f} {bpb}:{unigram.bpb:.8f}")
     log(f"final {line}")
     results |= {"final": results[mode], "unigram": {bpb: unigram.bpb}}
-    if ttt:  # what it gains by place; python -m records.plot draws it
+    if ttt:  # what it gains by place; python -m tools.runs.plot draws it
         is_plain, first_N = table.sidecar_T is None, [first for first, _ in ledger.scored]
         bytes_S = table.count(tokens_T[:-1], tokens_T[1:]) if is_plain else table.sidecar_T[1:]
         before, *_, after = nats.values() if stride == seq_len else list(nats.values())[1:]

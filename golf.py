@@ -3,7 +3,7 @@
     python3 golf.py smoke                  train, pack, score and weigh a small model
     python3 golf.py test [PYTEST OPTIONS]  run the test suite (in this folder, wherever you stand)
     python3 golf.py MODULE [ARGUMENTS]     run a module where you stand: train_gpt, quantize,
-                                           evaluate, data.prepare, records.size, ...
+                                           evaluate, data.prepare, tools.submission.size, ...
     python3 golf.py --with EXTRA[,EXTRA] MODULE ...    with extras of pyproject.toml as well
 
 A Python (Linux, macOS) that has what the command needs is used as it is. Else .venv is made here.
@@ -141,7 +141,7 @@ def main(arguments: list[str]) -> None:
         training = {**settings, "PRESET": "smoke", "RUN_ID": run_id}
         if subprocess.run([python, "train_gpt.py"], env=training).returncode:
             sys.exit(f"golf.py: the run {run_id} failed, as the lines above say")
-        arguments = ["records.size", f"logs/{run_id}"]
+        arguments = ["tools.submission.size", f"logs/{run_id}"]
     # -P: a folder named data where the user stands must not hide ours.
     os.execve(python, [python, "-P", "-m", *arguments], settings)
 

@@ -37,8 +37,8 @@ import baselines
 import data
 import quantize
 import train_gpt
-from baselines import continuations, d12, distill, gpt2, preln
-from data import bytelevel
+from baselines import d12, distill, gpt2, preln, written_teachers
+from data import gpt2_tokenizer
 
 # Every system, by the name its settings carry, and the file that holds its model.
 FILES = {name: module for module in (d12, gpt2, preln) for name in module.CONFIGS}
@@ -47,10 +47,10 @@ CODE = "baselines.train"  # what evaluate.py imports to load an artifact of thes
 # All that this module imports of ours but train_gpt.py and its four, kept with every run.
 SOURCES = tuple(
     module.__file__
-    for module in (baselines, data, bytelevel, continuations, d12, distill, gpt2, preln)
+    for module in (baselines, data, gpt2_tokenizer, written_teachers, d12, distill, gpt2, preln)
 )
 SOURCES += (__file__,)
-byte_table = bytelevel.byte_table
+byte_table = gpt2_tokenizer.byte_table
 
 GOLF = "golf"  # the model of train_gpt.py by its own recipe, for what a teacher adds
 
@@ -112,7 +112,7 @@ class Recipe(Student):
     random_windows: bool = False  # of the shards, with repeats, instead of blocks in epochs
     dropout: float = 0.0  # while training; preln alone has it
     precision: str = "bf16"  # of products on CUDA: bf16 or fp32; weights and AdamW are fp32
-    val_protocol: str = ""  # the system's own validation, which `baselines.protocols` names
+    val_protocol: str = ""  # the system's own validation, which `baselines.evaluations` names
     start_from: str = ""  # checkpoint whose weights training begins with; empty: initial ones
 
     def __post_init__(self):
@@ -351,7 +351,7 @@ def text_for(hp: Student, shards=train_gpt.TrainingText) -> train_gpt.TrainingTe
     OSError.
     """
     if learns_from_text(hp):
-        return continuations.Continuations(hp)
+        return written_teachers.Continuations(hp)
     if hp.teacher:
         _, settings = read_checkpoint("TEACHER", hp.teacher)
         if settings["vocab_size"] != hp.vocab_size:

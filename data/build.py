@@ -30,7 +30,7 @@ import numpy as np
 
 import evaluate
 import quantize
-from data import bytelevel, recipes, sources, tokenizers
+from data import gpt2_tokenizer, recipes, sources, tokenizers
 from data import manifest as manifests
 
 SHARD_TOKENS = 100_000_000
@@ -547,10 +547,10 @@ def prepare_tokenizer(args: argparse.Namespace, work: Path, about: dict) -> dict
     work.mkdir(parents=True, exist_ok=True)
     if folder.is_dir():
         tokenizers.Gpt2.load(folder, recipe.marks)
-        for name in (bytelevel.VOCABULARY, bytelevel.MERGES):
+        for name in (gpt2_tokenizer.VOCABULARY, gpt2_tokenizer.MERGES):
             quantize.write_atomic(work / name, (folder / name).read_bytes())
-        facts = {"merges": bytelevel.MERGES, **marked}
-        return tokenizers.describe("gpt2", work / bytelevel.VOCABULARY, False, False, **facts)
+        facts = {"merges": gpt2_tokenizer.MERGES, **marked}
+        return tokenizers.describe("gpt2", work / gpt2_tokenizer.VOCABULARY, False, False, **facts)
     path, facts = work / tokenizers.MODEL_FILE, {}
     if kind == "bpe":
         if not size.isdecimal() or not 260 < int(size) <= 1 << 16:

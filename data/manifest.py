@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data import bytelevel
+from data import gpt2_tokenizer
 from evaluate import find_shards
 
 VERSION = 1
@@ -187,7 +187,7 @@ def check_files(folder: str | Path, manifest: dict, tokenizer_path: str | Path) 
     for path in [*find_shards(folder, "train"), *find_shards(folder, "val")]:
         require(path.name in known, f"{path} is not in {MANIFEST}, so nobody verified it")
     want = manifest["tokenizer"]["sha256"]  # null where the tokenizer came without a file
-    same = want is None or sha256_file(bytelevel.vocabulary_file(tokenizer_path)) == want
+    same = want is None or sha256_file(gpt2_tokenizer.vocabulary_file(tokenizer_path)) == want
     require(same, f"{tokenizer_path} is not the tokenizer of {folder}")
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import evaluate
-from data import bytelevel, caseops
+from data import caseops, gpt2_tokenizer
 from data.manifest import sha256_file
 
 MODEL_FILE = "tokenizer.model"
@@ -177,10 +177,11 @@ class Gpt2:
             raise ValueError("--recipe c4 ends documents with EOS, which GPT-2 lacks; name a model")
         if folder is None:
             return cls(*_from_tiktoken(), marks=marks)
-        pieces = bytelevel.read_pieces(folder)
-        files = [str(Path(folder) / name) for name in (bytelevel.VOCABULARY, bytelevel.MERGES)]
+        pieces = gpt2_tokenizer.read_pieces(folder)
+        names = (gpt2_tokenizer.VOCABULARY, gpt2_tokenizer.MERGES)
+        files = [str(Path(folder) / name) for name in names]
         if not Path(files[1]).is_file():
-            raise FileNotFoundError(f"no {bytelevel.MERGES} in {folder}; copy GPT-2's there")
+            raise FileNotFoundError(f"no {gpt2_tokenizer.MERGES} in {folder}; copy GPT-2's there")
         try:
             from tokenizers import Tokenizer, models, pre_tokenizers
         except ImportError:
@@ -188,7 +189,7 @@ class Gpt2:
         try:
             model = Tokenizer(models.BPE.from_file(*files))
         except Exception as error:  # the library raises no narrower one
-            what = f"{files[1]} does not belong to {bytelevel.VOCABULARY} ({error})"
+            what = f"{files[1]} does not belong to {gpt2_tokenizer.VOCABULARY} ({error})"
             raise ValueError(f"{what}; copy GPT-2's as published") from None
         model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         bos_id = pieces.index(b"")

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 import evaluate
-from data import bytelevel, tokenizers
+from data import gpt2_tokenizer, tokenizers
 from data import manifest as manifests
 from data.manifest import hash_document, sha256_file
 
@@ -228,7 +228,7 @@ class Folder:
         file = tokenizer_path or self.tokenizer_entry["file"]
         self.tokenizer_path = file and (path / file if tokenizer_path is None else tokenizer_path)
         if self.tokenizer_path:
-            self.tokenizer_path = bytelevel.vocabulary_file(self.tokenizer_path)
+            self.tokenizer_path = gpt2_tokenizer.vocabulary_file(self.tokenizer_path)
         self.entries = {s["file"]: s for s in self.manifest["shards"]} if self.manifest else {}
         self.source = self.manifest["source"] if self.manifest else {"name": path.resolve().name}
         self.bos_id = self.manifest["bos_id"] if self.manifest else evaluate.BOS_ID
@@ -504,7 +504,7 @@ def check_start(folder: Path, tokenizer_path: Path, vocab_size: int) -> str:
         source = manifest["source"]
         of = source.get("train_shards") or len(paths)
         note = f"data verified source:{source['name']} train_shards:{len(paths)}/{of}"
-    table = bytelevel.byte_table(tokenizer_path, vocab_size)
+    table = gpt2_tokenizer.byte_table(tokenizer_path, vocab_size)
     val_T, table = evaluate.read_validation(folder, table)
     bos_id, ends = table.bos_id, manifest and manifest["tokenizer"].get("marks") == "after"
     if manifest and table.metric != "val_bpb":

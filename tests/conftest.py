@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from data import bytelevel
+from data import gpt2_tokenizer
 from data.prepare import build_toy
 
 # Spinning threads of several processes on few cores slow each other five times and more.
@@ -38,7 +38,7 @@ MERGES = [("Ġ", "t"), ("h", "e"), ("Ġt", "he"), ("Ã", "©"), ("Ċ", "Ċ")]
 
 def write_vocabulary(folder: Path, merges=(), **changes) -> Path:
     """A small vocabulary in GPT-2's form: bytes, then merges, then the end of a text."""
-    pieces = [*bytelevel.byte_of_character(), *(a + b for a, b in merges), bytelevel.END]
+    pieces = [*gpt2_tokenizer.byte_of_character(), *(a + b for a, b in merges), gpt2_tokenizer.END]
     ids = {piece: i for i, piece in enumerate(pieces)} | changes
     folder.mkdir(exist_ok=True)
     kept = {piece: i for piece, i in ids.items() if i is not None}

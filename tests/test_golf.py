@@ -316,12 +316,12 @@ def test_two_calls_at_once_install_once(box, capfd):
 
 
 def test_smoke_trains_and_weighs_the_same_run(box, launched):
-    """PRESET=smoke under a fresh run id in the repository root, then records.size on that run."""
+    """PRESET=smoke under a fresh run id in the repository root, then the size of that run."""
     box.env("ABSENT", "")
     os.chdir("/")
     golf.main(["smoke"])
     [(_, arguments, _, folder)] = launched
-    assert arguments[1:4] == ["-P", "-m", "records.size"] and folder == str(box.folder)
+    assert arguments[1:4] == ["-P", "-m", "tools.submission.size"] and folder == str(box.folder)
     run_id = arguments[4].removeprefix("logs/")
     assert box.calls("PRESET=") == [f"PRESET=smoke RUN_ID={run_id} in {box.folder}"]
     assert str(os.getpid()) in run_id
@@ -345,10 +345,11 @@ def test_smoke_fails_when_training_fails(box, launched):
 
 
 def test_a_module_runs_where_the_user_stands_and_is_ours(tmp_path):
-    """For real: relative paths are the user's, and their own folder named records is not taken."""
-    (tmp_path / "records").mkdir()
-    for name in ("records/__init__.py", "records/size.py", "train_gpt.py", "artifact.pgz"):
-        (tmp_path / name).write_text("raise SystemExit('theirs')" if "records" in name else "")
-    command = [sys.executable, str(ROOT / "golf.py"), "records.size", "."]
+    """For real: relative paths are the user's, and their own folder named tools is not taken."""
+    (tmp_path / "tools/submission").mkdir(parents=True)
+    theirs = ("tools/__init__.py", "tools/submission/__init__.py", "tools/submission/size.py")
+    for name in (*theirs, "train_gpt.py", "artifact.pgz"):
+        (tmp_path / name).write_text("raise SystemExit('theirs')" if name in theirs else "")
+    command = [sys.executable, str(ROOT / "golf.py"), "tools.submission.size", "."]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and "artifact.pgz" in done.stdout, done.stderr

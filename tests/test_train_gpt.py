@@ -22,7 +22,7 @@ import torch.nn.functional as F
 import evaluate
 import quantize
 import train_gpt
-from records import source
+from tools.submission import bundle
 from train_gpt import GPT, Hyperparameters, Runtime
 
 ROOT = Path(__file__).parents[1]
@@ -516,12 +516,12 @@ def test_a_run_leaves_everything_in_its_folder(finished):
         "train.log",
         "metrics.jsonl",
         "settings.json",
-        *source.SOURCES,
+        *bundle.SOURCES,
         "checkpoint.pt",
         "artifact.pgz",
         ".lock",
     }
-    for name in source.SOURCES:
+    for name in bundle.SOURCES:
         assert (run_folder / name).read_bytes() == (ROOT / name).read_bytes()
     log = (run_folder / "train.log").read_text()
     assert all(line in log for line in output.splitlines())
@@ -629,15 +629,15 @@ def test_sources_elsewhere_are_kept_by_their_place(tmp_path, monkeypatch):
     """A trainer's own files lie in the run's folder as they lie beside train_gpt.py."""
     monkeypatch.chdir(tmp_path)
     sources = train_gpt.read_sources(
-        str(ROOT / "data/bytelevel.py"), str(ROOT / "data/__init__.py")
+        str(ROOT / "data/gpt2_tokenizer.py"), str(ROOT / "data/__init__.py")
     )
     own = {"train_gpt.py", "quantize.py", "trellis.py", "rans.py", "evaluate.py"}
-    assert set(sources) == own | {"data/bytelevel.py", "data/__init__.py"}
-    run = train_gpt.Run(tiny(), "tiny", CPU, sources, "data.bytelevel")
+    assert set(sources) == own | {"data/gpt2_tokenizer.py", "data/__init__.py"}
+    run = train_gpt.Run(tiny(), "tiny", CPU, sources, "data.gpt2_tokenizer")
     for name, text in sources.items():
         assert (run.folder / name).read_bytes() == text == (ROOT / name).read_bytes()
     saved = json.loads((run.folder / "settings.json").read_text())
-    assert (saved["code"], saved["preset"]) == ("data.bytelevel", "tiny")
+    assert (saved["code"], saved["preset"]) == ("data.gpt2_tokenizer", "tiny")
 
 
 def test_missing_data_is_named_with_the_command_that_fetches_it(tmp_path):

@@ -1,0 +1,204 @@
+"""Run a Python command alone, and see what it touches: files, network, child processes.
+
+    trace = run_alone([sys.executable, "train_gpt.py"], folder)
+
+An audit hook is put into the command and into every Python process that it starts, by a
+sitecustomize module on PYTHONPATH. `python file.py`, `python -m module`, torchrun and worker
+processes are all watched. Connections that leave the machine are refused, loopback is not.
+
+What it cannot see: a C extension may open files and sockets without the hook (SentencePiece does
+when it loads a model), and so may a program that is not Python, or Python with -I, -E or -S; such
+children are listed as unwatched. It is a witness against mistakes, no prison for malice.
+"""
+
+import ast
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+TIMED_OUT = 124  # return code, as of the program `timeout`
+
+# Runs in the watched process before anything else. FOLDERS, TRACE and REFUSE are filled in.
+HOOK = """
+import importlib.machinery, importlib.util, os, sys
+
+HERE, TRACE, REFUSE = {here!r}, {trace!r}, {refuse!r}
+LOCAL = ("", "localhost", "0.0.0.0", "::", "::1", "<broadcast>", os.uname().nodename)
+QUIET = [sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix, *{quiet!r}]
+QUIET += [sys.modules["site"].USER_SITE or HERE] if "site" in sys.modules else []
+QUIET = tuple(os.path.realpath(path).rstrip("/") + "/" for path in QUIET)
+seen = set()
+
+def note(kind, what):
+    if (kind, what) not in seen:
+        seen.add((kind, what))
+        line = repr((kind, what)).encode("utf-8", "backslashreplace") + b"\\n"
+        fd = os.open(TRACE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        os.write(fd, line)
+        os.close(fd)
+
+def note_file(path, flags):
+    path = os.path.realpath(os.fsdecode(path))
+    if path.startswith(QUIET):
+        return
+    writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    if os.path.isfile(path) and not flags & (os.O_WRONLY | os.O_TRUNC):
+        note("read", path)
+    if writes:
+        note("write", path)
+
+def note_child(program, words, env):
+    words = [words] if isinstance(words, (str, bytes)) else words
+    words = [os.fsdecode(word) for word in words]
+    name = os.path.basename(os.fsdecode(program or words[0]))
+    hidden = False
+    for word in words[1:]:
+        if word[:1] != "-" or word[:2] == "--":
+            break
+        hidden = hidden or bool(set(word) & set("IES"))
+    if env is not None:
+        env = {{os.fsdecode(key): os.fsdecode(value) for key, value in dict(env).items()}}
+        hidden = hidden or HERE not in env.get("PYTHONPATH", "")
+    if hidden or not name.startswith("python"):
+        note("child", " ".join(words))
+
+def note_host(host, port):
+    host = host.decode() if isinstance(host, bytes) else host
+    if not isinstance(host, str) or host in LOCAL:
+        return
+    number = host.removeprefix("::ffff:")
+    if number.startswith("127.") and number.replace(".", "").isdigit():
+        return
+    place = host if port in (None, 0) else "%s:%s" % (host, port)
+    note("host", place)
+    if REFUSE:
+        raise PermissionError("network refused by tools.legality.sandbox: " + place)
+
+def watch(event, args):
+    if event == "open":
+        path, mode, flags = args
+        if isinstance(path, (str, bytes)):
+            note_file(path, flags or 0)
+    elif event == "sqlite3.connect" or event == "ctypes.dlopen":
+        if isinstance(args[0], (str, bytes)) and os.sep in os.fsdecode(args[0]):
+            note_file(args[0], 0)
+    elif event == "import":
+        if args[1]:
+            note_file(args[1], 0)
+    elif event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
+        if isinstance(args[1], tuple):
+            note_host(*args[1][:2])
+    elif event in ("socket.getaddrinfo", "socket.gethostbyname"):
+        note_host(args[0], args[1] if len(args) > 1 else None)
+    elif event == "subprocess.Popen":
+        note_child(args[0], args[1], args[3])
+    elif event in ("os.exec", "os.posix_spawn"):
+        note_child(args[0], args[1], args[2])
+    elif event == "os.spawn":
+        note_child(args[1], args[2], args[3])
+    elif event == "os.system":
+        note("child", os.fsdecode(args[0]))
+
+note("start", " ".join(getattr(sys, "orig_argv", [])))
+sys.addaudithook(watch)
+# The module of this name that the installation itself may have.
+elsewhere = [path for path in sys.path if os.path.realpath(path) != os.path.realpath(HERE)]
+spec = importlib.machinery.PathFinder.find_spec("sitecustomize", elsewhere)
+if spec:
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+"""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a command did. Paths are absolute, links resolved, in the order of first use."""
+
+    returncode: int
+    output: str  # stdout and stderr, as they came
+    opened: list[str]  # files read outside the Python installation and the folder
+    written: list[str]  # files opened for writing, but for temporary ones
+    connections: list[str]  # hosts outside this machine that it tried to reach
+    unwatched: list[str]  # command lines of children that the hook is not in
+    seconds: float
+
+
+def run_alone(
+    command: list[str],
+    folder: Path,
+    env: dict[str, str] | None = None,
+    timeout_seconds: float = 600,
+    allow_network: bool = False,
+) -> Trace:
+    """Run a Python command line in a folder, and return what it did.
+
+    env is added to this process's environment; a PYTHONPATH in it is kept, one outside it is not.
+    Temporary files have a folder of their own. What the command reads after it wrote it, and files
+    below /proc, /sys and /dev, are not reported. When the time is out the command and its children
+    are killed, and the return code is 124.
+
+    Raises: ValueError when the command ran without the hook, or could not be run.
+    """
+    folder = Path(folder).resolve()
+    if not folder.is_dir():
+        raise ValueError(f"{folder} must be a folder to run in; make it first")
+    with tempfile.TemporaryDirectory() as place:
+        place = Path(place).resolve()
+        here, scratch, trace = place / "hook", place / "tmp", place / "trace"
+        here.mkdir()
+        scratch.mkdir()
+        quiet = [str(place), "/proc", "/sys", "/dev"]
+        hook = HOOK.format(here=str(here), trace=str(trace), refuse=not allow_network, quiet=quiet)
+        (here / "sitecustomize.py").write_text(hook)
+        paths = [str(here), *filter(None, [(env or {}).get("PYTHONPATH")])]
+        variables = {"PYTHONDONTWRITEBYTECODE": "1", **(env or {}), "TMPDIR": str(scratch)}
+        variables["PYTHONPATH"] = os.pathsep.join(paths)
+        words = ["env", *(f"{name}={value}" for name, value in variables.items()), *command]
+        returncode, output, seconds = _run(words, folder, place / "output", timeout_seconds)
+        lines = trace.read_text().splitlines() if trace.exists() else []
+    events = [ast.literal_eval(line) for line in lines]
+    if not any(kind == "start" for kind, _ in events):
+        what = f"{' '.join(command)} was not watched (return code {returncode}): {output.strip()}"
+        raise ValueError(f"{what}; give a Python command line without -I, -E and -S")
+    opened, written = {}, {}
+    for kind, what in events:
+        if kind == "write":
+            written[what] = True
+        elif kind == "read" and what not in written and not Path(what).is_relative_to(folder):
+            opened[what] = True
+    tried = dict.fromkeys(what for kind, what in events if kind == "host")
+    children = dict.fromkeys(what for kind, what in events if kind == "child")
+    lists = [list(names) for names in (opened, written, tried, children)]
+    return Trace(returncode, output, *lists, seconds)
+
+
+def _run(
+    words: list[str], folder: Path, output: Path, timeout_seconds: float
+) -> tuple[int, str, float]:
+    """Run in a session of its own; returns the code, the output and how long it took."""
+    started = time.perf_counter()
+    with open(output, "wb") as file:  # not a pipe: a child left behind would hold it open
+        running = subprocess.Popen(
+            words,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            returncode, note = running.wait(timeout_seconds), ""
+        except subprocess.TimeoutExpired:
+            returncode, note = TIMED_OUT, f"\ntimed out after {timeout_seconds} s"
+        finally:
+            # Workers that outlive their parent are ended too.
+            try:
+                os.killpg(running.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # the usual case: nobody is left
+            running.wait()
+    text = output.read_bytes().decode(errors="replace") + note
+    return returncode, text, time.perf_counter() - started

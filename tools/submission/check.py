@@ -1,0 +1,1038 @@
+"""Check a record folder, ours or anybody's: files, figures, bytes, time, seeds, score and claims.
+
+    python3 golf.py tools.submission.check FOLDER [--track TRACK] [--run] [--verbose] [--json]
+
+Nothing is fetched. Without --run nothing of the folder is executed either; with it, the counted
+code runs for a few steps in an empty folder, on made-up text, cut off from the network.
+
+What tools.submission.pack wrote is made again from the logs and compared byte for byte. In other
+folders each number is looked for in the logs: those of submission.json and of the README's table of
+seeds must be there, those of its prose should. --verbose also shows what was checked and holds.
+
+Exit status 0: nothing breaks a rule, 1: something does, 2: no folder that can be checked.
+"""
+
+import argparse
+import ast
+import base64
+import bisect
+import contextlib
+import difflib
+import hashlib
+import json
+import lzma
+import re
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+
+from evaluate import FINEWEB_VAL
+from quantize import CAP_BYTES
+from tools.legality import lint, sandbox
+from tools.legality.rules import Finding, report, status
+from tools.runs import seeds, stats
+from tools.runs.logs import Run, Submission, read_runs, read_submission
+from tools.submission import bundle, documents, leaderboard, size
+from tools.submission.tracks import TRACKS, Track
+
+SCRIPT = size.ENTRY
+# One of these begins `packed_by` of a folder whose README.md can be made again.
+OURS = ("tools.submission.pack ", "records.pack ")
+
+
+WINDOWED_BYTES = dict(stats.WINDOWS.values())
+# Ratios of implied to true bytes, and the mistake that gives them. Source: the corrections under
+# upstream #1289 (U+FFFD), #1734 (space), #897 (no U+2581) and #2071 (CaseOps).
+BYTE_MISTAKES = {
+    1.0413: "a byte piece counted as the three bytes of U+FFFD",
+    1.167: "the leading space counted twice",
+    1.20: "a vocabulary without U+2581, whose unknown piece counts three bytes",
+    1.0895: "CaseOps text scored without its byte sidecar",
+}
+OVERLAP_SHARDS = 1499  # training shards of a CaseOps build that trains on validation (#2127)
+# Present on the evaluation machine: upstream's requirements, and what they bring along.
+PROVIDED = set(sys.stdlib_module_names) | {
+    "compression", "numpy", "tqdm", "torch", "triton", "huggingface_hub", "kernels", "setuptools",
+    "typing_extensions", "datasets", "tiktoken", "sentencepiece", "pyarrow", "packaging",
+}  # fmt: skip
+# To be had from PyPI, so to be named in requirements.txt; any other name is a missing file.
+INSTALLABLE = {
+    "brotli", "zstandard", "zstd", "lz4", "flash_attn", "flash_attn_interface", "python_minifier",
+    "numba", "scipy", "pandas", "sklearn", "transformers", "safetensors", "tokenizers", "einops",
+    "constriction", "psutil", "matplotlib", "mlx", "wandb", "requests", "xformers", "torchao",
+    "pydantic", "yaml", "rich", "regex", "cython", "ninja", "pybind11", "google",
+}  # fmt: skip
+PICKED = re.compile(
+    r"best\s+\w+\s+(?:out\s+)?of\s+\w+|top[- ]\d+\s+(?:out\s+)?of\s+\d+"
+    r"|\d\s+(?:out\s+)?of\s+(?:the\s+)?\d\s+seeds|seeds?\s+(?:was|were)\s+(?:dropped|excluded)",
+    re.IGNORECASE,
+)
+NUMBER = re.compile(r"(?<![\w.,])\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\w,])|(?<![\w.])\d+(?:\.\d+)?")
+# What legality rests on; these findings go into the README that tools.submission.pack writes.
+LEGALITY_RULES = (
+    "causal", "normalised", "score-first", "one-pass", "isolation", "bytes", "validation",
+    "artifact-only", "network", "phases", "dead-feature", "hard-coded", "size", "time",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Record:
+    """A record folder, read: what its files say, before anything is judged."""
+
+    folder: Path
+    track_name: str
+    runs: list[Run]  # every log that could be read
+    submission: Submission | None
+    readme: str
+
+    @property
+    def track(self) -> Track:
+        return TRACKS[self.track_name]
+
+    @property
+    def scored(self) -> list[Run]:
+        """The runs whose log states a score in bpb."""
+        return [run for run in self.runs if run.score and run.score.val_bpb is not None]
+
+    @property
+    def is_ours(self) -> bool:
+        return bool(self.submission) and str(self.raw.get("packed_by")).startswith(OURS)
+
+    @property
+    def raw(self) -> dict:
+        return self.submission.raw if self.submission else {}
+
+    @cached_property
+    def code(self) -> dict[Path, str]:
+        """Every file that running train_gpt.py can load, and why; empty where that is unknown."""
+        try:
+            return size.reached(self.folder)
+        except (OSError, ValueError):
+            return {}  # check_files says what is wrong with it
+
+    @cached_property
+    def texts(self) -> dict[str, str]:
+        """The Python text of every script in the folder, unwrapped, by a name that says where."""
+        found = {}
+        for path in sorted(self.folder.rglob("*.py")):
+            name = path.relative_to(self.folder).as_posix()
+            try:
+                found |= bundle.unwrap(path.read_bytes(), name)
+            except ImportError:  # it is packed with what is not installed; check_files says so
+                found[name] = path.read_text(errors="replace")
+        return found
+
+
+# Files ---------------------------------------------------------------------------------------
+
+
+def check_files(record: Record) -> Iterator[Finding]:
+    """What a record needs is there, under its name, and every import can be met."""
+    folder = record.folder
+    needed = {"README.md": "say what it does", SCRIPT: "ship the code that ran"}
+    missing = [name for name in needed if not (folder / name).is_file()]
+    for name in missing:
+        yield Finding("files", "fail", name, "is not in the folder", needed[name])
+    if not record.runs:
+        remedy = "add the log of each seed, train_seed<N>.log"
+        yield Finding("files", "fail", folder.name, "holds no log that can be read", remedy)
+    others = [p.name for p in folder.glob("submission*.json") if p.name != "submission.json"]
+    if record.submission and record.submission.path.name != "submission.json":
+        what = f"is read as submission.json, which is what {SCRIPT}'s readers look for"
+        yield Finding("files", "warn", others[0], what, "rename it")
+    for path in sorted(folder.rglob("*.py")):
+        name = path.relative_to(folder).as_posix()
+        try:
+            ast.parse(path.read_bytes())
+        except (SyntaxError, ValueError) as error:
+            missing.append(name)
+            yield Finding("files", "fail", name, f"is not Python: {error}", "ship it as it ran")
+    yield from check_imports(record)
+    if not missing and record.runs:
+        yield Finding("files", "ok", folder.name, f"README, code and {len(record.runs)} logs")
+
+
+def check_imports(record: Record) -> Iterator[Finding]:
+    """Every module that a script imports is in the folder, provided, or in requirements.txt."""
+    listed = ""
+    for path in record.folder.glob("*requirements*.txt"):
+        listed += path.read_text(errors="replace").lower().replace("-", "_") + "\n"
+    local = {Path(name).stem for name in record.texts}
+    local |= {part for name in record.texts for part in Path(name).parent.parts}
+    local |= {path.stem for path in record.folder.rglob("*.so")}
+    counted = {path.relative_to(record.folder).as_posix() for path in record.code}
+    unlisted: dict[str, str] = {}
+    for name, text in record.texts.items():
+        for module, line in required_imports(text):
+            if module in PROVIDED | local or re.search(rf"^{module.lower()}\b", listed, re.M):
+                continue
+            where = f"{name}:{line}"
+            if module in INSTALLABLE:
+                if not ("flash" in module and "flash" in listed):
+                    unlisted.setdefault(module, where)
+                continue
+            is_counted = any(f"{name}/".startswith(f"{path}/") for path in counted)
+            level = "fail" if is_counted else "warn"
+            what = f"imports {module}, which is not in the folder nor in requirements.txt"
+            remedy = f"add {module}.py, or name its package in requirements.txt"
+            yield Finding("files", level, where, what, remedy)
+    if unlisted:
+        named = ", ".join(f"{module} ({where})" for module, where in unlisted.items())
+        what = f"no requirements.txt of the folder names {named}"
+        yield Finding("files", "warn", SCRIPT, what, "list them with the versions that ran")
+
+
+def required_imports(text: str) -> Iterator[tuple[str, int]]:
+    """Top-level modules that a source cannot do without, and their lines; guarded ones left out."""
+    try:
+        todo: list[ast.AST] = [ast.parse(text)]
+    except (SyntaxError, ValueError):
+        return
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.Import):
+            yield from ((alias.name.split(".")[0], node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield node.module.split(".")[0], node.lineno
+        if isinstance(node, ast.Try):  # an import that may fail is made in its body
+            todo += [*node.orelse, *node.finalbody]
+        else:
+            todo += ast.iter_child_nodes(node)
+
+
+# submission.json -----------------------------------------------------------------------------
+
+
+def check_schema(record: Record) -> Iterator[Finding]:
+    """submission.json has the field's names with values of their types."""
+    if record.submission is None:
+        return
+    where, raw, keys = record.submission.path.name, record.raw, record.submission.keys_used
+    texts = {key: raw.get(key) for key in ("name", "author", "github_id")}
+    for key, value in texts.items():
+        if not isinstance(value, str) or not value.strip():
+            what = f"{key} is {value!r}, must be text"
+            yield Finding("schema", "fail", where, what, f"fill in {key}")
+    try:
+        datetime.fromisoformat(str(raw.get("date")))
+    except ValueError:
+        what = f"date is {raw.get('date')!r}, must be YYYY-MM-DD or a timestamp"
+        yield Finding("schema", "fail", where, what, "give the day of the run")
+    bpb, loss = record.submission.val_bpb, record.submission.val_loss
+    partial = isinstance(raw.get("val_bpb_partial"), float)
+    if bpb is None and not partial:
+        what = "has no val_bpb"
+        measured = [run.score.val_bpb for run in record.scored]
+        if loss is not None and any(abs(loss - value) < 0.01 for value in measured):
+            what += f"; val_loss {loss} is a score in bpb"
+        yield Finding("schema", "fail", where, what, "give the mean of the seeds as val_bpb")
+    for ours in ("val_bpb", "val_loss", "bytes_total", "bytes_code"):
+        key = keys.get(ours, ours)
+        value = raw.get(key)
+        if key != ours and not (partial and ours == "val_bpb"):
+            what = f"{key} is read as {ours}"
+            yield Finding("schema", "warn", where, what, f"call it {ours}, which all readers know")
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (is_number and value > 0):
+            what = f"{key} is {value!r}, must be a number above 0"
+            yield Finding("schema", "fail", where, what, "give the number, without quotes or unit")
+    if record.submission.bytes_total is None and "bytes_total" not in raw:
+        what = "states no size (bytes_total)"
+        yield Finding("schema", "warn", where, what, "give artifact and code of the largest seed")
+    yield Finding("schema", "ok", where, f"{len(raw)} fields read")
+
+
+# Figures: what is claimed against what the logs say ------------------------------------------
+
+
+def decimals(number: float) -> int:
+    text = f"{number!r}"
+    return 0 if "e" in text or "." not in text else len(text.split(".")[1])
+
+
+def agrees(claim: float, value: float | None, places: int | None = None) -> bool:
+    """Whether a claim is this value, rounded or cut to as many decimals as it has."""
+    places = decimals(claim) if places is None else places
+    return value is not None and abs(claim - value) < 10.0**-places * (1 - 1e-9)
+
+
+def check_figures(record: Record) -> Iterator[Finding]:
+    """The figures of submission.json are those of the logs: mean score, sizes, seeds."""
+    if record.submission is None or not record.scored or record.is_ours:
+        return
+    said, where, runs = record.submission, record.submission.path.name, record.scored
+    wrong = []
+    for key in ("val_bpb", "val_loss"):
+        claim, values = getattr(said, key), [getattr(run.score, key) for run in runs]
+        if claim is None or None in values:
+            continue
+        mean, places = statistics.fmean(values), max(4, decimals(claim))
+        if agrees(claim, mean, places):
+            continue
+        one = [run.path.name for run in runs if agrees(claim, getattr(run.score, key), places)]
+        which = f" is that of {one[0]}," if one else " is"
+        listed = ", ".join(f"{value:.5f}" for value in values)
+        what = f"{key} {claim}{which} not the mean {mean:.5f} of the logs ({listed})"
+        wrong += [Finding("figures", "fail", where, what, f"give the mean, {mean:.8f}")]
+    by_seed, others = {named_seed(run): run for run in runs}, []
+    for seed, row in said.seeds.items():
+        known = measured_of(by_seed[seed]) if seed in by_seed else {}
+        for key, claim in row.items():
+            if known.get(key) and not any(agrees(claim, value) for value in known[key]):
+                shown = " or ".join(f"{value:,}" for value in known[key])
+                others += [f"seed {seed}: {key} {claim:,} where its log says {shown}"]
+    if others:
+        what, remedy = "; ".join(others), "take the numbers of the logs"
+        wrong += [Finding("figures", "fail", where, what, remedy)]
+    if absent := [str(seed) for seed in said.seeds if seed not in by_seed]:
+        what = f"lists seeds of which the folder has no log: {', '.join(absent)}"
+        wrong += [Finding("figures", "fail", where, what, "add train_seed<N>.log of each")]
+    totals = {run.path.name: run.total_bytes for run in runs if run.total_bytes}
+    if said.bytes_total and totals:
+        log, worst = max(totals.items(), key=lambda item: item[1])
+        what = f"bytes_total {said.bytes_total:,} stands in no log (largest: {worst:,}, {log})"
+        if said.bytes_total < worst:
+            what = f"bytes_total {said.bytes_total:,} is less than the {worst:,} of {log}"
+        if said.bytes_total not in totals.values() or said.bytes_total < worst:
+            level = "fail" if said.bytes_total < worst else "warn"
+            wrong += [Finding("figures", level, where, what, f"give the largest, {worst}")]
+    codes = {run.code_bytes for run in runs if run.code_bytes}
+    codes |= {path.stat().st_size for path in record.code}
+    if said.bytes_code and codes and said.bytes_code not in codes:
+        listed = ", ".join(f"{value:,}" for value in sorted(codes))
+        what = f"bytes_code {said.bytes_code:,} is neither in a log nor a file's size ({listed})"
+        remedy = "give the size of the code that is shipped"
+        wrong += [Finding("figures", "warn", where, what, remedy)]
+    what = f"score, sizes and seeds are those of {len(runs)} logs"
+    yield from wrong or [Finding("figures", "ok", where, what)]
+
+
+def named_seed(run: Run) -> int | None:
+    """The seed that the log's name gives; where it gives none, that of the log."""
+    match = re.search(r"seed[_-]?(\d+)", run.path.stem)
+    return int(match[1]) if match else run.seed
+
+
+def measured_of(run: Run) -> dict[str, list[float]]:
+    """What a log says under each name that per-seed results of submission.json use."""
+    scores = [score for score in run.scores if score.val_bpb is not None]
+    sizes = [run.model_bytes, run.total_bytes]
+    seconds = [None if t is None else t / 1000 for t in (run.train_time_ms, run.eval_time_ms)]
+    known = {
+        "val_bpb": [score.val_bpb for score in scores],
+        "val_loss": [score.val_loss for score in run.scores if score.val_loss is not None],
+        "artifact_bytes": sizes,
+        "steps": [run.steps],
+        "train_time_s": seconds[:1],
+        "eval_time_s": seconds[1:],
+    }
+    return {key: [v for v in values if v is not None] for key, values in known.items()}
+
+
+def check_readme(record: Record) -> Iterator[Finding]:
+    """The README's figures are those of the logs: row by row in its tables, then in its prose."""
+    if record.is_ours or not record.scored or not record.readme:
+        return
+    rows = list(denied_cells(record))
+    if rows:
+        what = "; ".join(f"line {line}: {text}" for line, text in rows)
+        yield Finding("figures", "fail", "README.md", what, "take the numbers of the logs")
+    strays = list(stray_figures(record))
+    if strays:
+        shown = "; ".join(f"line {line}: {text}" for line, text in strays[:6])
+        more = f" and {len(strays) - 6} more" if len(strays) > 6 else ""
+        what = f"{len(strays)} figures stand in no log of the folder: {shown}{more}"
+        remedy = "correct them, or say beside each where it is from"
+        yield Finding("figures", "warn", "README.md", what, remedy)
+    if not rows and not strays:
+        yield Finding("figures", "ok", "README.md", "every score and size stands in a log")
+
+
+def averages(record: Record) -> dict[str, list[list[float]]]:
+    """For each kind of figure, the values over all runs of each score that every log states."""
+    rows = {}
+    for key in ("val_bpb", "val_loss"):
+        chosen = [[getattr(run.score, key) for run in record.scored]]
+        for name in {score.name for run in record.scored for score in run.scores}:
+            chosen += [
+                [getattr(s, key) for run in record.scored for s in run.scores if s.name == name]
+            ]
+        rows[key] = [r for r in chosen if len(r) == len(record.scored) and None not in r]
+    return rows
+
+
+def seed_rows(record: Record) -> Iterator[tuple[int, Run | None, dict[str, str]]]:
+    """Line, run (None: the mean) and cells by title of the README's rows about one seed."""
+    by_seed = {str(named_seed(run)): run for run in record.scored}
+    header: list[str] = []
+    for number, line in enumerate(record.readme.splitlines(), 1):
+        if not line.lstrip().startswith("|"):
+            header = []
+            continue
+        cells = [cell.strip(" *`") for cell in line.strip().strip("|").split("|")]
+        header = header or [cell.lower() for cell in cells]
+        name = cells[0].lower().replace("seed", "").strip(" =`")
+        if "seed" in header[0] and (name in by_seed or name in ("mean", "average", "avg")):
+            yield number, by_seed.get(name), dict(zip(header, cells, strict=False))
+
+
+def denied_cells(record: Record) -> Iterator[tuple[int, str]]:
+    """Figures in rows about a seed, or the mean, that its log or the logs do not state."""
+    means = {key: list(map(statistics.fmean, rows)) for key, rows in averages(record).items()}
+    for number, run, cells in seed_rows(record):
+        for title, cell in cells.items():
+            kind = "val_bpb" if re.search("bpb|bpp", title) else "val_loss" * ("loss" in title)
+            known = (measured_of(run) if run else means).get(kind, [])
+            if re.search("bytes|artifact|size", title) and run:
+                known = [v for v in (run.model_bytes, run.total_bytes, run.code_bytes) if v]
+            for text in NUMBER.findall(cell) if known else ():
+                if not any(is_written(text, value) for value in known):
+                    stated = ", ".join(f"{value:.10g}" for value in known)
+                    yield number, f"{text} where {run.path.name if run else 'mean'} has {stated}"
+
+
+def is_written(text: str, value: float) -> bool:
+    """Whether a figure of a text is this value, in its own unit or in thousands or millions."""
+    number = float(text.replace(",", ""))
+    places = len(text.split(".")[1]) if "." in text else 0
+    return any(agrees(number, value / unit, places) for unit in (1, 1000, 1e6, 1 << 10, 1 << 20))
+
+
+def stray_figures(record: Record) -> Iterator[tuple[int, str]]:
+    """Figures of the README that look like a score or a size and that no log supports."""
+    known = sorted({float(t.replace(",", "")) for t in NUMBER.findall(all_text(record))})
+    sizes = [run.total_bytes for run in record.scored if run.total_bytes]
+    rows = [row for rows in averages(record).values() for row in rows] + [sizes] * bool(sizes)
+    known = sorted([*known, *map(statistics.fmean, rows), CAP_BYTES])
+    judged = {number for number, _, _ in seed_rows(record)}
+    for number, line in enumerate(record.readme.splitlines(), 1):
+        if number in judged or re.search(r"#\d{2,4}\b|\bPR\b|https?://", line):
+            continue  # somebody else's figure, with its source
+        for match in NUMBER.finditer(line):
+            text = match[0]
+            is_score = re.fullmatch(r"[0-3]\.\d{4,}", text) and float(text) > 0.5
+            is_size = re.fullmatch(r"1[0-9],?\d{3},?\d{3}", text) and "byte" in line.lower()
+            if not is_score and not is_size:
+                continue
+            value, places = float(text.replace(",", "")), len(text.partition(".")[2])
+            at = bisect.bisect_left(known, value - 10.0**-places * (1 - 1e-9))
+            if at == len(known) or not agrees(value, known[at], places):
+                yield number, text
+
+
+def all_text(record: Record) -> str:
+    return "\n".join(run.path.read_text(errors="replace") for run in record.runs)
+
+
+def check_generated(record: Record) -> Iterator[Finding]:
+    """README.md and submission.json of ours are what the logs and the code give, byte for byte."""
+    if not record.is_ours:
+        return
+    folder, raw, where = record.folder, record.raw, "submission.json"
+    if raw["packed_by"] not in documents.TOOLS:
+        what = f"packed_by {raw['packed_by']!r}, this is {documents.PACKED_BY}"
+        yield Finding("schema", "fail", where, what, "check it with the version that packed it")
+        return
+    remedy = "pack the runs again; nothing in these two files is to be edited by hand"
+    try:
+        stated = {key: raw[key] for key in documents.STATED}
+        made = documents.render(folder, stated, raw["packed_by"])
+        conflicts = list(contradictions(record))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"cannot be made again from the folder: {error!r}"
+        yield Finding("figures", "fail", where, what, remedy)
+        return
+    same = True
+    for name, data in made.items():
+        lies = (folder / name).read_bytes() if (folder / name).exists() else b""
+        if lies == data:
+            continue
+        same = False
+        if name == where:
+            changes = list(differences(raw, json.loads(data))) or ["spacing"]
+        else:
+            changes = list(line_changes(lies.decode(errors="replace"), data.decode()))
+        shown = "; ".join(changes[:4]) + (f"; and {len(changes) - 4} more" * (len(changes) > 4))
+        yield Finding("figures", "fail", name, f"is not what the logs give: {shown}", remedy)
+    for what in conflicts:
+        same = False
+        yield Finding("figures", "fail", where, what, remedy)
+    if same:
+        what = "both generated files are what logs and code give, byte for byte"
+        yield Finding("figures", "ok", folder.name, what)
+
+
+def differences(stated: object, made: object, path: str = "") -> Iterator[str]:
+    """What differs between two JSON values, by path."""
+    if isinstance(stated, dict) and isinstance(made, dict):
+        for key in sorted(stated.keys() | made.keys()):
+            yield from differences(stated.get(key), made.get(key), f"{path}.{key}".lstrip("."))
+    elif stated != made:
+        yield f"{path} is {json.dumps(stated)[:90]}, the logs give {json.dumps(made)[:90]}"
+
+
+def line_changes(stated: str, made: str) -> Iterator[str]:
+    lines, wanted = stated.splitlines(), made.splitlines()
+    matcher = difflib.SequenceMatcher(None, lines, wanted, autojunk=False)
+    for kind, first, end, start, stop in matcher.get_opcodes():
+        if kind != "equal":
+            says, gives = " ".join(lines[first:end]), " ".join(wanted[start:stop])
+            yield f"line {first + 1} says {says[:90]!r}, the logs give {gives[:90]!r}"
+
+
+def contradictions(record: Record) -> Iterator[str]:
+    """Where a statement of submission.json that no log makes is at odds with one that they make."""
+    raw, groups = record.raw, record.raw["bytes_by_group"]
+    total = sum(row["bytes"] for row in groups["groups"].values()) + groups["overhead_bytes"]
+    sizes = {run.seed: run.model_bytes for run in record.runs}
+    if not total == groups["bytes"] == sizes.get(groups["seed"]):
+        yield f"bytes_by_group: {total:,} of {groups['bytes']:,} for seed {groups['seed']}"
+    parameters = sum(row["parameters"] for row in groups["groups"].values())
+    if parameters != record.runs[0].model_params:
+        yield f"bytes_by_group has {parameters:,} of {record.runs[0].model_params} parameters"
+    if not record.folder.name.startswith(raw["date"] + "_"):
+        yield f"date {raw['date']} is not that of the folder {record.folder.name}"
+    packed = {row["seed"] for row in raw["launches"] if not row["reason"]}
+    if packed != set(raw["seeds"]):
+        yield f"launches have seeds {sorted(packed)}, the logs {raw['seeds']}"
+    for run, command in zip(record.runs, raw["command"], strict=False):
+        for name, text in re.findall(r"\b([A-Z][A-Z0-9_]*)=(\S+)", command):
+            value = run.settings.get(name.lower())
+            if value is not None and text != str(int(value) if value in (True, False) else value):
+                if not (isinstance(value, float) and float(text) == value):
+                    yield f"command sets {name}={text}, {run.path.name} had {value}"
+
+
+# Size and time -------------------------------------------------------------------------------
+
+
+def packed_estimate(files: Iterable[Path]) -> int:
+    """About how many bytes the files would have as one self-extracting script, nothing minified."""
+    data = b"".join(path.read_bytes() for path in files)
+    return min(len(base64.b85encode(lzma.compress(data))) + 200, len(data))
+
+
+def check_size(record: Record) -> Iterator[Finding]:
+    """Artifact and code of the largest seed are at most the cap: as shipped, packed and claimed."""
+    over = [run for run in record.runs if (run.total_bytes or 0) > CAP_BYTES]
+    shrink = "pack to fewer bytes, as quantize.py CHECKPOINT --target-bytes N does"
+    if over:
+        excess = max(run.total_bytes for run in over) - CAP_BYTES
+        listed = ", ".join(f"{run.path.name} {run.total_bytes:,}" for run in over)
+        what = f"{excess:,} over the cap of {CAP_BYTES:,} by the logs: {listed}"
+        yield Finding("size", "fail", record.folder.name, what, shrink)
+    models = {run.seed: run.model_bytes for run in record.runs if run.model_bytes}
+    if not models:
+        if not over:
+            what = "no log says how large the artifact is"
+            yield Finding("size", "warn", record.folder.name, what, "log its size")
+        return
+    if not record.code:
+        return
+    seed, model = max(models.items(), key=lambda item: item[1])
+    files = {path.relative_to(record.folder).as_posix(): path for path in record.code}
+    files = {name: path.stat().st_size for name, path in files.items()}
+    code = sum(files.values())
+    packed = packed_estimate(record.code)
+    listed = " + ".join(f"{name} {n:,}" for name, n in sorted(files.items(), key=lambda f: -f[1]))
+    claims = [record.submission.bytes_total] if record.submission else []
+    claim = f"; submission.json claims {claims[0]:,}" if claims and claims[0] else ""
+    facts = (
+        f"{model + code:,} bytes as shipped: artifact {model:,} (seed {seed}), code {code:,}"
+        f" ({listed}){claim}"
+    )
+    facts += f"; with the code packed about {model + packed:,}" if packed < code else ""
+    counted = max((run.code_bytes or 0 for run in record.runs), default=0)
+    uncounted = 0 < counted < code and not record.is_ours
+    if uncounted:
+        others = [name for name, n in files.items() if n != counted]
+        without = f"without {', '.join(others)}" if counted in files.values() else "of no file here"
+        facts += f". The logs count {counted:,} bytes of code, {without}"
+    ship = f"ship the packed file that is counted: {bundle.TOOL} pack FOLDER --out train_gpt.py"
+    if model + code > CAP_BYTES:
+        excess = f"{model + code - CAP_BYTES:,} over the cap: "
+        remedy = ship if model + packed <= CAP_BYTES else shrink
+        yield Finding("size", "fail", record.folder.name, excess + facts, remedy)
+    elif uncounted:
+        yield Finding("size", "warn", record.folder.name, facts, ship)
+    elif not over:
+        margin = f", {CAP_BYTES - model - code:,} below the cap"
+        yield Finding("size", "ok", record.folder.name, facts + margin)
+
+
+def check_time(record: Record) -> Iterator[Finding]:
+    """Training and scoring of each seed keep to the track's limits."""
+    caps = {"training": record.track.train_cap_seconds, "scoring": record.track.eval_cap_seconds}
+    for phase, cap in caps.items():
+        if cap is None:
+            continue
+        slowest, unknown = 0.0, []
+        for run in record.scored:
+            time_ms = run.train_time_ms if phase == "training" else run.eval_time_ms
+            if time_ms is None:
+                unknown.append(run.path.name)
+                continue
+            seconds, name = time_ms / 1000, run.path.name
+            slowest = max(slowest, seconds)
+            if seconds <= cap:
+                continue
+            what = f"{phase} took {seconds:,.3f} s, {seconds - cap:,.3f} over {cap:,.0f}"
+            step = seconds / run.steps if run.steps else 0
+            if phase == "training" and seconds - cap <= 2 * step:
+                what += f": the last step (of {step:.3f} s on average) began before the cap"
+                remedy = "stop one step earlier; merged records were over by up to 0.137 s"
+                yield Finding("time", "warn", name, what, remedy)
+            else:
+                remedy = f"keep more of MAX_WALLCLOCK_SECONDS for what follows the {phase} loop"
+                remedy = remedy if phase == "training" else "score with a larger stride or batch"
+                yield Finding("time", "fail", name, what, remedy)
+        if unknown:
+            what = f"{', '.join(unknown)}: no time of {phase} in the log"
+            yield Finding("time", "warn", record.folder.name, what, "log it")
+        elif record.scored and slowest <= cap:
+            what = f"{phase} took at most {slowest:,.3f} of {cap:,.0f} s"
+            yield Finding("time", "ok", record.folder.name, what)
+
+
+# Seeds, code, selection ----------------------------------------------------------------------
+
+
+def check_seeds(record: Record) -> Iterator[Finding]:
+    """Enough seeds, all different, of one code and one set of settings."""
+    runs, where, least = record.scored, record.folder.name, record.track.min_seeds
+    for run in record.runs:
+        if run not in runs:
+            what = f"states no score in bpb: {run.score_reason}"
+            yield Finding("seeds", "fail", run.path.name, what, "finish the run, or leave it out")
+    if len(runs) < least:
+        what = f"{len(runs)} scored logs, the track {record.track_name} needs {least}"
+        yield Finding("seeds", "fail", where, what, "run further seeds: tools.runs.seeds -n 3")
+    twice = list(repeated(runs))
+    if twice:
+        remedy = "give each run its own SEED, and one log"
+        yield Finding("seeds", "fail", where, "; ".join(twice), remedy)
+    if runs and any(run.seed is None for run in runs) and len(runs) > 1:
+        names = ", ".join(run.path.name for run in runs if run.seed is None)
+        remedy = "name the log train_seed<N>.log"
+        yield Finding("seeds", "warn", where, f"no seed in {names}", remedy)
+    differ = list(differing(runs))
+    if differ:
+        remedy = "run the seeds again, with one code and one set of settings"
+        yield Finding("seeds", "fail", where, "; ".join(differ), remedy)
+    if len(runs) >= least and not twice and not differ:
+        what = f"{len(runs)} seeds of one code and one set of settings"
+        yield Finding("seeds", "ok", where, what)
+
+
+def repeated(runs: list[Run]) -> Iterator[str]:
+    """What shows that two logs are of one seed, or even of one run."""
+    for run in runs:
+        if None not in (run.seed, named_seed(run)) and run.seed != named_seed(run):
+            yield f"{run.path.name} is of a run that printed seed {run.seed}"
+    signs = {
+        "seed": [run.seed for run in runs],
+        "score": [(run.score.val_bpb, run.score.val_loss) for run in runs],
+        "first three training losses": [
+            tuple(point["train_loss"] for point in run.curve[:4] if point.get("train_loss"))[:3]
+            for run in runs
+        ],
+    }
+    for sign, values in signs.items():
+        for value in dict.fromkeys(values):
+            is_told = value is not None and (sign != "first three training losses" or value[2:])
+            if is_told and values.count(value) > 1:
+                names = [run.path.name for run, v in zip(runs, values, strict=True) if v == value]
+                yield f"{', '.join(names)} have the same {sign}, {value}"
+
+
+def differing(runs: list[Run]) -> Iterator[str]:
+    """What tells the runs apart, but for the seed and names."""
+    ignored = re.compile(r"seed|run_id|resume|path|dir|file|name|rank|host|time|^id$", re.I)
+    for run in runs[1:]:
+        first = runs[0]
+        names = f"{first.path.name} and {run.path.name}"
+        if run.sources != first.sources:
+            changed = sorted(k for k, v in run.sources.items() if first.sources.get(k) != v)
+            yield f"{names} ran different sources: {', '.join(changed) or 'one states none'}"
+        elif not run.sources and None not in (run.code_bytes, first.code_bytes):
+            if run.code_bytes != first.code_bytes:
+                yield f"{names} count {first.code_bytes:,} and {run.code_bytes:,} bytes of code"
+        keys = [k for k in run.settings.keys() & first.settings.keys() if not ignored.search(k)]
+        changed = [k for k in sorted(keys) if run.settings[k] != first.settings[k]]
+        if changed:
+            shown = [f"{k} {first.settings[k]} and {run.settings[k]}" for k in changed[:4]]
+            yield f"{names} have different settings: {', '.join(shown)}"
+        elif run.sources and len({seeds.settings_hash(r.settings) for r in (first, run)}) > 1:
+            yield f"{names} have different settings, as their hashes say"
+        if None not in (run.train_shards, first.train_shards):
+            if run.train_shards != first.train_shards:
+                yield f"{names} trained on {first.train_shards} and {run.train_shards} shards"
+
+
+def check_code(record: Record) -> Iterator[Finding]:
+    """The code that is shipped is the code that the logs say ran."""
+    logged = {run.path.name: run.sources for run in record.runs if run.sources}
+    if not logged or not (record.folder / SCRIPT).is_file():
+        return
+    files = bundle.read_sources(record.folder)
+    shipped = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    packed, same = hashlib.sha256((record.folder / SCRIPT).read_bytes()).hexdigest(), True
+    for log, hashes in logged.items():
+        for name, stated in hashes.items():
+            lies = shipped.get(name, "missing")
+            # A run of the packed script logs the hash of that one file.
+            if stated != (packed if hashes == {SCRIPT: packed} else lies):
+                same = False
+                what = f"{name} has sha256 {lies[:16]}, {log} ran {stated[:16]}"
+                yield Finding("files", "fail", SCRIPT, what, "ship the sources in the run's folder")
+    if same:
+        what = f"{len(shipped)} sources are those that {len(logged)} logs ran, by sha256"
+        yield Finding("files", "ok", SCRIPT, what)
+
+
+def check_selection(record: Record) -> Iterator[Finding]:
+    """Every launch is told; no seed was left out for its score."""
+    where, count = record.folder.name, len(record.scored)
+    faults = []
+    if record.is_ours:
+        rows = [row for row in as_list(record.raw.get("launches")) if isinstance(row, dict)]
+        packed, count = {run.run_id for run in record.runs}, len(rows)
+        for row in rows:
+            if row.get("run_id") not in packed and not str(row.get("reason") or "").strip():
+                what = f"{row.get('run_id')} (seed {row.get('seed')}) is left out without a reason"
+                faults += [("submission.json", what, "pack it, or give the reason")]
+    elif record.submission:
+        listed = {seed for seed in as_list(record.raw.get("seeds")) if type(seed) is int}
+        listed |= set(record.submission.seeds)
+        spare = [run for run in record.scored if named_seed(run) not in listed | {None}]
+        if listed and spare:
+            names = ", ".join(f"{named_seed(run)} ({run.score.val_bpb})" for run in spare)
+            what = f"logs of seeds that submission.json does not list: {names}"
+            faults += [(where, what, "count every seed in the mean")]
+    texts = {"README.md": record.readme, "submission.json": json.dumps(record.raw)}
+    for name, text in texts.items() if not record.is_ours else ():
+        if match := PICKED.search(text):
+            line = text[: match.start()].count("\n") + 1
+            what = f"says {match[0]!r}: seeds picked after their scores were known"
+            faults += [(f"{name}:{line}", what, "give the mean of all seeds that were run")]
+    for place, what, remedy in faults:
+        yield Finding("selection", "fail", place, what, remedy)
+    if not faults:
+        yield Finding("selection", "ok", where, f"{count} launches, none left out unsaid")
+
+
+def as_list(value: object) -> list:
+    return value if isinstance(value, list) else []
+
+
+# Validation text and bytes -------------------------------------------------------------------
+
+
+def check_validation(record: Record) -> Iterator[Finding]:
+    """The score is of the whole split, and its bytes are the bytes of that text."""
+    for run in record.scored:
+        yield from check_split(run, record.track)
+    for name, text in record.texts.items():
+        for line, count in short_splits(text):
+            what = f"takes {count:,} validation documents by default, the split has"
+            what += f" {FINEWEB_VAL['documents']:,}: the others would be trained on (#2127)"
+            remedy = f"set the default to {FINEWEB_VAL['documents']:,}"
+            yield Finding("validation", "fail", f"{name}:{line}", what, remedy)
+    shards = {run.train_shards for run in record.runs}
+    if OVERLAP_SHARDS in shards:
+        what = f"{OVERLAP_SHARDS} training shards are those of a build that trains on validation"
+        yield Finding("validation", "warn", record.folder.name, what, "see #2127; check the split")
+
+
+def check_split(run: Run, track: Track) -> Iterator[Finding]:
+    """One run's implied bytes against those of the split."""
+    name, implied, score = run.path.name, run.implied_bytes(), run.score
+    tokens, whole = run.val_tokens or score.targets, FINEWEB_VAL["bytes"]
+    if not track.is_fineweb:
+        what = f"{score.targets or tokens} targets, {score.bytes} bytes; {run.data_note or ''}"
+        yield Finding("validation", "ok", name, what.strip("; "))
+        return
+    if score.is_partial:
+        what = f"its score is called val_bpb_partial: {run.data_note or 'not the whole split'}"
+        yield Finding("validation", "fail", name, what, "score the challenge's whole split")
+        return
+    if implied is None or tokens is None:
+        what = "val_loss, val_bpb or the number of tokens is not in the log, so no bytes follow"
+        yield Finding("validation", "warn", name, what, "log all three with 8 decimals")
+        return
+    # Half a unit in the last place of both figures, and of a target more or less.
+    slack = sum(10.0 ** -decimals(x) / x for x in (score.val_loss, score.val_bpb)) + 2 / tokens
+    slack = slack * whole + 1
+    facts = f"{tokens:,} tokens imply {implied:,.0f} bytes"
+    if abs(implied - whole) <= slack:
+        yield Finding("validation", "ok", name, f"{facts}, the whole split")
+    elif tokens in WINDOWED_BYTES and abs(implied - WINDOWED_BYTES[tokens]) <= slack:
+        yield Finding("validation", "ok", name, f"{facts}, all whole windows of the split")
+    elif tokens in WINDOWED_BYTES:
+        ratio, truth = implied / WINDOWED_BYTES[tokens], WINDOWED_BYTES[tokens]
+        known = [text for mistake, text in BYTE_MISTAKES.items() if abs(ratio - mistake) < 0.004]
+        why = f" (as of {known[0]})" if known else ""
+        what = f"{facts} where they have {truth:,}, {ratio:.4f} times as many{why}"
+        remedy = f"count bytes as evaluate.ByteTable does; the score is {score.val_bpb * ratio:.4f}"
+        yield Finding("bytes", "fail", name, what, remedy)
+    elif 0 < whole - implied < 0.01 * whole:
+        what = f"{facts}, {whole - implied:,.0f} short of the split: its tail is not scored"
+        yield Finding("validation", "fail", name, what, "score the last, short window too")
+    else:
+        what = f"{facts} where the challenge's split has {whole:,}: another validation set"
+        yield Finding("validation", "fail", name, what, "fetch and verify the published split")
+
+
+def short_splits(text: str) -> Iterator[tuple[int, int]]:
+    """Lines where a source sets a number of validation documents that is not the whole split."""
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError):
+        return
+
+    def is_count(name: str) -> bool:
+        return bool(re.search(r"val\w*doc|doc\w*val", name.lower().replace("-", "_")))
+
+    def short(node: ast.AST | None) -> bool:
+        value = node.value if isinstance(node, ast.Constant) else None
+        return type(value) is int and 0 < value < FINEWEB_VAL["documents"]
+
+    for node in ast.walk(tree):
+        pairs: list[tuple[str, ast.AST | None]] = []
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            pairs = [(ast.unparse(target), node.value) for target in targets]
+        elif isinstance(node, ast.Call):
+            words = " ".join(arg.value for arg in node.args if is_text(arg))
+            pairs = [(words, word.value) for word in node.keywords if word.arg == "default"]
+            pairs += [(word.arg or "", word.value) for word in node.keywords]
+        elif isinstance(node, ast.arguments):
+            named = [*node.posonlyargs, *node.args][-len(node.defaults) or len(node.args) + 9 :]
+            pairs = [(a.arg, d) for a, d in zip(named, node.defaults, strict=False)]
+            pairs += [(a.arg, d) for a, d in zip(node.kwonlyargs, node.kw_defaults, strict=True)]
+        for name, value in pairs:
+            if is_count(name) and short(value):
+                yield value.lineno, value.value
+
+
+def is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+# Code, claims, and a run ---------------------------------------------------------------------
+
+
+def check_lint(record: Record) -> Iterator[Finding]:
+    """What reading the code says of the four conditions, the network and written-down scores."""
+    if not record.code:
+        return
+    try:
+        findings = lint.lint(record.folder)
+    except (ImportError, ValueError) as error:
+        what = f"could not be read: {error}"
+        yield Finding("files", "warn", SCRIPT, what, "ship code that can be read")
+        return
+    yield from findings
+    if not findings:
+        what = f"tools.legality.lint finds nothing in {len(record.code)} files of code"
+        yield Finding("score-first", "ok", SCRIPT, what)
+
+
+CLAIMED_P = re.compile(r"\bp\W{0,4}(?:value)?\W{0,4}[<=≈]\W{0,4}?(\d*\.?\d+(?:e-?\d+)?)", re.I)
+
+
+def check_significance(record: Record) -> Iterator[Finding]:
+    """What the gain over the row that stood when the record was made is worth, and what is said."""
+    scores, day = [run.score.val_bpb for run in record.scored], str(record.raw.get("date"))[:10]
+    if record.track_name not in ("10min_16mb", "10min_8xh100") or not scores:
+        return
+    rows = [
+        row
+        for row in leaderboard.load_leaderboard()
+        if row.track == "10min_8xh100" and row.status == "record" and row.date and row.date < day
+    ]
+    if not rows:
+        return
+    best = min(rows, key=lambda row: row.bpb)
+    gain, thresholds = best.bpb - statistics.fmean(scores), stats.readings()
+    what, p = f"{gain:+.5f} bpb gained over {best.name} ({best.date}, {best.bpb})", {}
+    try:
+        theirs = list(best.seeds.values())
+        p = {k: stats.welch(scores, theirs, bpb).p_one_sided for k, bpb in thresholds.items()}
+        shown = [f"{value:.2g} (per {unit})" for unit, value in p.items() if unit != "any"]
+        what += f": p = {p['any']:.2g} for any gain; for 0.005 nats {', '.join(shown)}"
+    except ValueError as error:
+        what += f"; no p ({error})"
+    # Without p: a gain over every reading of 0.005 nats is ten times the noise of seeds.
+    is_shown = max(p.values()) < stats.ALPHA if p else gain > max(thresholds.values())
+    level, remedy = ("ok", "") if is_shown else ("warn", "run more seeds, or claim no record")
+    yield Finding("significance", level, record.folder.name, what, remedy)
+    claims = CLAIMED_P.findall(record.readme + json.dumps(record.raw, ensure_ascii=False))
+    bold = [text for text in claims if float(text) < stats.ALPHA]
+    if bold and p and p["any"] >= stats.ALPHA:
+        what = f"claims p of {bold[0]}; against {best.name} it is {p['any']:.2g}"
+        remedy = "say against which row and by which test p was computed"
+        yield Finding("significance", "warn", record.folder.name, what, remedy)
+
+
+def tiny_settings(data: Path) -> dict[str, str]:
+    """The environment of the run: a few steps on the toy text."""
+    return {
+        "RUN_ID": "tiny",
+        "SEED": "1",
+        "ITERATIONS": "3",
+        "MAX_WALLCLOCK_SECONDS": "0",
+        "DATA_PATH": str(data / "datasets/toy_sp1024"),
+        "TOKENIZER_PATH": str(data / "tokenizers/toy_1024_bpe.model"),
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
+
+
+def check_run(record: Record) -> Iterator[Finding]:
+    """The counted code runs alone, in an empty folder without network, to a final score."""
+    from data.prepare import build_toy
+
+    if not record.code:
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        alone, toy = Path(scratch).resolve() / "alone", Path(scratch).resolve() / "toy"
+        alone.mkdir()
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is the report's
+            build_toy(toy)
+        for path in record.code:
+            copy = alone / path.relative_to(record.folder)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes())
+        settings = tiny_settings(toy)
+        if b"EVAL_STRIDE" in b"".join(path.read_bytes() for path in record.code) or record.is_ours:
+            settings |= {"EVAL_STRIDE": "256"}
+        settings |= {"PRESET": "smoke"} if record.is_ours else {"VOCAB_SIZE": "1024"}
+        trace = sandbox.run_alone([sys.executable, SCRIPT], alone, settings, timeout_seconds=600)
+        yield from judge_trace(trace, toy, alone)
+
+
+def judge_trace(trace: sandbox.Trace, toy: Path, alone: Path) -> Iterator[Finding]:
+    """What a run alone says: how it ended, what it opened, whom it called."""
+    lines = [line for line in trace.output.splitlines() if line.strip()] or ["no output"]
+    for host in trace.connections:
+        what = f"running alone, it tried to reach {host}"
+        yield Finding("network", "fail", SCRIPT, what, "ship what it needs, or name it as data")
+    strangers = [path for path in trace.opened if not Path(path).is_relative_to(toy)]
+    if strangers:
+        what = f"running alone, it opened {', '.join(strangers[:4])}"
+        remedy = "ship the file with the code, where it is counted"
+        yield Finding("artifact-only", "fail", SCRIPT, what, remedy)
+    error = lines[-1][:200]
+    if missing := re.search(r"No module named '([\w.]+)'", trace.output):
+        remedy = f"ship {missing[1]}.py, or name its package in requirements.txt"
+        yield Finding("files", "fail", SCRIPT, f"alone: {missing[0]}", remedy)
+    elif trace.returncode and re.search(r"CUDA|NVIDIA|nvidia|cuda", trace.output):
+        what = f"needs a GPU, so that it was not run here: {error}"
+        yield Finding("files", "warn", SCRIPT, what, "run this check on a machine with CUDA")
+    elif trace.returncode:
+        what = f"alone, it ends with status {trace.returncode}: {error}"
+        remedy = "ship what it needs; try it in an empty folder"
+        yield Finding("files", "fail", SCRIPT, what, remedy)
+    else:
+        final = [line for line in lines if re.match(r"final\w* .*val_bpb", line)]
+        if final:
+            what = f"runs alone, without network, {trace.seconds:.0f} s: {final[-1]}"
+            yield Finding("files", "ok", SCRIPT, what)
+        else:
+            what = f"runs alone, but states no final score; last line: {error}"
+            yield Finding("files", "fail", SCRIPT, what, "print the score as its last line")
+
+
+# All of it -----------------------------------------------------------------------------------
+
+CHECKS: tuple[Callable[[Record], Iterator[Finding]], ...] = (
+    check_files,
+    check_schema,
+    check_generated,
+    check_figures,
+    check_readme,
+    check_size,
+    check_time,
+    check_seeds,
+    check_code,
+    check_selection,
+    check_validation,
+    check_lint,
+    check_significance,
+)
+
+
+def track_of(folder: Path, submission: Submission | None) -> str:
+    """The track that submission.json or the folder's place names; else the record track."""
+    said = str(submission.track if submission else "").lower()
+    for word in (said, folder.resolve().parent.name):
+        for name, track in TRACKS.items():
+            if word in (name, track.folder):
+                return name
+        if re.search("non[-_ ]?record", word):
+            return "non_record_16mb"
+    return "10min_16mb"
+
+
+def load(folder: Path, track: str | None = None) -> tuple[Record, list[Finding]]:
+    """A folder as it reads, and what could not be read.
+
+    Raises: FileNotFoundError when there is no such folder.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder; name the folder of a record")
+    faults, submission, runs = [], None, []
+    names = [folder / "submission.json", *sorted(folder.glob("submission*.json"))]
+    path = next((name for name in names if name.is_file()), None)
+    if path is None:
+        remedy = "write it: name, author, github_id, date, val_bpb, bytes_total"
+        faults += [Finding("files", "fail", "submission.json", "is not in the folder", remedy)]
+    else:
+        try:
+            submission = read_submission(path)
+        except ValueError as error:
+            faults += [Finding("schema", "fail", path.name, str(error), "mend the JSON")]
+    try:
+        runs = read_runs(folder)
+    except (OSError, ValueError):
+        runs = []  # check_files says so
+    readme = folder / "README.md"
+    text = readme.read_text(errors="replace") if readme.is_file() else ""
+    return Record(folder, track or track_of(folder, submission), runs, submission, text), faults
+
+
+def check(folder: Path, track: str | None = None, run: bool = False) -> list[Finding]:
+    """Every finding about a record folder. With `run` its code is executed, cut off and briefly.
+
+    Raises: FileNotFoundError when there is no such folder.
+    """
+    record, faults = load(Path(folder), track)
+    checks = CHECKS + ((check_run,) if run else ())
+    return faults + [finding for look in checks for finding in look(record)]
+
+
+def main(argv: list[str] | None = None) -> int:
+    about = __doc__.splitlines()[0]
+    parser = argparse.ArgumentParser(prog="tools.submission.check", description=about)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="of one record")
+    parser.add_argument("--track", choices=TRACKS, help="default: as submission.json or the path")
+    parser.add_argument("--run", action="store_true", help="also run the code, for a few steps")
+    parser.add_argument("--verbose", action="store_true", help="show what holds, too")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    args = parser.parse_args(argv)
+    try:
+        findings = check(args.folder, args.track, args.run)
+    except (OSError, ValueError) as error:
+        print("tools.submission.check:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    print(report(findings, as_json=args.json, verbose=args.verbose))
+    return status(findings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""Weigh a run or a record folder: the artifact and all code it runs, as shipped, against the cap.
+
+    python3 golf.py tools.submission.size RUN_OR_FOLDER [--artifact FILE] [--json]
+
+Exit status 0: at or under the cap, 1: over it, 2: nothing that can be weighed. Tokenizers and
+shards are not counted, as is the field's practice. What is left out is listed with its size.
+"""
+
+import argparse
+import ast
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from quantize import CAP_BYTES
+
+ENTRY = "train_gpt.py"
+ARTIFACTS = ("*.pgz", "*.ptz", "*.bin", "*.zst", "*.xz", "*.br", "*.lzma")
+MODULES = (".py", ".pyc", ".so", ".pyd")
+# Data, and what a run writes: free when the code names it, unless the code executes it.
+FREE = {
+    "data": ("*.model", "*.vocab", "*_train_*.bin", "*_val_*.bin"),
+    "uncompressed weights": ("checkpoint.pt", "final_model.pt"),
+    "report": ("*.log", "*.jsonl", "*.md", "*.txt", "*.lock", "settings.json", "submission.json"),
+}
+# Calls that execute what their strings name: a file, a module or a command line.
+RUNNERS = {"exec", "compile", "__import__", "import_module", "run_path", "run_module", "system"}
+RUNNERS |= {"run", "Popen", "call", "check_call", "check_output", "spec_from_file_location"}
+
+
+def free_because(path: Path) -> str:
+    return next((kind for kind, names in FREE.items() if any(map(path.match, names))), "")
+
+
+def names(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """What the code imports, runs or merely names in a string that is no docstring."""
+    todo = [(tree, "named in")]
+    while todo:
+        node, how = todo.pop()
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in RUNNERS:
+            how = "run by"
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "imported by") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) + 1 - node.level] if node.level else ()
+            base += (node.module,) if node.module else ()
+            yield from ((".".join((*base, alias.name)), "imported by") for alias in node.names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            words = {node.value, *node.value.split()} if how == "run by" else {node.value}
+            yield from ((word, how) for word in words)
+        if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
+            todo += [(child, how) for child in ast.iter_child_nodes(node)]
+
+
+def module_files(root: Path, name: str) -> Iterator[Path]:
+    """The files under root that importing or running the module loads: its packages and itself."""
+    parts = name.removesuffix(".*").split(".")  # "from x import *"
+    for depth in range(1, len(parts) + 1 if all(map(str.isidentifier, parts)) else 0):
+        place = root.joinpath(*parts[:depth])
+        for stem in (place, place / "__init__", place / "__main__"):
+            yield from (p for p in stem.parent.glob(f"{stem.name}.*") if p.suffix in MODULES)
+
+
+def entries(folder: Path) -> list[Path]:
+    """What a run began with: train_gpt.py, and the trainer that settings.json names beside it."""
+    found, settings = [folder / ENTRY], folder / "settings.json"
+    code = json.loads(settings.read_bytes()).get("code") if settings.is_file() else None
+    return found + [path for path in module_files(folder, str(code or "")) if path.suffix == ".py"]
+
+
+def reached(folder: Path) -> dict[Path, str]:
+    """Every file of the folder that running its entries can load, and what says so.
+
+    Found in the source, without running it: imports, and strings that are the name of a file. A
+    name that is put together at run time is not seen; weigh() therefore lists the files left out.
+    """
+    found, roots = dict.fromkeys(entries(folder), "entry"), [folder]
+    todo = list(found)
+    while todo:
+        source = todo.pop()
+        name = source.relative_to(folder)
+        try:
+            named = list(names(ast.parse(source.read_bytes(), source), name.parent.parts))
+        except (SyntaxError, ValueError) as error:
+            if source.suffix == ".py":
+                raise ValueError(f"{source} is not Python: {error}") from error
+            # Another language, as a C++ kernel with #include "helper.h": what stands in quotes.
+            named = [(word, "named in") for word in source.read_text(errors="ignore").split('"')]
+        files: dict[Path, str] = {}
+        for word, how in named:
+            for base in (folder, source.parent) if how != "imported by" else ():
+                path = Path(os.path.normpath(base / word.lstrip("/")))
+                if os.path.isfile(path) and (how == "run by" or not free_because(path)):
+                    files[path] = how
+                roots += [path] if os.path.isdir(path) and path not in roots else []
+        modules = [(word, how, root) for word, how in named if how != "named in" for root in roots]
+        files |= {path: how for word, how, root in modules for path in module_files(root, word)}
+        new = {path for path in files if path not in found and path.is_relative_to(folder)}
+        found |= {path: f"{files[path]} {name}" for path in new}
+        todo += new
+    return found
+
+
+def weigh(folder: Path, artifact: Path | None = None) -> dict:
+    """Sizes of the artifact and of every reached file, their sum, and what was not counted.
+
+    The artifact is artifact.pgz, or else the largest packed file that is not a shard; a further
+    one counts when the code names it. Raises: FileNotFoundError without code or artifact.
+    """
+    folder = Path(os.path.abspath(folder))
+    if not (folder / ENTRY).is_file():
+        raise FileNotFoundError(f"{folder} holds no {ENTRY}; name the folder of a run or a record")
+    packed = [path for name in ARTIFACTS for path in folder.glob(name) if not free_because(path)]
+    packed.sort(key=lambda path: (path.name == "artifact.pgz", path.stat().st_size))
+    artifact = Path(os.path.abspath(artifact or [folder / "artifact.pgz", *packed][-1]))
+    if not artifact.is_file():
+        raise FileNotFoundError(f"no artifact {artifact}; finish the run, or give --artifact FILE")
+    counted = {**reached(folder), artifact: "artifact"}
+    others = [path for path in folder.rglob("*") if path.is_file() and path not in counted]
+    left_out = {path: f"not counted: {free_because(path) or 'not reached'}" for path in others}
+
+    def rows(files: dict[Path, str]) -> list[dict]:
+        sizes = sorted(((path.stat().st_size, path) for path in files), reverse=True)
+        return [{"path": os.path.relpath(p, folder), "bytes": n, "why": files[p]} for n, p in sizes]
+
+    model, total = artifact.stat().st_size, sum(path.stat().st_size for path in counted)
+    sizes = {"model_bytes": model, "code_bytes": total - model, "total_bytes": total}
+    cap = {"cap_bytes": CAP_BYTES, "margin_bytes": CAP_BYTES - total, "fits": total <= CAP_BYTES}
+    return {**sizes, **cap, "counted": rows(counted), "not_counted": rows(left_out)}
+
+
+def main(argv: list[str] | None = None) -> int:
+    about = __doc__.splitlines()[0]
+    parser = argparse.ArgumentParser(prog="tools.submission.size", description=about)
+    parser.add_argument("folder", type=Path, metavar="RUN_OR_FOLDER", help="folder, or a run id")
+    parser.add_argument("--artifact", type=Path, help="when it lies elsewhere or has another name")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    args = parser.parse_args(argv)
+    folder = args.folder if args.folder.is_dir() else Path("logs") / args.folder
+    try:
+        weight = weigh(folder, args.artifact)
+    except (OSError, ValueError) as error:
+        print(f"tools.submission.size: {error}", file=sys.stderr)
+        return 2
+    if args.json:
+        print(json.dumps(weight, indent=1))
+    else:
+        for row in weight["counted"] + weight["not_counted"]:
+            print(f"{row['bytes']:>11,}  {row['path']}  ({row['why']})")
+        print("size", *(f"{key}:{size}" for key, size in weight.items() if key.endswith("_bytes")))
+        print("fits the cap" if weight["fits"] else f"OVER the cap by {-weight['margin_bytes']:,}")
+    return 0 if weight["fits"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
