@@ -42,8 +42,7 @@ from torch import Tensor, nn
 
 import evaluate
 import quantize
-import rans
-import trellis
+from codec import rans, trellis
 
 # Settings -----------------------------------------------------------------------------------------
 
