@@ -231,7 +231,8 @@ for path, text in sources.items():
     module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
     assert open(module.__file__, "rb").read() == script
     for name, member in vars(module).items():
-        if name != "run_sources" and getattr(member, "__module__", "") == module.__name__ and inspect.isfunction(member):
+        is_own = getattr(member, "__module__", "") == module.__name__ and name != "run_sources"
+        if is_own and inspect.isfunction(member):
             assert inspect.getsource(inspect.unwrap(member)) in text, name
 """
     (tmp_path / "check.py").write_text(f"sources = {texts!r}\nscript = {script!r}\n{code}")
