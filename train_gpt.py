@@ -42,7 +42,7 @@ from torch import Tensor, nn
 
 import evaluate
 import quantize
-from codec import rans, trellis
+from codec import trellis
 
 # Settings -----------------------------------------------------------------------------------------
 
@@ -286,8 +286,8 @@ class Clock:
 
 
 def read_sources(*more: str) -> dict[str, bytes]:
-    """These five files, and a system's SOURCES, as they are when the run starts: what counts."""
-    files = (__file__, *(m.__file__ for m in (quantize, trellis, rans, evaluate)), *more)
+    """The sources that count, as they are when the run starts; more are those of a system."""
+    files = (__file__, *quantize.SOURCES, evaluate.__file__, *more)
     return {os.path.relpath(file, Path(__file__).parent): Path(file).read_bytes() for file in files}
 
 

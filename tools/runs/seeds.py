@@ -276,7 +276,8 @@ def remove_unbegun(folder: Path) -> bool:
     if not folder.is_dir() or (folder / "settings.json").exists():
         return False
     known = {".lock", *SOURCES}
-    others = [p.name for p in folder.iterdir() if not (p.name in known or p.suffix == ".tmp")]
+    files = [str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()]
+    others = [name for name in files if not (name in known or name.endswith(".tmp"))]
     if others:
         raise ValueError(f"{folder} has {others[0]} but no settings.json; move it away")
     shutil.rmtree(folder)
