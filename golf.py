@@ -1,98 +1,619 @@
-"""Run a command of this repository, in an environment that is made on first use.
+"""The front door: every command of this repository, in an environment that is made on first use.
 
-    python3 golf.py smoke                  train, pack, score and weigh a small model
-    python3 golf.py test [PYTEST OPTIONS]  run the test suite (in this folder, wherever you stand)
-    python3 golf.py MODULE [ARGUMENTS]     run a module where you stand: train_gpt, quantize,
-                                           evaluate, data.prepare, tools.submission.size, ...
-    python3 golf.py --with EXTRA[,EXTRA] MODULE ...    with extras of pyproject.toml as well
+    python3 golf.py                      list the commands by what one wants to do
+    python3 golf.py smoke                train, pack, score and weigh a small model
+    python3 golf.py help seeds           what one command is for, with an example
+    python3 golf.py tools.runs.stats …   any other module of the repository, by its dotted name
 
-A Python (Linux, macOS) that has what the command needs is used as it is. Else .venv is made here.
+A command runs where you stand: paths that you type are yours, and run folders are made in logs/
+there. Settings are environment variables and stand in front: SEED=42 python3 golf.py train
+
+If the Python that starts golf.py has what a command needs, it is used as it is. Otherwise .venv is
+made beside golf.py, and what is missing is installed there; each download is announced first.
 """
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
 import time
 from pathlib import Path
+from typing import Callable, NamedTuple
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PYTHON = str(VENV / "bin" / "python")
-DRIVER = Path("/proc/driver/nvidia")
-# Rough downloads in MB, with what they pull in; 2 for all others.
-MB = {"torch": 230, "cuda": 2800, "numpy": 17, "zstandard": 6, "ruff": 11, "matplotlib": 42}
+NVIDIA_DRIVER = Path("/proc/driver/nvidia")
+
+
+# Commands -----------------------------------------------------------------------------------------
+
+
+def like(pattern: str) -> Callable[[str], bool]:
+    """A test of one word of a command line: does the regular expression match all of it?"""
+    return lambda word: re.fullmatch(pattern, word) is not None
+
+
+class Command(NamedTuple):
+    """One command: a row of the table from which the help, the README's table and main are made.
+
+    `golf.py data fetch --variant sp1024` finds the row "data fetch", installs the extra "data", and
+    starts `python -m data.prepare fetch --variant sp1024`.
+    """
+
+    name: str  # as it is typed: one word, or two
+    group: str  # a key of GROUPS
+    purpose: str
+    module: str  # started with python -m
+    example: str  # what stands after golf.py
+    arguments: tuple[str, ...] = ()  # put before those that the user types
+    extras: tuple[str, ...] = ()  # of pyproject.toml
+    # Extras that only some arguments need: (test of one argument, extra).
+    extras_by_argument: tuple[tuple[Callable[[str], bool], str], ...] = ()
+    takes_gpus: bool = False  # --gpus N starts it in N processes, by torchrun
+
+
+GROUPS = {
+    "try": "try it",
+    "data": "prepare text",
+    "train": "train",
+    "score": "score",
+    "pack": "pack",
+    "prove": "prove",
+    "compare": "compare",
+    "publish": "publish",
+}
+
+TOOLS = ("ruff", "pytest")  # of others, that can be started by their names
+# Sources of documents and tokenizers that need packages which a plain text file does not.
+RAW_SOURCES = like(r".*\.parquet|tinystories|c4|fineweb-edu|wikitext-103|gpt2")
+MODEL = "logs/RUN/artifact.pgz"
+
+COMMANDS = (
+    Command(
+        name="smoke",
+        group="try",
+        purpose="train, pack, score and weigh a small model; about 2 minutes, no GPU, no data",
+        module="train_gpt",
+        example="smoke",
+    ),
+    Command(
+        name="test",
+        group="try",
+        purpose="run the tests; options are pytest's",
+        module="pytest",
+        example="test -k size",
+        arguments=("-n", "auto"),
+        extras=("test",),
+    ),
+    Command(
+        name="doctor",
+        group="try",
+        purpose="is this machine fit? forecast of steps, time and bytes",
+        module="tools.runs.doctor",
+        example="doctor",
+    ),
+    Command(
+        name="data toy",
+        group="data",
+        purpose="English text from the installed Python, offline, in seconds",
+        module="data.prepare",
+        example="data toy",
+        arguments=("toy",),
+    ),
+    Command(
+        name="data fetch",
+        group="data",
+        purpose="published FineWeb shards and their tokenizer, verified",
+        module="data.prepare",
+        example="data fetch --variant sp1024 --train-shards 80",
+        arguments=("fetch",),
+        extras=("data",),
+    ),
+    Command(
+        name="data build",
+        group="data",
+        purpose="shards from your own documents, with your own tokenizer",
+        module="data.prepare",
+        example="data build MY_TEXTS --tokenizer bpe:1024 --val-documents 100 --out my_shards",
+        arguments=("build",),
+        extras_by_argument=((RAW_SOURCES, "data-raw"),),
+    ),
+    Command(
+        name="data verify",
+        group="data",
+        purpose="is a folder of shards what its manifest says, to the byte?",
+        module="data.prepare",
+        example="data verify my_shards",
+        arguments=("verify",),
+    ),
+    Command(
+        name="train",
+        group="train",
+        purpose="train, pack and score our recipe, or one of baselines/ by its name",
+        module="train_gpt",
+        example="train pr334 --gpus 8",
+        takes_gpus=True,
+    ),
+    Command(
+        name="seeds",
+        group="train",
+        purpose="one recipe with several seeds or settings, every launch registered",
+        module="tools.runs.seeds",
+        example="seeds -n 3 --name mine",
+        extras_by_argument=((like("(--engine=)?slurm"), "sweep"),),
+    ),
+    Command(
+        name="score",
+        group="score",
+        purpose="score an artifact again, in a fresh process",
+        module="evaluate",
+        example=f"score {MODEL}",
+        takes_gpus=True,
+    ),
+    Command(
+        name="evaluations",
+        group="score",
+        purpose="score by a named protocol, as the reference models were reported",
+        module="baselines.evaluations",
+        example="evaluations recipe logs/RUN",
+    ),
+    Command(
+        name="generate",
+        group="score",
+        purpose="continue a text with a model",
+        module="tools.hub.generate",
+        example=f"generate {MODEL} --prompt 'The history of'",
+        extras=("hf",),
+    ),
+    Command(
+        name="size",
+        group="pack",
+        purpose="bytes of artifact and code against the cap",
+        module="tools.submission.size",
+        example="size logs/RUN",
+    ),
+    Command(
+        name="quantize",
+        group="pack",
+        purpose="pack a checkpoint again, to another size",
+        module="quantize",
+        example="quantize logs/RUN/checkpoint.pt --out small.pgz --target-bytes 200000",
+    ),
+    Command(
+        name="codec report",
+        group="pack",
+        purpose="where the bytes of an artifact go",
+        module="quantize",
+        example=f"codec report {MODEL}",
+        arguments=("report",),
+    ),
+    Command(
+        name="codec bench",
+        group="pack",
+        purpose="every codec on the same weights: bytes, error, loss, time",
+        module="tools.runs.codec_bench",
+        example="codec bench --quick",
+        extras=("codecs", "plots"),
+    ),
+    Command(
+        name="pack",
+        group="pack",
+        purpose="finished runs to one record folder; no number is typed",
+        module="tools.submission.pack",
+        example="pack logs/mine_seed* --name 'Mine' --author 'A. Name' --github-id name",
+    ),
+    Command(
+        name="bundle",
+        group="pack",
+        purpose="the sources to one train_gpt.py that runs alone, and back",
+        module="tools.submission.bundle",
+        example="bundle unpack records/TRACK/FOLDER/train_gpt.py --out sources",
+    ),
+    Command(
+        name="check",
+        group="prove",
+        purpose="is a record folder valid? files, figures, bytes, time, claims",
+        module="tools.submission.check",
+        example="check records/TRACK/FOLDER --run",
+    ),
+    Command(
+        name="audit",
+        group="prove",
+        purpose="is a score legal? shown on the artifact itself",
+        module="tools.legality.audit",
+        example="audit logs/RUN",
+    ),
+    Command(
+        name="lint",
+        group="prove",
+        purpose="read a script for what the rules forbid, without running it",
+        module="tools.legality.lint",
+        example="lint records/TRACK/FOLDER",
+    ),
+    Command(
+        name="cheaters",
+        group="prove",
+        purpose="does the audit catch the cheaters it must catch?",
+        module="tools.legality.cheaters",
+        example="cheaters",
+    ),
+    Command(
+        name="stats",
+        group="compare",
+        purpose="is a gain real, or noise of the seeds?",
+        module="tools.runs.stats",
+        example="stats logs/mine_seed* --against logs/theirs_seed*",
+    ),
+    Command(
+        name="compare",
+        group="compare",
+        purpose="systems on one text, as one table",
+        module="tools.runs.compare",
+        example="compare logs/mine_seed1337 logs/theirs_seed1337",
+        extras_by_argument=((like("--plot(=.*)?"), "plots"),),
+    ),
+    Command(
+        name="plot",
+        group="compare",
+        purpose="pictures of runs: curves, speed, bytes, error",
+        module="tools.runs.plot",
+        example="plot logs/mine_seed* --out plots",
+        extras=("plots",),
+    ),
+    Command(
+        name="logs",
+        group="compare",
+        purpose="what a log or a submission.json says, ours or the field's",
+        module="tools.runs.logs",
+        example="logs logs/RUN",
+    ),
+    Command(
+        name="leaderboard",
+        group="compare",
+        purpose="the public history beside our own records",
+        module="tools.submission.leaderboard",
+        example="leaderboard --html board.html",
+    ),
+    Command(
+        name="publish",
+        group="publish",
+        purpose="any model as a Hugging Face folder, proven equal to it",
+        module="tools.hub.publish",
+        example=f"publish {MODEL} --out my_model",
+        extras=("hf",),
+        extras_by_argument=((like("--push(=.*)?"), "data"),),
+    ),
+    Command(
+        name="tokenizer",
+        group="publish",
+        purpose="a tokenizer in the form that Hugging Face's libraries read",
+        module="tools.hub.tokenizer",
+        example="tokenizer data/tokenizers/toy_1024_bpe.model --out my_tokenizer",
+        extras=("hf",),
+    ),
+)
+
+
+def find_command(words: list[str]) -> tuple[Command, list[str]]:
+    """The row that the words name, and the words that are left for it.
+
+    A dotted module name is a command too. Its row, if there is one, tells the extras: data.prepare
+    fetch needs those of "data fetch".
+
+    Raises: SystemExit for words that name nothing.
+    """
+    for length in (2, 1):
+        for command in COMMANDS:
+            if command.name == " ".join(words[:length]):
+                return command, words[length:]
+    if module_file(words[0]).is_file() or words[0] in TOOLS:
+        plain = Command(name=words[0], group="", purpose="", module=words[0], example=words[0])
+        for command in COMMANDS:
+            first_words = tuple(words[1 : 1 + len(command.arguments)])
+            if command.module == words[0] and command.arguments == first_words:
+                extras = {
+                    "extras": command.extras,
+                    "extras_by_argument": command.extras_by_argument,
+                }
+                plain = plain._replace(**extras)
+        return plain, words[1:]
+    names = [command.name for command in COMMANDS]
+    near = [name for name in names if name.split()[0] == words[0]]  # "data" alone
+    near = near or difflib.get_close_matches(" ".join(words[:2]), names, 1)
+    near = near or difflib.get_close_matches(words[0], names, 1)
+    hint = f"did you mean {' or '.join(near)}?" if near else "`python3 golf.py` lists the commands"
+    sys.exit(f"golf.py: cannot run {' '.join(words)!r}; {hint}")
+
+
+def module_file(module: str) -> Path:
+    """The file of a module of ours, which need not exist."""
+    return ROOT / (module.replace(".", "/") + ".py")
+
+
+def list_commands() -> str:
+    """The commands by what one wants to do, a line each."""
+    width = max(len(command.name) for command in COMMANDS)
+    lines = ["python3 golf.py COMMAND ...", ""]
+    for group, title in GROUPS.items():
+        lines.append(f"{title}:")
+        for command in COMMANDS:
+            if command.group == group:
+                lines.append(f"    {command.name:{width}}  {command.purpose}")
+    lines += ["", "python3 golf.py help COMMAND shows an example. The README tells the rest."]
+    return "\n".join(lines)
+
+
+def describe(command: Command) -> str:
+    """What one command is for, with an example and what it runs."""
+    lines = [f"{command.name}: {command.purpose}", ""]
+    lines.append(f"    python3 golf.py {command.example}")
+    lines.append("")
+    if command.name == "train":
+        lines.append(f"recipes: train_gpt (ours, taken without a name), {', '.join(recipes())}")
+        lines.append("settings stand in front: SEED=42 MATRIX_LR=0.03 python3 golf.py train")
+    if command.takes_gpus:
+        lines.append("--gpus N starts N processes by torchrun, one for each GPU of this machine")
+    words = " ".join([command.module, *command.arguments])
+    lines.append(f"runs python -m {words}")
+    extras = [*command.extras, *(extra for _, extra in command.extras_by_argument)]
+    if extras:
+        lines.append(f"extras of pyproject.toml: {', '.join(extras)}")
+    return "\n".join(lines)
+
+
+def recipes() -> list[str]:
+    """Names of the baselines that can be trained: the files that say RECIPE."""
+    files = sorted((ROOT / "baselines").glob("*.py"))
+    recipe = re.compile(r"^RECIPE\b.*=", re.MULTILINE)
+    return [path.stem for path in files if recipe.search(path.read_text(encoding="utf-8"))]
+
+
+# Until each of these is a file of its own, one module trains them all.
+REFERENCE_MODELS = ("gelu_d12", "yat_d12", "gpt2_124m", "preln_53m")
+
+
+def recipe_module(words: list[str]) -> tuple[str, list[str]]:
+    """The module that trains the recipe which the words after `train` name, and its arguments.
+
+    Raises: SystemExit for a recipe that does not exist, and for settings that stand behind.
+    """
+    settings = [word for word in words if re.fullmatch(r"[A-Za-z_]+=.*", word)]
+    if settings:
+        line = " ".join(map(shlex.quote, settings))
+        sys.exit(f"golf.py: settings stand in front: {line} {shell_line('train')}")
+    if len(words) > 1 or words and words[0].startswith("-"):
+        sys.exit(f"golf.py: train takes one recipe and --gpus N, not {' '.join(words)!r}")
+    if words in ([], ["train_gpt"]):
+        return "train_gpt", []
+    if words[0] in recipes():
+        return f"baselines.{words[0]}", []
+    if words[0] in REFERENCE_MODELS:
+        return "baselines.train", words
+    names = ["train_gpt", *recipes(), *REFERENCE_MODELS]
+    sys.exit(f"golf.py: no recipe {words[0]!r}: there is {', '.join(names)}")
+
+
+def take_gpus(words: list[str]) -> tuple[int, list[str]]:
+    """The number after --gpus, 0 without it, and the other words.
+
+    ["pr334", "--gpus", "8"] gives 8 and ["pr334"]. Raises: SystemExit for what is not a number.
+    """
+    words = [part for word in words for part in re.sub("^--gpus=", "--gpus\0", word).split("\0")]
+    if "--gpus" not in words:
+        return 0, words
+    place = words.index("--gpus")
+    count = "".join(words[place + 1 : place + 2])
+    if not re.fullmatch(r"[1-9]\d*", count):
+        sys.exit(f"golf.py: --gpus {count} must be a number from 1")
+    return int(count), words[:place] + words[place + 2 :]
+
+
+def shell_line(*words) -> str:
+    """A command of golf.py as it is typed in the folder where the user stands.
+
+    shell_line("score", "logs/my run") is "python3 golf.py score 'logs/my run'".
+    """
+    here = Path.cwd()
+    script = ROOT / "golf.py"
+    if here == ROOT or here in ROOT.parents:
+        script = script.relative_to(here)
+    return " ".join(shlex.quote(str(word)) for word in ("python3", script, *words))
+
+
+def say_next(*words) -> None:
+    """Print the next sensible command, ready to be copied into a shell."""
+    print(f"next: {shell_line(*words)}", flush=True)
+
+
+# Environment --------------------------------------------------------------------------------------
+
+# Rough downloads in MB, each with what it pulls in; DEFAULT_MB for all others.
+PACKAGE_MB = {
+    "torch": 230,
+    "numpy": 17,
+    "zstandard": 6,
+    "ruff": 11,
+    "matplotlib": 42,
+    "transformers": 30,
+    "datasets": 60,
+    "pyarrow": 45,
+}
+DEFAULT_MB = 2
+CUDA_MB = 2800  # that the CUDA build of torch takes more than the CPU build
 
 
 def requirements(extras: list[str]) -> list[str]:
-    """The base dependencies in pyproject.toml and those of the named extras."""
+    """The base dependencies in pyproject.toml and those of the extras, as name>=version.
+
+    Raises: SystemExit for an extra that pyproject.toml does not have.
+    """
     import tomllib
 
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    project = tomllib.loads(text)["project"]
     offered = project["optional-dependencies"]
-    if not set(extras) <= set(offered):
-        sys.exit(f"golf.py: --with takes extras of pyproject.toml: {', '.join(offered)}")
-    return project["dependencies"] + [need for extra in extras for need in offered[extra]]
+    for extra in extras:
+        if extra not in offered:
+            sys.exit(f"golf.py: no extra {extra!r}: pyproject.toml has {', '.join(offered)}")
+    needs = list(project["dependencies"])
+    for extra in extras:
+        needs += offered[extra]
+    return needs
 
 
 def missing(needs: list[str]) -> list[str]:
     """Those of the requirements, each name>=version, that this interpreter does not meet."""
-    from importlib.metadata import distributions  # and no import: torch takes seconds to load
+    from importlib.metadata import distributions  # importing torch itself would take seconds
 
-    def numbers(text: str) -> list[int]:
-        return [int(part) for part in re.findall(r"\d+", text)[:3]]
+    def numbers(version: str) -> list[int]:
+        # "2.10.0a0+git12" is [2, 10, 0], so that 2.10 is newer than 2.9.
+        return [int(part) for part in re.findall(r"\d+", version)[:3]]
 
-    pairs = [need.split(">=") for need in needs]
-    found = {name: next((d.version for d in distributions(name=name)), "") for name, _ in pairs}
-    return [f"{name}>={least}" for name, least in pairs if numbers(found[name]) < numbers(least)]
+    absent = []
+    for need in needs:
+        name, least = need.split(">=")
+        installed = next((package.version for package in distributions(name=name)), "")
+        if numbers(installed) < numbers(least):
+            absent.append(need)
+    return absent
+
+
+def missing_in_venv(needs: list[str]) -> list[str]:
+    """Those of the requirements that .venv does not meet; its own Python looks."""
+    code = "import sys, golf; print(*golf.missing(sys.argv[1:]))"
+    done = subprocess.run(
+        [PYTHON, "-c", code, *needs], cwd=ROOT, check=True, stdout=subprocess.PIPE
+    )
+    return done.stdout.decode().split()
+
+
+def ready_python(needs: list[str]) -> str:
+    """The Python that meets the needs already; empty where something has to be installed."""
+    if not missing(needs):
+        return sys.executable
+    if os.path.exists(PYTHON) and not missing_in_venv(needs):
+        return PYTHON
+    return ""
+
+
+class Attempt(NamedTuple):
+    """One way to install: the command without the names of the packages, and its download."""
+
+    tool: str
+    command: list[str]
+    is_cuda: bool  # it brings the CUDA build of torch
+
+
+def has_driver() -> bool:
+    return bool(shutil.which("nvidia-smi")) or NVIDIA_DRIVER.exists()
+
+
+def uv_environment() -> dict[str, str]:
+    """The environment for uv: it must trust whom the system trusts, as pip and curl do.
+
+    Without this it refuses ("UnknownIssuer") behind a proxy that has a certificate authority of
+    its own. Older versions read the first name, newer ones the second.
+    """
+    return {"UV_NATIVE_TLS": "1", "UV_SYSTEM_CERTS": "1", **os.environ}
+
+
+def size_mb(packages: list[str], is_cuda: bool) -> int:
+    """About how many megabytes the packages are to download."""
+    names = [re.split("[=>]", package)[0] for package in packages]
+    total = sum(PACKAGE_MB.get(name, DEFAULT_MB) for name in names)
+    return total + CUDA_MB if is_cuda else total
 
 
 def install(absent: list[str], run) -> None:
-    """Install into .venv with uv, else with pip; each attempt says first what it downloads."""
-    torch = any(need.startswith("torch>") for need in absent)
-    driver = bool(shutil.which("nvidia-smi")) or DRIVER.exists()
-    pins = ROOT / "constraints.txt"
-    limits = [] if torch and driver else ["-c", str(pins)]  # with a driver any torch will do
-    pip = [PYTHON, "-m", "pip", "install", "--no-input", *["--quiet"] * (not sys.stdout.isatty())]
-    uv, cuda = shutil.which("uv"), torch and sys.platform == "linux"
-    if torch and not driver:  # of a newer torch there may be no CPU build
-        pin = re.search(r"^torch==.*", pins.read_text(), re.MULTILINE)[0]
+    """Install into .venv with uv, otherwise with pip; each attempt says first what it downloads.
+
+    run(reason, command) prints the reason and gives the exit status of the command.
+
+    Without an NVIDIA driver the CPU build of torch is wanted: of a newer torch there may be none,
+    so the version in constraints.txt is taken. The index of pip gives the CUDA build; a folder of
+    wheels that pip was told of may hold another. So uv, which can choose, is fetched first where
+    pip has no CPU build.
+    """
+    wants_torch = any(need.startswith("torch>") for need in absent)
+    wants_cuda = wants_torch and has_driver()
+    constraints = ROOT / "constraints.txt"
+    limits = [] if wants_cuda else ["-c", str(constraints)]  # with a driver any torch will do
+    pip = [PYTHON, "-m", "pip", "install", "--no-input"]
+    if not sys.stdout.isatty():
+        pip.append("--quiet")
+    uv = shutil.which("uv")
+    pip_gives_cuda = wants_torch and sys.platform == "linux"
+    if wants_torch and not wants_cuda:
+        pattern = r"^torch==.*"
+        pin = re.search(pattern, constraints.read_text(encoding="utf-8"), re.MULTILINE)[0]
         absent = [pin, *(need for need in absent if not need.startswith("torch>"))]
-        # An index gives pip the CUDA build; a folder of wheels it was told of may hold another.
-        ask = [PYTHON, "-m", "pip", "index", "versions", "torch"]
-        known = subprocess.run(ask, capture_output=True, text=True).stdout
-        cuda &= f"{pin[len('torch==') :]}+cpu" not in known
-        if cuda and not uv:
-            why = "fetching uv (17 MB), because pip finds only the CUDA build of torch"
-            uv = run(why, [*pip, "uv"]) == 0 and str(VENV / "bin" / "uv")
-    backend = f"--torch-backend={'auto' if driver else 'cpu'}"
-    by_uv = [uv, "pip", "install", "--python", PYTHON, backend, *limits]
-    for command in [by_uv] * bool(uv) + [[*pip, *limits], pip]:
-        size = sum(MB.get(re.split("[=>]", need)[0], 2) for need in absent)
-        size += MB["cuda"] * bool(cuda and (driver or command is not by_uv))
-        tool = "uv" if command is by_uv else "pip"
-        if run(f"fetching {', '.join(absent)} with {tool}: up to {size} MB", command + absent) == 0:
+        query = [PYTHON, "-m", "pip", "index", "versions", "torch"]
+        answer = subprocess.run(query, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        version = pin[len("torch==") :]
+        pip_gives_cuda = pip_gives_cuda and f"{version}+cpu" not in answer.stdout.decode()
+        if pip_gives_cuda and not uv:
+            reason = "fetching uv (17 MB), because pip finds only the CUDA build of torch"
+            if run(reason, [*pip, "uv"]) == 0:
+                uv = str(VENV / "bin" / "uv")
+
+    attempts = []
+    if uv:
+        backend = f"--torch-backend={'auto' if has_driver() else 'cpu'}"
+        by_uv = [uv, "pip", "install", "--python", PYTHON, backend, *limits]
+        attempts.append(Attempt("uv", by_uv, wants_cuda))
+    attempts.append(Attempt("pip", [*pip, *limits], pip_gives_cuda))
+    attempts.append(Attempt("pip", pip, pip_gives_cuda))
+    for attempt in attempts:
+        if attempt.is_cuda and not wants_cuda:
+            allow_cuda(size_mb(absent, True))
+        size = size_mb(absent, attempt.is_cuda)
+        reason = f"fetching {', '.join(absent)} with {attempt.tool}: up to {size} MB"
+        if run(reason, attempt.command + absent) == 0:
             return
 
 
+def allow_cuda(megabytes: int) -> None:
+    """Go on only if somebody wants a download that is ten times the one that was announced.
+
+    A terminal is asked. A batch job has nobody to ask: it ends with what can be done, or is told
+    GOLF_YES=1 beforehand. Raises: SystemExit.
+    """
+    if os.environ.get("GOLF_YES") == "1":
+        return
+    problem = f"the CPU build of torch cannot be had here; the CUDA build is {megabytes} MB"
+    if sys.stdin.isatty():
+        answer = input(f"golf.py: {problem}. Fetch it all the same? [y/N] ")
+        if answer.strip().lower() in ("y", "yes"):
+            return
+    sys.exit(
+        f"golf.py: {problem}. Let uv reach download.pytorch.org (a proxy: HTTPS_PROXY, its"
+        " certificate: SSL_CERT_FILE), or install torch yourself and start golf.py with that"
+        " Python, or set GOLF_YES=1 to take the CUDA build"
+    )
+
+
 def prepared(needs: list[str]) -> str:
-    """The Python that meets the needs: this one, or that of .venv with what was missing."""
+    """The Python that meets the needs: this one, or that of .venv with what was missing.
+
+    Several golf.py may be started at once, and one may be killed while it installs. A lock lets the
+    others wait. What stands in the lock file means that .venv was being changed when its owner
+    ended, and that it must be made anew.
+    """
     if not missing(needs):
         return sys.executable
     import fcntl
 
-    def run(why: str, command: list[str]) -> int:
-        print(f"golf.py: {why}", flush=True)
+    def run(reason: str, command: list[str]) -> int:
+        print(f"golf.py: {reason}", flush=True)
         # The child holds the lock too: if we are killed, pip goes on and must be waited for.
-        return subprocess.run(command, pass_fds=[lock.fileno()]).returncode
-
-    def absent() -> list[str]:
-        code = "import sys, golf; print(*golf.missing(sys.argv[1:]))"
-        return subprocess.check_output([PYTHON, "-c", code, *needs], cwd=ROOT, text=True).split()
+        return subprocess.run(command, pass_fds=[lock.fileno()], env=uv_environment()).returncode
 
     with open(ROOT / ".venv.lock", "a+") as lock:
         try:
@@ -101,49 +622,110 @@ def prepared(needs: list[str]) -> str:
             print("golf.py: waiting for another golf.py, which is installing", flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         lock.seek(0)
-        unusable = lock.read() or not os.path.exists(PYTHON)  # text: killed while changing .venv
-        if unusable or absent():
+        is_unusable = lock.read() != "" or not os.path.exists(PYTHON)
+        if is_unusable or missing_in_venv(needs):
             os.write(lock.fileno(), b"changing .venv")
-            venv = [sys.executable, "-m", "venv", "--clear", "--system-site-packages", str(VENV)]
-            if unusable and run(f"making {VENV}", venv):
-                sys.exit("golf.py: that failed; Debian and Ubuntu need: apt install python3-venv")
-            if unusable and sys.prefix != sys.base_prefix:  # the new one sees our base, not us
-                site = sysconfig.get_path("purelib", "venv", {"base": str(VENV)})
-                Path(site, "parent.pth").write_text(sysconfig.get_path("purelib"))
-            install(absent(), run)
+            if is_unusable:
+                make_venv(run)
+            install(missing_in_venv(needs), run)
             lock.truncate(0)
-            if left := absent():
-                sys.exit(f"golf.py: could not install {', '.join(left)}; is there a network?")
+            absent = missing_in_venv(needs)
+            if absent:
+                sys.exit(f"golf.py: could not install {', '.join(absent)}; is there a network?")
     return PYTHON
 
 
-def main(arguments: list[str]) -> None:
-    if sys.version_info < (3, 11):
-        sys.exit(f"golf.py: Python 3.11 or newer is needed, {sys.executable} is older")
-    extras = arguments[1].split(",") if arguments[:1] == ["--with"] and arguments[2:] else []
-    arguments = arguments[2:] if extras else arguments
-    command = arguments[0] if arguments else "--help"
-    if command.startswith("-"):
-        return print(__doc__)
-    needs = requirements([*extras, "test"] if command == "test" else extras)
-    known = arguments == ["smoke"] or command in ["test", *(n.split(">=")[0] for n in needs)]
-    if not known and not (ROOT / f"{command.replace('.', '/')}.py").is_file():
-        sys.exit(f"golf.py: cannot run {' '.join(arguments)!r} here; see golf.py --help")
-    python = prepared(needs)
+def make_venv(run) -> None:
+    """Make .venv anew; it sees the packages of the Python that golf.py was started with."""
+    venv = [sys.executable, "-m", "venv", "--clear", "--system-site-packages", str(VENV)]
+    if run(f"making {VENV}", venv):
+        sys.exit("golf.py: that failed; Debian and Ubuntu need: apt install python3-venv")
+    if sys.prefix != sys.base_prefix:
+        # Started from an environment, the new one would see only the Python below that one.
+        site = sysconfig.get_path("purelib", "venv", {"base": str(VENV)})
+        Path(site, "parent.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
+
+
+# Running ------------------------------------------------------------------------------------------
+
+
+def child_environment() -> dict[str, str]:
+    """The environment of what golf.py starts: our folder first among those that are imported."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     # Threads that spin while waiting gain a third on a free CPU, and lose tenfold on a busy one.
-    settings = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": path}
-    if command in ("smoke", "test"):
+    return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": path}
+
+
+def program(python: str, module: str, gpus: int) -> list[str]:
+    """The start of the command line of a module: alone, or as one of several processes.
+
+    -P keeps the folder where the user stands out of what is imported: a folder of theirs that is
+    named data must not hide ours.
+    """
+    alone = [python, "-P", "-m", module]
+    if gpus == 0:
+        return alone
+    torchrun = [python, "-P", "-m", "torch.distributed.run"]
+    return [*torchrun, "--standalone", f"--nproc_per_node={gpus}", "--no-python", *alone]
+
+
+def smoke(python: str) -> int:
+    """Train, pack, score and weigh a small model in our own folder; returns the exit status."""
+    environ = child_environment()
+    run_id = os.environ.get("RUN_ID") or time.strftime(f"smoke_%Y%m%d_%H%M%S_{os.getpid()}")
+    environ |= {"PRESET": "smoke", "RUN_ID": run_id}
+    folder = ROOT / "logs" / run_id
+    print("golf.py: about 2 minutes: text, 1 minute of training, packing, scoring", flush=True)
+    if subprocess.run(program(python, "train_gpt", 0), cwd=ROOT, env=environ).returncode:
+        sys.exit(f"golf.py: the run {run_id} failed, as the lines above say")
+    size = [*program(python, "tools.submission.size", 0), f"logs/{run_id}"]
+    status = subprocess.run(size, cwd=ROOT, env=child_environment()).returncode
+    artifact = os.path.relpath(folder / "artifact.pgz")
+    say_next("generate", artifact, "--prompt", "The module")
+    return status
+
+
+def main(arguments: list[str]) -> None:
+    """Find the command, make what it needs, and become it."""
+    if sys.version_info < (3, 11):
+        sys.exit(f"golf.py: Python 3.11 or newer is needed, {sys.executable} is older")
+    extras = []
+    if arguments[:1] == ["--with"] and len(arguments) > 2:
+        extras = arguments[1].split(",")
+        arguments = arguments[2:]
+    if not arguments or arguments[0] in ("-h", "--help", "--with") or arguments == ["help"]:
+        print(list_commands())
+        return
+    if arguments[0] == "help":
+        print(describe(find_command(arguments[1:])[0]))
+        return
+    command, words = find_command(arguments)
+    extras += command.extras
+    for needs_extra, extra in command.extras_by_argument:
+        if any(map(needs_extra, words)):
+            extras.append(extra)
+
+    module, gpus = command.module, 0
+    if command.takes_gpus:
+        gpus, words = take_gpus(words)
+    asks_help = "-h" in words or "--help" in words
+    if asks_help and command.group:
+        print(describe(command))
+        if command.name in ("train", "smoke") or not ready_python(requirements(extras)):
+            return  # help never installs anything; the options are shown once there is .venv
+        print(flush=True)
+    elif command.name == "train":
+        module, words = recipe_module(words)
+    elif command.name == "smoke" and words:
+        sys.exit(f"golf.py: smoke takes no arguments, not {' '.join(words)!r}")
+
+    python = prepared(requirements(extras))
+    if command.name == "smoke":
+        sys.exit(smoke(python))
+    if command.name == "test":
         os.chdir(ROOT)
-        arguments[:1] = ["pytest", "-n", "auto"]
-    if command == "smoke":
-        run_id = os.environ.get("RUN_ID") or time.strftime(f"smoke_%Y%m%d_%H%M%S_{os.getpid()}")
-        training = {**settings, "PRESET": "smoke", "RUN_ID": run_id}
-        if subprocess.run([python, "train_gpt.py"], env=training).returncode:
-            sys.exit(f"golf.py: the run {run_id} failed, as the lines above say")
-        arguments = ["tools.submission.size", f"logs/{run_id}"]
-    # -P: a folder named data where the user stands must not hide ours.
-    os.execve(python, [python, "-P", "-m", *arguments], settings)
+    line = [*program(python, module, gpus), *command.arguments, *words]
+    os.execve(line[0], line, child_environment())
 
 
 if __name__ == "__main__":

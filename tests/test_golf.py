@@ -4,8 +4,11 @@ Python, pip and uv are shell scripts here, which log how they are called; the lo
 """
 
 import ast
+import io
 import multiprocessing
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -28,11 +31,13 @@ case "$*" in
 -c*) test -e $venv/complete || echo $ABSENT ;;
 *"index versions"*) echo "torch (2.15.0) 2.15.0, 2.13.0$BUILD, 2.13.0" ;;
 *" uv") cp $0 $venv/bin/uv ;;
+*tools.submission.size*) say "weighed in $PWD" ;;
 *install*)
+    say "certificates $UV_NATIVE_TLS $UV_SYSTEM_CERTS"
     test $(basename $0) = uv && test -n "$UV_FAILS" && exit 1
     test -n "$PIP_FAILS" && exit 1
     sleep ${{SECONDS_TO_INSTALL:-0}}; touch $venv/complete; say complete ;;
-train_gpt.py)
+*"-m train_gpt")
     say "PRESET=$PRESET RUN_ID=$RUN_ID in $PWD"
     exit ${{STATUS:-0}} ;;
 esac
@@ -50,15 +55,16 @@ class Box:
         monkeypatch.setattr(golf, "ROOT", folder)
         monkeypatch.setattr(golf, "VENV", folder / ".venv")
         monkeypatch.setattr(golf, "PYTHON", str(folder / ".venv/bin/python"))
-        monkeypatch.setattr(golf, "DRIVER", folder / "driver")
+        monkeypatch.setattr(golf, "NVIDIA_DRIVER", folder / "driver")
         monkeypatch.setattr(golf, "missing", lambda needs: os.environ["ABSENT"].split())
+        monkeypatch.setattr(golf.sys, "stdin", io.StringIO())  # no terminal
         monkeypatch.setattr(golf.shutil, "which", self.tools.get)
         monkeypatch.setattr(golf.sys, "executable", self.python)
         monkeypatch.setattr(golf.sys, "platform", "linux")
         monkeypatch.setattr(golf.sys, "prefix", golf.sys.base_prefix)
         self.env("ABSENT", "torch>=2.9 numpy>=2.0")
         self.env("BUILD", "+cpu")
-        for name in ("RUN_ID", "PRESET", "PYTHONPATH"):
+        for name in ("RUN_ID", "PRESET", "PYTHONPATH", "GOLF_YES"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.chdir(folder)
 
@@ -100,24 +106,154 @@ def test_an_old_python_gets_a_sentence(box, launched, monkeypatch):
     assert not box.calls() and not launched
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["--with"], ["--with", "test"]])
-def test_usage_installs_nothing(box, launched, capsys, arguments):
-    """Without a command the usage is printed."""
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["help"], ["--with"], ["--with", "test"]])
+def test_the_list_of_commands_installs_nothing(box, launched, capsys, arguments):
+    """Without a command all commands are listed, by what one wants to do."""
     golf.main(arguments)
-    assert "golf.py smoke" in capsys.readouterr().out and not box.calls()
-
-
-@pytest.mark.parametrize("arguments", [["smok"], ["data.prepar", "toy"], ["smoke", "SEED=1"]])
-def test_an_unknown_command_is_refused_before_anything_is_installed(box, launched, arguments):
-    """A typing error, or arguments that would be ignored, cost nothing and are quoted."""
-    with pytest.raises(SystemExit, match=f"cannot run '{' '.join(arguments)}'"):
-        golf.main(arguments)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line in ("try it:", "train:", "publish:")]
+    for command in golf.COMMANDS:
+        assert [line for line in lines if line.split()[: len(command.name.split())] ==
+                command.name.split() and command.purpose in line]  # fmt: skip
     assert not box.calls()
+
+
+def test_every_row_of_the_table_is_complete():
+    """Each module is a file, each extra is in pyproject.toml, and each example is its own."""
+    for command in golf.COMMANDS:
+        assert command.group in golf.GROUPS and command.purpose
+        assert golf.module_file(command.module).is_file() or command.module in golf.TOOLS
+        golf.requirements([*command.extras, *(extra for _, extra in command.extras_by_argument)])
+        assert golf.find_command(shlex.split(command.example))[0] == command
+    assert len({command.name for command in golf.COMMANDS}) == len(golf.COMMANDS)
+    assert {command.group for command in golf.COMMANDS} == set(golf.GROUPS)
+
+
+@pytest.mark.parametrize("name", ["train", "seeds", "data fetch", "smoke"])
+def test_help_of_one_command_installs_nothing(box, launched, capsys, name):
+    """`help NAME` and `NAME --help` show an example; options are shown where there is .venv."""
+    golf.main(["help", *name.split()])
+    text = capsys.readouterr().out
+    golf.main([*name.split(), "--help"])
+    assert capsys.readouterr().out.startswith(text)
+    assert f"python3 golf.py {golf.find_command(name.split())[0].example}" in text
+    assert not launched and not box.installs()
+
+
+def test_help_shows_the_options_where_they_can_be_had(box, launched):
+    """With a complete Python --help goes on to the module."""
+    box.env("ABSENT", "")
+    golf.main(["seeds", "--help"])
+    assert launched[0][1][1:] == ["-P", "-m", "tools.runs.seeds", "--help"]
+
+
+@pytest.mark.parametrize(
+    "arguments, answer",
+    [
+        (["smok"], "cannot run 'smok'; did you mean smoke"),
+        (["data"], "did you mean data toy or data fetch or data build or data verify"),
+        (["data", "fech"], "did you mean data toy"),
+        (["data.prepar", "toy"], "cannot run 'data.prepar toy'"),
+        (["smoke", "SEED=1"], "smoke takes no arguments, not 'SEED=1'"),
+        (["train", "pr335"], "no recipe 'pr335': there is train_gpt"),
+        (["train", "a", "b"], "one recipe and --gpus N, not 'a b'"),
+        (["train", "--seed", "1"], "one recipe and --gpus N"),
+        (["train", "SEED=1", "A=b c"], "settings stand in front: SEED=1 'A=b c' python3 golf.py"),
+        (["train", "--gpus"], "--gpus  must be a number from 1"),
+        (["train", "--gpus=0"], "--gpus 0 must be a number from 1"),
+    ],
+)
+def test_wrong_words_are_refused_before_anything_is_installed(box, launched, arguments, answer):
+    """A typing error, or arguments that would be ignored, cost nothing and are quoted."""
+    with pytest.raises(SystemExit) as refusal:
+        golf.main(arguments)
+    assert answer in str(refusal.value) and not box.calls() and not launched
+
+
+def extras_of(monkeypatch, *words) -> list[str]:
+    """The extras for which main asks."""
+    asked = []
+    monkeypatch.setattr(golf, "requirements", lambda extras: asked.extend(extras) or [])
+    monkeypatch.setattr(golf, "prepared", lambda needs: sys.executable)
+    monkeypatch.setattr(os, "execve", lambda *args: None)
+    golf.main(list(words))
+    return asked
+
+
+@pytest.mark.parametrize(
+    "words, extras",
+    [
+        (["data", "fetch", "--variant", "sp1024"], ["data"]),
+        (["data.prepare", "fetch"], ["data"]),
+        (["data.prepare", "verify", "DIR"], []),
+        (["data", "build", "text.txt", "--tokenizer", "bpe:1024"], []),
+        (["data", "build", "a b.parquet", "--tokenizer", "bpe:1024"], ["data-raw"]),
+        (["tools.hub.publish", "A.pgz", "--out", "DIR"], ["hf"]),
+        (["publish", "A.pgz", "--out", "DIR", "--push", "me/it"], ["hf", "data"]),
+        (["compare", "RUN"], []),
+        (["compare", "RUN", "--plot", "a.png"], ["plots"]),
+        (["--with", "lint,hf", "ruff", "check"], ["lint", "hf"]),
+        (["--with", "codecs", "plot", "RUN"], ["codecs", "plots"]),
+    ],
+)
+def test_a_command_brings_the_packages_that_it_needs(monkeypatch, words, extras):
+    """Nobody has to name them: the row of the command does, and some arguments do."""
+    assert extras_of(monkeypatch, *words) == extras
+
+
+@pytest.mark.parametrize(
+    "words, line",
+    [
+        (["score", "A.pgz", "--ttt"], ["evaluate", "A.pgz", "--ttt"]),
+        (["data", "toy", "--out", "x"], ["data.prepare", "toy", "--out", "x"]),
+        (["codec", "report", "A.pgz"], ["quantize", "report", "A.pgz"]),
+        (["quantize", "report", "A.pgz"], ["quantize", "report", "A.pgz"]),
+        (["train"], ["train_gpt"]),
+        (["train", "train_gpt"], ["train_gpt"]),
+        (["tools.runs.stats", "1493"], ["tools.runs.stats", "1493"]),
+    ],
+)
+def test_the_words_become_one_module_and_its_arguments(box, launched, words, line):
+    """A command of two words brings its first argument; a module's own name brings nothing."""
+    box.env("ABSENT", "")
+    (box.folder / "tools/runs").mkdir(parents=True)
+    (box.folder / "tools/runs/stats.py").touch()
+    golf.main(words)
+    assert launched[0][1][1:] == ["-P", "-m", *line]
+
+
+def test_gpus_start_as_many_processes_each_with_our_folder_first(box, launched):
+    """torchrun, of the same Python, starts the module; -P reaches every process."""
+    box.env("ABSENT", "")
+    golf.main(["train", "--gpus", "8"])
+    golf.main(["score", "A.pgz", "--gpus=2", "--ttt"])
+    start = [box.python, "-P", "-m", "torch.distributed.run", "--standalone"]
+    each = ["--no-python", box.python, "-P", "-m"]
+    assert launched[0][1] == [*start, "--nproc_per_node=8", *each, "train_gpt"]
+    assert launched[1][1] == [*start, "--nproc_per_node=2", *each, "evaluate", "A.pgz", "--ttt"]
+
+
+@pytest.mark.parametrize("name", golf.REFERENCE_MODELS)
+def test_train_takes_the_name_of_a_baseline(box, launched, name):
+    """Each reference model is trained by its name alone."""
+    box.env("ABSENT", "")
+    golf.main(["train", name])
+    assert launched[0][1][3:] == ["baselines.train", name]
+
+
+def test_a_line_for_the_shell_can_be_typed_where_the_user_stands(tmp_path, monkeypatch):
+    """The script's path is relative inside the repository, else whole; all words are quoted."""
+    monkeypatch.chdir(ROOT)
+    assert golf.shell_line("score", "logs/a b") == "python3 golf.py score 'logs/a b'"
+    monkeypatch.chdir(ROOT.parent)
+    assert golf.shell_line("smoke") == f"python3 {shlex.quote(ROOT.name + '/golf.py')} smoke"
+    monkeypatch.chdir(tmp_path)
+    assert golf.shell_line("smoke") == f"python3 {shlex.quote(str(ROOT / 'golf.py'))} smoke"
 
 
 def test_an_unknown_extra_is_refused(box, launched):
     """--with names an extra of pyproject.toml, or the error lists those there are."""
-    with pytest.raises(SystemExit, match="lint"):
+    with pytest.raises(SystemExit, match="no extra 'linter': pyproject.toml has .*lint"):
         golf.main(["--with", "linter", "ruff"])
 
 
@@ -205,7 +341,7 @@ def test_the_second_call_installs_nothing(box):
 def test_with_a_driver_any_torch_will_do(box, capsys, sign):
     """No pin keeps pip from the build that suits the driver, and the size is that of CUDA."""
     if sign == "driver":
-        golf.DRIVER.mkdir()
+        golf.NVIDIA_DRIVER.mkdir()
     else:
         box.tools["nvidia-smi"] = "/usr/bin/nvidia-smi"
     golf.prepared([])
@@ -218,7 +354,7 @@ def test_uv_is_preferred_and_chooses_the_build(box, capsys, driver, backend):
     """With uv in the path: the CPU build without a driver, the matching one with it; no pip."""
     box.tools["uv"] = box.script("bin/uv")
     if driver:
-        golf.DRIVER.mkdir()
+        golf.NVIDIA_DRIVER.mkdir()
     golf.prepared([])
     [install] = box.installs()
     assert install.startswith(f"uv pip install --python {golf.PYTHON} --torch-backend={backend}")
@@ -243,12 +379,49 @@ def test_uv_is_fetched_where_pip_has_only_the_cuda_build(box, capsys):
     assert "up to 3047 MB" not in capsys.readouterr().out
 
 
-def test_the_size_is_honest_when_only_the_cuda_build_is_left(box, capsys):
-    """uv fails as well: pip brings the CUDA build, and the announcement says how large it is."""
+def test_uv_trusts_whom_the_system_trusts(box):
+    """Behind a proxy with its own authority uv works as pip does; both its names for it are set."""
+    box.tools["uv"] = box.script("bin/uv")
+    golf.prepared([])
+    assert box.calls("certificates") == ["certificates 1 1"]
+
+
+def only_cuda_is_left(box) -> None:
+    """pip knows only the CUDA build of torch, and uv cannot reach its index."""
     box.env("BUILD", "")
     box.env("UV_FAILS", "1")
+
+
+def test_a_batch_job_does_not_fetch_ten_times_what_was_announced(box, capsys):
+    """Without a terminal it ends with the remedies, and nothing large was fetched."""
+    only_cuda_is_left(box)
+    with pytest.raises(SystemExit, match="CUDA build is 3047 MB.*SSL_CERT_FILE.*GOLF_YES=1"):
+        golf.prepared([])
+    assert [line.split()[0] for line in box.installs()] == ["python", "uv"]  # the fetch of uv, uv
+    assert "up to 3047 MB" not in capsys.readouterr().out
+
+
+def test_the_cuda_build_is_fetched_where_it_was_allowed(box, capsys):
+    """GOLF_YES=1 answers beforehand, and the announcement says how large the download is."""
+    only_cuda_is_left(box)
+    box.env("GOLF_YES", "1")
     golf.prepared([])
     assert capsys.readouterr().out.splitlines()[-1].endswith("with pip: up to 3047 MB")
+
+
+@pytest.mark.parametrize("answer, goes_on", [("y", True), ("YES", True), ("", False), ("n", False)])
+def test_a_terminal_is_asked(box, monkeypatch, answer, goes_on):
+    """Only yes goes on."""
+    only_cuda_is_left(box)
+    questions = []
+    monkeypatch.setattr(golf.sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", lambda text: questions.append(text) or answer)
+    if goes_on:
+        assert golf.prepared([]) == golf.PYTHON
+    else:
+        with pytest.raises(SystemExit, match="cannot be had"):
+            golf.prepared([])
+    assert len(questions) >= 1 and "3047 MB" in questions[0]
 
 
 def test_a_failed_install_names_what_is_missing_and_keeps_the_environment(box):
@@ -315,33 +488,40 @@ def test_two_calls_at_once_install_once(box, capfd):
     assert capfd.readouterr().out.count("waiting for another golf.py") == 2
 
 
-def test_smoke_trains_and_weighs_the_same_run(box, launched):
-    """PRESET=smoke under a fresh run id in the repository root, then the size of that run."""
+def test_smoke_trains_and_weighs_the_same_run(box, capsys):
+    """PRESET=smoke under a fresh run id in our folder, its size, and the next command."""
     box.env("ABSENT", "")
     os.chdir("/")
-    golf.main(["smoke"])
-    [(_, arguments, _, folder)] = launched
-    assert arguments[1:4] == ["-P", "-m", "tools.submission.size"] and folder == str(box.folder)
-    run_id = arguments[4].removeprefix("logs/")
-    assert box.calls("PRESET=") == [f"PRESET=smoke RUN_ID={run_id} in {box.folder}"]
-    assert str(os.getpid()) in run_id
+    with pytest.raises(SystemExit) as end:
+        golf.main(["smoke"])
+    [trained] = box.calls("PRESET=")
+    run_id = re.fullmatch(rf"PRESET=smoke RUN_ID=(\S+) in {box.folder}", trained)[1]
+    assert end.value.code == 0 and str(os.getpid()) in run_id
+    assert f"tools.submission.size logs/{run_id}" in box.calls("size")[0]
+    assert box.calls("weighed") == [f"weighed in {box.folder}"]
+    said = capsys.readouterr().out.splitlines()
+    assert "about 2 minutes" in said[0]
+    artifact = box.folder.relative_to("/") / "logs" / run_id / "artifact.pgz"
+    assert said[-1].startswith(f"next: python3 {box.folder.relative_to('/')}/golf.py generate")
+    assert str(artifact) in said[-1]
 
 
-def test_smoke_keeps_a_given_run_id(box, launched):
+def test_smoke_keeps_a_given_run_id(box):
     """RUN_ID from the environment names the run that is trained and weighed."""
     box.env("ABSENT", "")
     box.env("RUN_ID", "mine")
-    golf.main(["smoke"])
-    assert launched[0][1][-1] == "logs/mine" and "RUN_ID=mine " in box.calls("PRESET=")[0]
+    with pytest.raises(SystemExit):
+        golf.main(["smoke"])
+    assert "logs/mine" in box.calls("size")[0] and "RUN_ID=mine " in box.calls("PRESET=")[0]
 
 
-def test_smoke_fails_when_training_fails(box, launched):
+def test_smoke_fails_when_training_fails(box):
     """A failed run is not weighed: the exit status is that of a failure."""
     box.env("ABSENT", "")
     box.env("STATUS", "3")
     with pytest.raises(SystemExit, match="failed") as failure:
         golf.main(["smoke"])
-    assert failure.value.code not in (0, None) and not launched
+    assert failure.value.code not in (0, None) and not box.calls("size")
 
 
 def test_a_module_runs_where_the_user_stands_and_is_ours(tmp_path):
@@ -353,3 +533,19 @@ def test_a_module_runs_where_the_user_stands_and_is_ours(tmp_path):
     command = [sys.executable, str(ROOT / "golf.py"), "tools.submission.size", "."]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and "artifact.pgz" in done.stdout, done.stderr
+
+
+def test_a_repository_with_spaces_and_other_letters_is_reached_through_a_link(tmp_path):
+    """For real: golf.py through a symbolic link, in a folder whose name needs quoting."""
+    folder = tmp_path / "my golf übung"
+    folder.mkdir()
+    for name in ("golf.py", "pyproject.toml", "constraints.txt"):
+        (folder / name).write_text((ROOT / name).read_text())
+    (folder / "hello.py").write_text("import sys; print(sys.argv[1:], sys.path[0])")
+    link = tmp_path / "ein weg"
+    link.symlink_to(folder / "golf.py")
+    elsewhere = tmp_path / "hier"
+    elsewhere.mkdir()
+    command = [sys.executable, str(link), "hello", "a b", "ü"]
+    done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True)
+    assert done.stdout == f"{['a b', 'ü']} {folder}\n", done.stderr
