@@ -36,7 +36,8 @@ from quantize import CAP_BYTES
 from tools.legality import lint, sandbox
 from tools.legality.rules import Finding, report, status
 from tools.runs import seeds, stats
-from tools.runs.logs import Run, Submission, read_runs, read_submission
+from tools.runs.logs import Run, read_runs
+from tools.runs.submissions import Submission, read_submission
 from tools.submission import bundle, documents, leaderboard, size
 from tools.submission.tracks import TRACKS, Track
 
