@@ -631,7 +631,7 @@ def test_sources_elsewhere_are_kept_by_their_place(tmp_path, monkeypatch):
     sources = train_gpt.read_sources(
         str(ROOT / "data/gpt2_tokenizer.py"), str(ROOT / "data/__init__.py")
     )
-    own = {"train_gpt.py", "quantize.py", "trellis.py", "rans.py", "evaluate.py"}
+    own = {"train_gpt.py", "quantize.py", "codec/trellis.py", "codec/rans.py", "evaluate.py"}
     assert set(sources) == own | {"data/gpt2_tokenizer.py", "data/__init__.py"}
     run = train_gpt.Run(tiny(), "tiny", CPU, sources, "data.gpt2_tokenizer")
     for name, text in sources.items():
