@@ -31,8 +31,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tools.legality.rules import Finding, report, status
-from tools.submission.bundle import unwrap
 from tools.submission.size import ENTRY, reached
+from tools.submission.unwrap import unwrap
 
 # Names as the field uses them. A name counts only where nothing else is known about a value.
 WORD = r"(?:^|[^a-z])(?:{})(?:[^a-z]|$)"

@@ -1,124 +1,191 @@
-"""Turn train_gpt.py and what it imports of ours into one train_gpt.py that runs alone, and back.
+"""Turn the sources of a run into one train_gpt.py that runs alone, and back.
 
     python -m tools.submission.bundle pack RUN_OR_FOLDER --out FILE [--plain] [--json]
     python -m tools.submission.bundle unpack FILE --out FOLDER [--json]
+    python -m tools.submission.bundle verify FILE FOLDER [--json]
 
-Exit status 0: written, 2: nothing could be written (sources missing or unfit, file damaged or not
-ours). Both ways are lossless, run nothing of the sources, and print each file's size and sha256.
+Exit status 0: done, 1: FILE was not packed from the sources in FOLDER, 2: nothing could be done
+(sources missing or unfit, file damaged or not ours). Nothing of the sources is run.
 
-Packed, the sources and what runs them are bzip2 in a latin-1 string literal: not for editors or
-pasting, but git keeps it as it is, and damage does not run, as bzip2 has a checksum. --plain keeps
-the sources readable in the one file instead. Measured on the 162,982 bytes of a run's five files:
-bzip2 44,582 (45,596 in the literal, 55,728 in base85, which editors would survive), LZMA with tuned
-filters 46,716, zstd 47,533, zlib 52,218; brotli, 45,158, would have to be installed first. Shorter
-names for frequent words and indentation save another 1 %, and were left out.
+Which sources: those that the run's train.log lists; without a log, train_gpt.py and every file of
+the folder that it imports. Folders are kept: engine/text.py is imported as engine.text.
+
+Packed, the sources lose comments and docstrings (see strip.py), and keep their lines. The packed
+file holds the size and the sha256 of every source as it was, and unpacks to the stripped ones;
+`verify` packs a folder's sources again and compares every byte. --plain keeps every character, and
+the sources readable in the one file.
+
+    train_gpt.py ─┐ strip   ┌ payload: RUNNER ␀ engine/text.py ␀ "6021 ab34…" ␀ its text ␀ …
+    engine/*.py  ─┼────────▶┤
+    codec/*.py   ─┘  bzip2  └ one latin-1 string literal in train_gpt.py, which executes RUNNER
+
+The literal is not for editors or pasting, but git keeps it as it is, and damage does not run, as
+bzip2 has a checksum. Measured on the 175,854 bytes of a run's five files: with comments 48,400 in
+bzip2, 50,700 in LZMA; without them 34,500 and 35,400; base85, which editors would survive, adds a
+quarter. Keeping every statement on its line costs 250 bytes; narrower indentation would save 350.
 """
 
 import argparse
 import ast
-import base64
-import binascii
 import bz2
-import graphlib
 import hashlib
-import importlib.util
 import json
-import lzma
 import re
 import sys
-import warnings
-import zlib
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 from quantize import write_atomic
+from tools.runs.logs import read_log
+from tools.submission.imports import follow_imports
+from tools.submission.strip import reads_docstrings, strip
 
 ENTRY = "train_gpt.py"
-SOURCES = (ENTRY, "quantize.py", "trellis.py", "rans.py", "evaluate.py")  # of older runs, some
 TOOL = "tools.submission.bundle"  # what the packed file tells to unpack it with
-FORMER_TOOL = "records.source"  # in files that were packed before this module moved
 MAX_BYTES = 1 << 24  # of one unpacked payload; a larger one is no source of a submission
 
-# What every form starts with, and what runs the sources: in the plain form as it is, in the packed
-# one ahead of the sources in the payload.
-HEAD = """\
-# {names}: all in this one file, which runs alone.
-# To read or change them, without running anything:
-#     python -m {tool} unpack FILE --out FOLDER
-"""
+# What runs the sources: in the plain form as it is, in the packed one ahead of the sources.
 RUNNER = '''\
-import linecache, os, sys, traceback, types
+import importlib.util, linecache, os, sys, traceback
 
 
-def run_sources(sources):
-    """Run every source as a module of its own, the last one as this file."""
-    folder, base = os.path.split(os.path.abspath(__file__))
-    for depth, (name, text) in enumerate(sources, 1):
-        module = types.ModuleType(name.removesuffix(".py"))
-        if depth < len(sources):
-            sys.modules[module.__name__] = module
-        space = vars(module) if depth < len(sources) else globals()
+class Bundle:
+    """Imports the sources in this file as if each lay at its own path beside it."""
+
+    def __init__(self, sources):
+        self.sources = dict(sources)
+        self.folder, self.base = os.path.split(os.path.abspath(__file__))
+
+    def find_spec(self, name, path=None, target=None):
+        stem = name.replace(".", "/")
+        is_package = any(other.startswith(stem + "/") for other in self.sources)
+        if is_package or stem + ".py" in self.sources:
+            return importlib.util.spec_from_loader(name, self, is_package=is_package)
+
+    def create_module(self, spec):
+        return None  # Python makes it
+
+    def exec_module(self, module):
+        stem = module.__name__.replace(".", "/")
+        is_package = module.__spec__.submodule_search_locations is not None
+        self.execute(stem + ("/__init__.py" if is_package else ".py"), vars(module))
+
+    def execute(self, name, space):
+        text = self.sources.get(name, "")  # a package may have no __init__.py
         # Tracebacks and inspect look for a function by the path that it was compiled from, and for
         # a class by __file__, which is this file for every module: each spells it in its own way.
-        shown = f"{folder}/{base}/{name}"
-        space["__file__"] = folder + "/." * depth + "/" + base
+        shown = f"{self.folder}/{self.base}/{name}"
+        depth = 1 + sorted({name, *self.sources}).index(name)
+        space["__file__"] = self.folder + "/." * depth + "/" + self.base
         lines = [line + "\\n" for line in text.split("\\n")]
         for path in (shown, space["__file__"]):
             linecache.cache[path] = (len(text), None, lines, path)
-        exec(compile(text, shown, "exec"), space)
+        exec(compile(text, shown, "exec", dont_inherit=True), space)
+
+
+def run_sources(sources):
+    """Run the last source as this file; it and the others can be imported."""
+    bundle = Bundle(sources)
+    # Modules of these names that lie beside this file, or in an earlier copy of it, are forgotten.
+    for path, text in sources[:-1]:
+        parts = path.removesuffix(".py").split("/")
+        for depth in range(1, len(parts) + 1):
+            sys.modules.pop(".".join(parts[:depth]), None)
+    sys.meta_path.insert(0, bundle)
+    bundle.execute(sources[-1][0], globals())
 
 
 if __name__ == "__main__":
     sys.excepthook = traceback.print_exception  # Python's own, before 3.13, knows no such lines
 '''
+# The literal is between three quotes: line feeds and single quotes stand in it as they are.
 CODING = "latin-1"  # each byte of the payload is one character of the literal
-PACKED_HEAD = f"# -*- coding: {CODING} -*-\n"
-PACKED_TAIL = f"""\
+PACKED = f'''\
+# -*- coding: {CODING} -*-
+# All sources of a training run in one file, which runs alone. Comments were left out of them.
+# To read them and the sha256 of the originals, without running anything:
+#     python -m {TOOL} unpack FILE --out FOLDER
 import bz2
 
-parts = bz2.decompress("{{payload}}".encode("{CODING}")).decode().split("\\0")
+parts = bz2.decompress("""{{payload}}""".encode("{CODING}")).decode().split("\\0")
 exec(parts[0])  # defines run_sources
-run_sources(list(zip(parts[1::2], parts[2::2])))
+run_sources(list(zip(parts[1::3], parts[3::3])))
+'''
+PLAIN_HEAD = f"""\
+# All sources of a training run in one file, which runs alone: {{names}}.
+# To read or change them, without running anything:
+#     python -m {TOOL} unpack FILE --out FOLDER
 """
-ESCAPES = {"\0": r"\0", "\n": r"\n", "\r": r"\r", '"': r"\"", "\\": r"\\"}
-PLAIN_TAIL = "run_sources([\n{pairs}])\n"
+PLAIN_TAIL = "\n\nrun_sources([\n{pairs}])\n"
+ESCAPED = re.compile(r'(\0(?=[0-7]))|([\0\r\\]|""?"?\Z|"(?=""))')
+ESCAPES = {"\0": r"\0", "\r": r"\r", "\\": r"\\"}
 
 
-def local_imports(text: str) -> set[str]:
-    """Names of the modules that a source imports when it starts."""
-    found = set()
-    for node in ast.parse(text).body:
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found.add(node.module or "")
-    return found
+@dataclass(frozen=True)
+class Bundled:
+    """What a packed file holds."""
+
+    sources: dict[str, bytes]  # as they run: without comments unless packed --plain
+    originals: dict[str, dict]  # {"bytes": n, "sha256": hex} of every source before packing
+    is_plain: bool
 
 
-def decode_all(files: dict[str, bytes]) -> dict[str, str]:
-    """The sources as text, each after those that it imports and the entry last.
+def digest(data: bytes) -> dict:
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+# Packing ------------------------------------------------------------------------------------------
+
+
+def check_sources(files: dict[str, bytes]) -> dict[str, str]:
+    """The sources as text, in the order of their names, the entry last.
 
     Raises: ValueError naming the file that cannot be packed, why, and what to do.
     """
     if ENTRY not in files:
         raise ValueError(f"no {ENTRY} among {sorted(files)}; name the folder of a run")
-    texts, needs = {}, {}
-    for name, source in sorted(files.items()):
-        if not re.fullmatch(r"[A-Za-z_]\w*\.py", name):
-            raise ValueError(f"{name!r} must be the name of a module beside {ENTRY}")
+    texts = {}
+    for name in sorted(files, key=lambda name: (name == ENTRY, name)):
+        parts = PurePosixPath(name).with_suffix("").parts
+        if not (name.endswith(".py") and all(map(str.isidentifier, parts))):
+            raise ValueError(f"{name!r} must be a module's path beside {ENTRY}: folder/name.py")
         try:
-            texts[name] = source.decode()
-            imported = local_imports(texts[name])
+            texts[name] = files[name].decode()
+            ast.parse(texts[name])
         except (SyntaxError, ValueError) as error:
             raise ValueError(f"{name}: {error}; save it as Python in UTF-8, no BOM") from None
-        needs[name] = [other for other in files if other.removesuffix(".py") in imported]
-    needs[ENTRY] = set(files) - {ENTRY}
-    try:
-        return {name: texts[name] for name in graphlib.TopologicalSorter(needs).static_order()}
-    except graphlib.CycleError as error:
-        raise ValueError(
-            f"{' and '.join(error.args[1])} import each other; move one import"
-        ) from None
+    return texts
+
+
+def strip_all(texts: dict[str, str]) -> dict[str, str]:
+    """The sources without comments, and without docstrings unless one of them reads some."""
+    keep_docstrings = any(map(reads_docstrings, texts.values()))
+    stripped = {}
+    for name, text in texts.items():
+        try:
+            stripped[name] = strip(text, keep_docstrings)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    return stripped
+
+
+def escape(payload: str) -> str:
+    """The payload as it stands between three quotes."""
+
+    def replacement(match: re.Match) -> str:
+        if match[1]:  # a digit after \0 would be read as part of it
+            return r"\x00"
+        return ESCAPES.get(match[2]) or r"\"" * len(match[2])
+
+    return ESCAPED.sub(replacement, payload)
+
+
+def write_packed(texts: dict[str, str], originals: dict[str, dict]) -> bytes:
+    parts = [strip(RUNNER)]
+    for name, text in texts.items():
+        parts += [name, "{bytes} {sha256}".format(**originals[name]), text]
+    payload = bz2.compress("\0".join(parts).encode()).decode(CODING)
+    return PACKED.format(payload=escape(payload)).encode(CODING)
 
 
 def quote(text: str) -> str:
@@ -128,262 +195,280 @@ def quote(text: str) -> str:
     return " ".join(part for part in quoted if part != "r''''''") or "''"
 
 
-def pack(files: dict[str, bytes], plain: bool = False, tool: str = TOOL) -> bytes:
-    """One Python file that runs like files["train_gpt.py"] among the others, and unpacks to them.
+def write_plain(texts: dict[str, str]) -> bytes:
+    head = PLAIN_HEAD.format(names=", ".join(texts))
+    pairs = [f"({name!r}, {quote(text)}),\n" for name, text in texts.items()]
+    return (head + RUNNER + PLAIN_TAIL.format(pairs="".join(pairs))).encode()
 
-    Raises: ValueError for sources that are not UTF-8 Python, or that import each other.
+
+def pack(files: dict[str, bytes], plain: bool = False) -> bytes:
+    """One Python file that runs like files["train_gpt.py"] among the others.
+
+    files: {path relative to train_gpt.py: source}, folders with "/". Raises: ValueError for
+    sources that are not UTF-8 Python or not under the name of a module.
     """
-    texts = decode_all(files)
-    head = HEAD.format(names=", ".join(texts), tool=tool)
+    texts = check_sources(files)
+    if plain:
+        return write_plain(texts)
+    return write_packed(strip_all(texts), {name: digest(files[name]) for name in texts})
+
+
+# Unpacking ----------------------------------------------------------------------------------------
+
+# sha256 of the RUNNER of files that were packed before packages could be, and the tool's names
+# then. Such a file holds pairs of name and text, and all of the text.
+FORMER_RUNNER = "5c290c63a8207ea65f9d0d8a1f8ccbbe06b0fa5ac46a2326931a0af2e07ac721"
+FORMER_TOOLS = ("records.source", TOOL)
+FORMER_HEAD = """\
+# {names}: all in this one file, which runs alone.
+# To read or change them, without running anything:
+#     python -m {tool} unpack FILE --out FOLDER
+"""
+FORMER_PACKED = f"""\
+# -*- coding: {CODING} -*-
+{{head}}import bz2
+
+parts = bz2.decompress("{{payload}}".encode("{CODING}")).decode().split("\\0")
+exec(parts[0])  # defines run_sources
+run_sources(list(zip(parts[1::2], parts[2::2])))
+"""
+FORMER_ESCAPES = ESCAPES | {"\n": r"\n", '"': r"\""}
+
+
+def write_former(texts: dict[str, str], runner: str, tool: str, plain: bool) -> bytes:
+    """What this tool wrote before it packed folders, byte for byte."""
+    if hashlib.sha256(runner.encode()).hexdigest() != FORMER_RUNNER:
+        return b""
+    head = FORMER_HEAD.format(names=", ".join(texts), tool=tool)
     if plain:
         pairs = [f"({name!r}, {quote(text)}),\n" for name, text in texts.items()]
-        return (head + RUNNER + "\n" + PLAIN_TAIL.format(pairs="".join(pairs))).encode()
-    parts = "\0".join([RUNNER, *(part for pair in texts.items() for part in pair)])
-    packed = bz2.compress(parts.encode()).decode(CODING)
-    # A digit after \0 would be read as part of it.
-    odd = r'(\0(?=[0-7]))|([\0\n\r"\\])'
-    payload = re.sub(odd, lambda m: r"\x00" if m[1] else ESCAPES[m[2]], packed)
-    return (PACKED_HEAD + head + PACKED_TAIL.format(payload=payload)).encode(CODING)
+        return (head + runner + "\n" + PLAIN_TAIL.lstrip().format(pairs="".join(pairs))).encode()
+    parts = "\0".join([runner, *(part for pair in texts.items() for part in pair)])
+    payload = re.sub(
+        r'(\0(?=[0-7]))|([\0\n\r"\\])',
+        lambda match: r"\x00" if match[1] else FORMER_ESCAPES[match[2]],
+        bz2.compress(parts.encode()).decode(CODING),
+    )
+    return FORMER_PACKED.format(head=head, payload=payload).encode(CODING)
 
 
-def unpack(packed: bytes) -> dict[str, bytes]:
-    """The files that `pack` was given; of both forms, and of a checkout with other line ends.
-
-    Raises: ValueError unless packing them again gives exactly this file: nothing else hides in it.
-    """
-    packed = packed.replace(b"\r\n", b"\n")
-    try:
-        *_, assignment, _, call = ast.parse(packed).body
-        last = call.value.args[0]
-        if isinstance(last, ast.List):
-            pairs = ast.literal_eval(last)
-        else:
-            (_, payload), *_ = literals(assignment)
-            _, *parts = decompress(bz2.BZ2Decompressor(), payload).decode().split("\0")
-            pairs = list(zip(parts[::2], parts[1::2], strict=True))
-        files = {name: source.encode() for name, source in pairs}
-        is_plain = isinstance(last, ast.List)
-        same = any(pack(files, is_plain, tool) == packed for tool in (TOOL, FORMER_TOOL))
-    except (SyntaxError, LookupError, AttributeError, TypeError, ValueError, OSError) as error:
-        what = f"is not a file that {TOOL} packed, or is damaged"
-        raise ValueError(f"{what} ({error}); pack the run again") from None
-    if not same:
-        raise ValueError(f"holds more or less than {TOOL} packs; read it before you run it")
-    return files
-
-
-# Any script that unpacks itself -------------------------------------------------------------------
-
-DEPTH = 6  # layers of encoding and compression, one in the other
-SHORTEST = 40  # characters of a literal that may hold a source
-
-
-def decompress(stream, packed: bytes) -> bytes:
-    """What a decompressor object makes of all the bytes.
-
-    Raises: ValueError when they end early or hold more than MAX_BYTES.
-    """
-    plain = stream.decompress(packed, MAX_BYTES)
+def decompress(payload: bytes) -> str:
+    stream = bz2.BZ2Decompressor()
+    text = stream.decompress(payload, MAX_BYTES)
     if not stream.eof:
         raise ValueError(f"the payload is cut short, or holds more than {MAX_BYTES} bytes")
-    return plain
+    return text.decode()
 
 
-def unbrotli(packed: bytes) -> bytes:
-    try:
-        import brotli
-    except ImportError:
-        what = "brotli is not installed, and this script unpacks itself with it"
-        raise ModuleNotFoundError(f"{what}; python3 golf.py --with codecs ...") from None
-    try:
-        return brotli.decompress(packed)
-    except brotli.error as error:
-        raise ValueError(str(error)) from None
+def read_packed(script: bytes) -> tuple[Bundled, bytes]:
+    """What a packed script of any form holds, and what packing that again gives.
 
-
-def unzstd(packed: bytes) -> bytes:
-    import zstandard
-
-    try:
-        return zstandard.ZstdDecompressor().stream_reader(packed).read(MAX_BYTES)
-    except zstandard.ZstdError as error:
-        raise ValueError(str(error)) from None
-
-
-def lzma_filters(tree: ast.AST) -> list[list[dict]]:
-    """The filters of LZMA without a header, as the script's own calls state them."""
-    found = [[{"id": lzma.FILTER_LZMA2, "dict_size": MAX_BYTES}]]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.keyword) and node.arg == "filters":
-            stated = ast.unparse(node.value)  # lzma.FILTER_LZMA1, whatever lzma is called there
-            stated = re.sub(r"\w+\.([A-Z]\w+)", lambda m: str(getattr(lzma, m[1], 0)), stated)
-            try:
-                found.append(ast.literal_eval(stated))
-            except ValueError:
-                continue  # put together at run time
-    return found
-
-
-def decoders(tree: ast.AST, text: str) -> list[Callable[[bytes], bytes]]:
-    """Every way of undoing one layer that a self-extracting script may use."""
-    ways = [
-        base64.b85decode,
-        base64.a85decode,
-        lambda data: base64.a85decode(data, adobe=True),
-        lambda data: base64.b64decode(data, validate=True),
-        lambda data: base64.b64decode(data, b"-_", validate=True),
-        base64.b32decode,
-        binascii.unhexlify,
-        lambda data: decompress(zlib.decompressobj(zlib.MAX_WBITS | 32), data),  # zlib and gzip
-        lambda data: decompress(zlib.decompressobj(-zlib.MAX_WBITS), data),
-        lambda data: decompress(bz2.BZ2Decompressor(), data),
-        lambda data: decompress(lzma.LZMADecompressor(), data),
-        unzstd,
-    ]
-    for filters in lzma_filters(tree):
-        raw = {"format": lzma.FORMAT_RAW, "filters": filters}
-        ways.append(lambda data, raw=raw: decompress(lzma.LZMADecompressor(**raw), data))
-    return ways + [unbrotli] * ("brotli" in text)
-
-
-def as_code(data: bytes) -> str | None:
-    """The text, where the bytes are a Python source that does something."""
-    try:
-        text = importlib.util.decode_source(data)
-        with warnings.catch_warnings(action="ignore"):  # of bytes that are no Python at all
-            body = ast.parse(text).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-    does = [not isinstance(n, ast.Expr) or isinstance(n.value, ast.Call) for n in body]
-    return text if any(does) else None
-
-
-def sources_in(data: bytes, ways: list[Callable[[bytes], bytes]], depth: int) -> Iterator[str]:
-    """The sources that a literal's bytes give, after undoing the layers around them."""
-    if (text := as_code(data)) is not None:
-        yield text
-        return
-    lines = data.split()
-    for way in ways if depth else ():
-        try:
-            inner = way(b"".join(lines) if data.isascii() else data)
-        except (ValueError, OSError, EOFError, zlib.error, lzma.LZMAError):
-            continue
-        if len(inner) >= SHORTEST // 2:
-            yield from sources_in(inner, ways, depth - 1)
-
-
-def literals(tree: ast.AST) -> Iterator[tuple[int, bytes]]:
-    """Line and bytes of every literal that may hold a source; those added up are one."""
-    constants = {}  # name -> value, for a payload in several variables
-
-    def value(node: ast.AST) -> str | bytes | None:
-        match node:
-            case ast.Constant(value=str() | bytes() as found):
-                return found
-            case ast.Name(id=name):
-                return constants.get(name)
-            case ast.BinOp(op=ast.Add()):
-                parts = [value(node.left), value(node.right)]
-                return parts[0] + parts[1] if None not in parts and same_type(parts) else None
-            case ast.Call(func=ast.Attribute(attr="join", value=glue), args=[ast.List() as row]):
-                parts = [value(glue), *map(value, row.elts)]
-                return parts[0].join(parts[1:]) if None not in parts and same_type(parts) else None
-        return None
-
-    def same_type(parts: list) -> bool:
-        return len({type(part) for part in parts}) == 1
-
-    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            constants[node.targets[0].id] = value(node.value)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant | ast.BinOp | ast.Call) and id(node) not in docstrings:
-            found = value(node)
-            if found is not None and len(found) >= SHORTEST:
-                if isinstance(found, str) and "\x7f" < max(found) <= "\xff":
-                    yield node.lineno, found.encode("latin-1")  # perhaps bytes
-                found = found.encode(errors="replace") if isinstance(found, str) else found
-                yield node.lineno, found
-
-
-def unwrap(source: bytes, name: str) -> dict[str, str]:
-    """{virtual file name: text} of a script and of all sources packed in it; nothing is run.
-
-    A plain script is {name: text}. One of ours is {name/quantize.py: ..., ...} without its stub,
-    which is known; of others the stub stays, under the script's own name. Raises:
-    ModuleNotFoundError where a package is needed to look inside.
+    The script ends with run_sources(...): in the plain form of a list of pairs, else of what the
+    literal in the statement before the last but one unpacks to.
     """
-    try:
-        return {f"{name}/{inner}": text.decode() for inner, text in unpack(source).items()}
-    except ValueError:
-        text = as_code(source)
-    if text is None:
-        return {name: source.decode(errors="replace")}
-    found, tree = {name: text}, ast.parse(text)
-    ways = decoders(tree, text)
-    for line, data in literals(tree):
-        for inner in sources_in(data, ways, DEPTH):
-            if inner not in found.values():
-                found |= unwrap(inner.encode(), f"{name}/line{line}.py")
-    return found
+    *_, assignment, _, call = ast.parse(script).body
+    argument = call.value.args[0]
+    if isinstance(argument, ast.List):
+        texts = dict(ast.literal_eval(argument))
+        sources = {name: text.encode() for name, text in texts.items()}
+        originals = {name: digest(source) for name, source in sources.items()}
+        return Bundled(sources, originals, True), write_plain(texts)
+    (literal,) = [
+        node.value
+        for node in ast.walk(assignment)
+        if isinstance(node, ast.Constant) and len(str(node.value)) > len(CODING)
+    ]
+    _, *parts = decompress(literal.encode(CODING)).split("\0")
+    names, proofs, texts = parts[::3], parts[1::3], parts[2::3]
+    originals = {}
+    for name, proof in zip(names, proofs, strict=True):
+        size, sha256 = proof.split(" ")
+        originals[name] = {"bytes": int(size), "sha256": sha256}
+    sources = {name: text.encode() for name, text in zip(names, texts, strict=True)}
+    again = write_packed(dict(zip(names, texts, strict=True)), originals)
+    return Bundled(sources, originals, False), again
+
+
+def read_former(script: bytes) -> tuple[Bundled, bytes]:
+    """The same of a script that was packed before packages could be."""
+    *_, assignment, _, call = ast.parse(script).body
+    argument = call.value.args[0]
+    is_plain = isinstance(argument, ast.List)
+    if is_plain:
+        texts = dict(ast.literal_eval(argument))
+        runner = script.decode().split("FOLDER\n", 1)[1].rsplit("\nrun_sources([", 1)[0]
+    else:
+        (literal,) = [
+            node.value
+            for node in ast.walk(assignment)
+            if isinstance(node, ast.Constant) and len(str(node.value)) > len(CODING)
+        ]
+        runner, *parts = decompress(literal.encode(CODING)).split("\0")
+        texts = dict(zip(parts[::2], parts[1::2], strict=True))
+    sources = {name: text.encode() for name, text in texts.items()}
+    bundled = Bundled(sources, {n: digest(source) for n, source in sources.items()}, is_plain)
+    written = [write_former(texts, runner, tool, is_plain) for tool in FORMER_TOOLS]
+    return bundled, script if script in written else b""
+
+
+def read_bundle(script: bytes) -> Bundled:
+    """What `pack` wrote, of both forms; line ends may be those of a checkout on Windows.
+
+    Raises: ValueError unless packing it again gives exactly this file: nothing else hides in it.
+    """
+    script = script.replace(b"\r\n", b"\n")
+    errors = []
+    for read in (read_packed, read_former):
+        try:
+            bundled, again = read(script)
+        except (SyntaxError, LookupError, AttributeError, TypeError, ValueError, OSError) as error:
+            errors.append(error)
+            continue
+        if again == script:
+            return bundled
+    if len(errors) == 2:
+        raise ValueError(f"is not a file that {TOOL} packed, or is damaged ({errors[0]})")
+    raise ValueError(f"holds more or less than {TOOL} packs; read it before you run it")
+
+
+def unpack(script: bytes) -> dict[str, bytes]:
+    """The sources in a packed script, as they run. Raises: ValueError, as read_bundle."""
+    return read_bundle(script).sources
+
+
+def mismatches(script: bytes, files: dict[str, bytes]) -> list[str]:
+    """Why the script was not packed from these files; empty where it was.
+
+    Raises: ValueError for a script that was not packed here, or sources that cannot be.
+    """
+    bundled = read_bundle(script)
+    faults = []
+    for name in sorted(bundled.originals.keys() | files.keys()):
+        if name not in files:
+            faults.append(f"{name} is packed, and not among the sources")
+        elif name not in bundled.originals:
+            faults.append(f"{name} is among the sources, and not packed")
+        elif bundled.originals[name] != digest(files[name]):
+            packed_hash = bundled.originals[name]["sha256"]
+            source_hash = digest(files[name])["sha256"]
+            faults.append(f"{name} was packed from sha256 {packed_hash}, this is {source_hash}")
+    if not faults and bundled.is_plain and bundled.sources != files:
+        faults.append("the packed text differs from the sources")
+    if not faults and not bundled.is_plain:
+        stripped = strip_all(check_sources(files))
+        for name, text in stripped.items():
+            if bundled.sources[name] != text.encode():
+                faults.append(f"{name} runs other statements than the source with its sha256")
+    return faults
 
 
 # Commands -----------------------------------------------------------------------------------------
 
 
 def read_sources(folder: Path) -> dict[str, bytes]:
-    """The source files of a run or record folder, unpacked where they are packed already.
+    """The sources of a run, a record or a checkout, unpacked where they are packed already.
 
-    Raises: FileNotFoundError where there is no train_gpt.py.
+    Raises: OSError where a source is missing, ValueError where one is not Python.
     """
-    files = {name: (folder / name).read_bytes() for name in SOURCES if (folder / name).is_file()}
-    if ENTRY not in files:
+    entry = folder / ENTRY
+    if not entry.is_file():
         raise FileNotFoundError(f"{folder} holds no {ENTRY}; name the folder of a run or a record")
     try:
-        return unpack(files[ENTRY])
+        return unpack(entry.read_bytes())
     except ValueError:
-        return files
+        pass  # the sources lie beside it
+    log = folder / "train.log"
+    listed = read_log(log).sources if log.is_file() else {}
+    if listed:
+        return {name: (folder / name).read_bytes() for name in listed}
+    return follow_imports(folder, ENTRY)
+
+
+def read_originals(folder: Path) -> dict[str, dict]:
+    """{"bytes": n, "sha256": hex} of every source of a folder, as it was before it was packed."""
+    try:
+        return read_bundle((folder / ENTRY).read_bytes()).originals
+    except ValueError:
+        return {name: digest(source) for name, source in read_sources(folder).items()}
+
+
+# Of this checkout, for what has to name them without a run's log at hand.
+SOURCES = tuple(follow_imports(Path(__file__).parents[2], ENTRY))
+
+
+def write_files(files: dict[Path, bytes]) -> None:
+    for path, data in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, data)
+
+
+def print_rows(rows: list[dict], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"files": rows}))
+        return
+    for row in rows:
+        print(f"{row['bytes']:>9,}  {row['sha256']}  {row['path']}")
+
+
+def pack_command(args: argparse.Namespace) -> int:
+    files = read_sources(args.folder if args.folder.is_dir() else "logs" / args.folder)
+    script = pack(files, args.plain)
+    write_files({args.out: script})
+    rows = [{"path": name, **digest(source)} for name, source in files.items()]
+    print_rows([*rows, {"path": str(args.out), **digest(script)}], args.json)
+    return 0
+
+
+def unpack_command(args: argparse.Namespace) -> int:
+    bundled = read_bundle(args.script.read_bytes())
+    files = {args.out / name: source for name, source in bundled.sources.items()}
+    write_files(files)
+    rows = [{"path": str(path), **digest(source)} for path, source in files.items()]
+    if not bundled.is_plain:
+        for name, original in bundled.originals.items():
+            rows.append({"path": f"{name} before packing", **original})
+    print_rows(rows, args.json)
+    return 0
+
+
+def verify_command(args: argparse.Namespace) -> int:
+    files = read_sources(args.folder)
+    faults = mismatches(args.script.read_bytes(), files)
+    if args.json:
+        print(json.dumps({"same": not faults, "mismatches": faults}))
+    elif faults:
+        print("\n".join(faults))
+    else:
+        print(f"{args.script} was packed from the {len(files)} sources in {args.folder}")
+    return 1 if faults else 0
 
 
 def main(argv: list[str] | None = None) -> int:
     about = __doc__.splitlines()[0]
-    parser = argparse.ArgumentParser(prog="tools.submission.bundle", description=about)
+    parser = argparse.ArgumentParser(prog=TOOL, description=about)
     verbs = parser.add_subparsers(dest="verb", required=True)
     packing = verbs.add_parser("pack", help="several files to one")
-    packing.add_argument("given", type=Path, metavar="RUN_OR_FOLDER", help="folder, or a run id")
+    packing.add_argument("folder", type=Path, metavar="RUN_OR_FOLDER", help="folder, or a run id")
     packing.add_argument("--plain", action="store_true", help="readable, not compressed")
+    packing.set_defaults(command=pack_command)
     unpacking = verbs.add_parser("unpack", help="one file to several; runs nothing")
-    unpacking.add_argument("given", type=Path, metavar="FILE")
+    unpacking.add_argument("script", type=Path, metavar="FILE")
+    unpacking.set_defaults(command=unpack_command)
+    verifying = verbs.add_parser("verify", help="whether FILE was packed from FOLDER's sources")
+    verifying.add_argument("script", type=Path, metavar="FILE")
+    verifying.add_argument("folder", type=Path, metavar="FOLDER")
+    verifying.set_defaults(command=verify_command)
     for verb in (packing, unpacking):
         verb.add_argument("--out", type=Path, required=True, help="where to write")
+    for verb in (packing, unpacking, verifying):
         verb.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args(argv)
     try:
-        if args.verb == "pack":
-            files = read_sources(args.given if args.given.is_dir() else "logs" / args.given)
-            written = {args.out: pack(files, args.plain)}
-        else:
-            files = unpack(args.given.read_bytes())
-            written = {args.out / name: source for name, source in files.items()}
-        for path, data in written.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, data)
+        return args.command(args)
     except (OSError, ValueError) as error:
-        print(f"tools.submission.bundle: {args.given}: {error}", file=sys.stderr)
+        path = args.folder if args.verb == "pack" else args.script
+        print(f"{TOOL}: {path}: {error}", file=sys.stderr)
         return 2
-    shown = ({Path(name): files[name] for name in files} if args.verb == "pack" else {}) | written
-    rows = [
-        {"path": str(path), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        for path, data in shown.items()
-    ]
-    if args.json:
-        print(json.dumps({"files": rows}))
-    else:
-        for row in rows:
-            print(f"{row['bytes']:>9,}  {row['sha256']}  {row['path']}")
-    return 0
 
 
 if __name__ == "__main__":

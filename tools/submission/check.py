@@ -39,6 +39,7 @@ from tools.runs import seeds, stats
 from tools.runs.logs import Run, Submission, read_runs, read_submission
 from tools.submission import bundle, documents, leaderboard, size
 from tools.submission.tracks import TRACKS, Track
+from tools.submission.unwrap import unwrap
 
 SCRIPT = size.ENTRY
 # One of these begins `packed_by` of a folder whose README.md can be made again.
@@ -122,7 +123,7 @@ class Record:
         for path in sorted(self.folder.rglob("*.py")):
             name = path.relative_to(self.folder).as_posix()
             try:
-                found |= bundle.unwrap(path.read_bytes(), name)
+                found |= unwrap(path.read_bytes(), name)
             except ImportError:  # it is packed with what is not installed; check_files says so
                 found[name] = path.read_text(errors="replace")
         return found
@@ -679,8 +680,7 @@ def check_code(record: Record) -> Iterator[Finding]:
     logged = {run.path.name: run.sources for run in record.runs if run.sources}
     if not logged or not (record.folder / SCRIPT).is_file():
         return
-    files = bundle.read_sources(record.folder)
-    shipped = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    shipped = {name: row["sha256"] for name, row in bundle.read_originals(record.folder).items()}
     packed, same = hashlib.sha256((record.folder / SCRIPT).read_bytes()).hexdigest(), True
     for log, hashes in logged.items():
         for name, stated in hashes.items():

@@ -4,7 +4,6 @@ again and compares.
 """
 
 import ast
-import hashlib
 import json
 import statistics
 from functools import cache
@@ -12,19 +11,26 @@ from pathlib import Path
 
 import quantize
 from tools.runs.logs import Run, find_logs, read_log
-from tools.submission import size
-from tools.submission.bundle import unpack
+from tools.submission import bundle, size
+from tools.submission.bundle import digest
 
 # `packed_by` of what render() writes now; a change of it raises the number.
-PACKED_BY = "tools.submission.pack 2"
+PACKED_BY = "tools.submission.pack 3"
+MOVED_TOOLS = ("tools.submission.bundle", "tools.submission.check")
+MOVED_TOOLS += ("tools.legality.lint", "tools.legality.audit")
 # What README.md calls the tools, by `packed_by`; the first is of folders from before they moved.
 TOOLS = {
     "records.pack 1": ("records.source", "records.check", "records.lint", "records.audit"),
-    PACKED_BY: (
-        "tools.submission.bundle", "tools.submission.check", "tools.legality.lint",
-        "tools.legality.audit",
-    ),
-}  # fmt: skip
+    "tools.submission.pack 2": MOVED_TOOLS,
+    PACKED_BY: MOVED_TOOLS,
+}
+# Versions that shipped the sources with their comments.
+BEFORE_STRIPPING = ("records.pack 1", "tools.submission.pack 2")
+PACKING = """
+Comments and docstrings are left out of the packed sources. The sizes and hashes at the end are
+those of the sources as they ran; `python -m {bundle} verify train_gpt.py DIR` shows
+that this `train_gpt.py` was packed from the ones in DIR.
+"""
 SCRIPT = "train_gpt.py"
 GENERATED = ("submission.json", "README.md")
 # What no log tells. It stands in submission.json and is taken from there to make both files again.
@@ -47,9 +53,17 @@ def shipped_code_bytes(folder: Path) -> int:
 def unpacked(script: bytes) -> dict[str, bytes]:
     """The sources that a packed train_gpt.py holds; of any other script, that script."""
     try:
-        return unpack(script)
+        return bundle.unpack(script)
     except ValueError:
         return {SCRIPT: script}
+
+
+def originals(script: bytes) -> dict[str, dict]:
+    """Size and sha256 of every source in a packed train_gpt.py, as it was before it was packed."""
+    try:
+        return bundle.read_bundle(script).originals
+    except ValueError:
+        return {SCRIPT: digest(script)}
 
 
 @cache
@@ -74,15 +88,17 @@ def plain(value: object) -> str:
     return {"True": "1", "False": "0"}.get(str(value), str(value))
 
 
-def digest(data: bytes) -> dict:
-    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
-
 def line_of(log: Path, start: str) -> str:
     """file:line of the last line of a log that begins like this; the file alone without one."""
     lines = log.read_text(errors="replace").splitlines()
     numbers = [i for i, line in enumerate(lines, 1) if line.startswith(start)]
     return f"{log.name}:{numbers[-1]}" if numbers else log.name
+
+
+def unpacked_digests(folder: Path) -> dict[str, dict]:
+    """Size and sha256 of every source that the folder's train_gpt.py unpacks to."""
+    script = (folder / SCRIPT).read_bytes()
+    return {name: digest(source) for name, source in unpacked(script).items()}
 
 
 # Writing: submission.json and README.md from logs and sources --------------------------------
@@ -162,7 +178,7 @@ def submission(folder: Path, stated: dict, packed_by: str = PACKED_BY) -> dict:
     computed = {key: value for key, value, _ in rows if value is not None}
     provenance |= {key: where for key, value, where in rows if value is not None}
     script = (folder / SCRIPT).read_bytes()
-    sources = {name: digest(data) for name, data in unpacked(script).items()}
+    sources = originals(script)
     files = {
         path.name: digest(path.read_bytes())
         for path in sorted(folder.glob("[!.]*"))
@@ -211,8 +227,11 @@ def readme(folder: Path, about: dict) -> str:
     ]
     versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
     groups = about["bytes_by_group"]
+    unpacker, check, lint, audit = TOOLS[about["packed_by"]]
+    packing = ""
+    if about["packed_by"] not in BEFORE_STRIPPING and about["sources"] != unpacked_digests(folder):
+        packing = PACKING.format(bundle=unpacker)
     is_audited = any(row["where"].startswith(AUDIT) for row in about["legality"])
-    bundle, check, lint, audit = TOOLS[about["packed_by"]]
     audited = "" if is_audited else f"{audit} was not asked."
     return f"""# {about["name"]}
 
@@ -242,9 +261,9 @@ The score is the mean of {n} seeds.{partial}
 {chr(10).join("    " + line for line in about["command"])}
 
 The runs had {versions}. `train_gpt.py` needs no other file of this folder. Its sources come out of
-it with `python -m {bundle} unpack train_gpt.py --out DIR`. All that is said here is checked
+it with `python -m {unpacker} unpack train_gpt.py --out DIR`. All that is said here is checked
 by `python -m {check} FOLDER --run`.
-
+{packing}
 ## Where the bytes go
 
 The artifact of seed {groups["seed"]}, the largest, {groups["bytes"]:,} bytes.

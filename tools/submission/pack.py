@@ -212,9 +212,12 @@ def fill(folder: Path, runs: list[Run], plain: bool) -> None:
     for run in runs:
         shutil.copyfile(run.path, folder / f"train_seed{run.seed}.log")
     sources = {name: (runs[0].path.parent / name).read_bytes() for name in runs[0].sources}
-    if len(sources) == 1:  # the run was one of a packed train_gpt.py
-        sources = unpacked(sources[SCRIPT])
-    quantize.write_atomic(folder / SCRIPT, bundle.pack(sources, plain))
+    script = sources[SCRIPT]
+    if unpacked(script) == {SCRIPT: script}:
+        script = bundle.pack(sources, plain)
+    else:  # the run was one of a packed train_gpt.py, which is shipped as it ran
+        sources = unpacked(script)
+    quantize.write_atomic(folder / SCRIPT, script)
     needs = requirements(runs, sources)
     quantize.write_atomic(folder / "requirements.txt", needs.encode())
     copy_tokenizer(runs[0], folder)

@@ -11,56 +11,23 @@ import ast
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from quantize import CAP_BYTES
+from tools.submission.imports import mentioned_names, module_files
 
 ENTRY = "train_gpt.py"
 ARTIFACTS = ("*.pgz", "*.ptz", "*.bin", "*.zst", "*.xz", "*.br", "*.lzma")
-MODULES = (".py", ".pyc", ".so", ".pyd")
 # Data, and what a run writes: free when the code names it, unless the code executes it.
 FREE = {
     "data": ("*.model", "*.vocab", "*_train_*.bin", "*_val_*.bin"),
     "uncompressed weights": ("checkpoint.pt", "final_model.pt"),
     "report": ("*.log", "*.jsonl", "*.md", "*.txt", "*.lock", "settings.json", "submission.json"),
 }
-# Calls that execute what their strings name: a file, a module or a command line.
-RUNNERS = {"exec", "compile", "__import__", "import_module", "run_path", "run_module", "system"}
-RUNNERS |= {"run", "Popen", "call", "check_call", "check_output", "spec_from_file_location"}
 
 
 def free_because(path: Path) -> str:
     return next((kind for kind, names in FREE.items() if any(map(path.match, names))), "")
-
-
-def names(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """What the code imports, runs or merely names in a string that is no docstring."""
-    todo = [(tree, "named in")]
-    while todo:
-        node, how = todo.pop()
-        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in RUNNERS:
-            how = "run by"
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, "imported by") for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) + 1 - node.level] if node.level else ()
-            base += (node.module,) if node.module else ()
-            yield from ((".".join((*base, alias.name)), "imported by") for alias in node.names)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            words = {node.value, *node.value.split()} if how == "run by" else {node.value}
-            yield from ((word, how) for word in words)
-        if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
-            todo += [(child, how) for child in ast.iter_child_nodes(node)]
-
-
-def module_files(root: Path, name: str) -> Iterator[Path]:
-    """The files under root that importing or running the module loads: its packages and itself."""
-    parts = name.removesuffix(".*").split(".")  # "from x import *"
-    for depth in range(1, len(parts) + 1 if all(map(str.isidentifier, parts)) else 0):
-        place = root.joinpath(*parts[:depth])
-        for stem in (place, place / "__init__", place / "__main__"):
-            yield from (p for p in stem.parent.glob(f"{stem.name}.*") if p.suffix in MODULES)
 
 
 def entries(folder: Path) -> list[Path]:
@@ -82,7 +49,7 @@ def reached(folder: Path) -> dict[Path, str]:
         source = todo.pop()
         name = source.relative_to(folder)
         try:
-            named = list(names(ast.parse(source.read_bytes(), source), name.parent.parts))
+            named = list(mentioned_names(ast.parse(source.read_bytes(), source), name.parent.parts))
         except (SyntaxError, ValueError) as error:
             if source.suffix == ".py":
                 raise ValueError(f"{source} is not Python: {error}") from error

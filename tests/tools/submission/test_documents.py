@@ -50,7 +50,7 @@ def test_the_same_folder_gives_the_same_bytes(runs):
     """README.md and submission.json can be made again from the folder alone, without the runs."""
     assert pack(runs) == 0
     said = json.loads((FOLDER / "submission.json").read_text())
-    assert said["packed_by"] == PACKED_BY == "tools.submission.pack 2"
+    assert said["packed_by"] == PACKED_BY == "tools.submission.pack 3"
     moved = FOLDER.rename(FOLDER.with_name("elsewhere"))
     for name, data in render(moved, said).items():
         assert (moved / name).read_bytes() == data

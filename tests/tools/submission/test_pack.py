@@ -199,12 +199,15 @@ def test_every_number_is_a_logs(runs):
 
 @pytest.mark.parametrize("plain", [(), ("--plain",)])
 def test_the_code_is_the_runs_own(runs, plain):
-    """Packed or plain, train_gpt.py unpacks to the bytes that ran, not to those of the tree."""
+    """train_gpt.py was packed from the bytes that ran, not from those of the tree."""
     assert pack(runs, *plain) == 0
     script = (FOLDER / "train_gpt.py").read_bytes()
-    unpacked = bundle.unpack(script)
-    assert unpacked == {name: text.encode() for name, text in SOURCES.items()}
+    sources = {name: text.encode() for name, text in SOURCES.items()}
+    assert bundle.mismatches(script, sources) == []
+    assert (bundle.unpack(script) == sources) == bool(plain)
     assert (b"Train a little" in script) == bool(plain)
+    readme = (FOLDER / "README.md").read_text()
+    assert ("bundle verify train_gpt.py DIR" in readme) == (not plain)
 
 
 def test_requirements_pin_what_the_log_names(runs):
