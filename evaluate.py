@@ -39,7 +39,17 @@ from torch import Tensor
 from engine import log_lines
 from engine.progress import Progress
 from engine.ranks import Ranks
-from engine.shards import ShardError, find_shards, read_shard, read_split, sidecar_path
+from engine.shards import (  # noqa: F401  all of them until data/ imports them from there
+    HEADER_BYTES,
+    SHARD_MAGIC,
+    SHARD_VERSION,
+    ShardError,
+    find_shards,
+    read_shard,
+    read_split,
+    sidecar_path,
+    write_shard,
+)
 
 BOS_ID = 1  # starts every document
 BATCH_TOKENS = 32_768  # per forward pass; with a vocabulary of 8192, 1 GB of float32 logits
@@ -58,6 +68,10 @@ def require(condition: bool, message: str, error: type[Exception] = ValueError) 
     """Raises: the error with this message, unless the condition holds."""
     if not condition:
         raise error(message)
+
+
+def refuse(fault: bool, message: str) -> None:  # until data/verify.py has its own
+    require(not fault, f"{message}; build or fetch it again (golf.py data)", ShardError)
 
 
 # Bytes --------------------------------------------------------------------------------------------

@@ -36,7 +36,8 @@ class Line:
         self.pattern = re.compile(pattern)
 
     def write(self, **fields) -> str:
-        return self.template.format(**fields)
+        as_text = {name: str(value) for name, value in fields.items() if self.types[name] is str}
+        return self.template.format(**{**fields, **as_text})
 
     def read(self, text: str) -> dict | None:
         """The fields of a line of this kind, each of its type; None for any other line."""
