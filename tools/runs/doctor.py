@@ -42,7 +42,8 @@ import torch.nn.functional as F
 import evaluate
 import quantize
 import train_gpt
-from codec import trellis
+from codec.trellis import path_steps
+from codec.viterbi import ColumnQuantizer
 from data import verify
 from golf import child_environment
 from tools.legality.rules import LEVELS
@@ -340,9 +341,9 @@ def trellis_seconds(weights: quantize.State, timed: Callable, device: torch.devi
     paths, total = Counter(), 0.0
     for name in quantize.flat_hessians(weights):
         R, C = weights[name].shape
-        steps = trellis.path_steps(R)
+        steps = path_steps(R)
         paths[steps, C] += -(-R // steps)
-    coder = trellis.ColumnQuantizer(quantize.STATES, device)
+    coder = ColumnQuantizer(quantize.STATES, device)
     for (steps, C), count in paths.items():
         x_PT = torch.randn(count, steps, device=device)
         column = [timed(lambda: coder.points(x_PT)) for _ in range(3)]  # noqa: B023

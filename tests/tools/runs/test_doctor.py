@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import evaluate
 import quantize
 import train_gpt
-from codec import trellis
+from codec.viterbi import ColumnQuantizer
 from tools.runs import doctor
 from tools.runs.doctor import Check, main
 from tools.runs.logs import read_log
@@ -225,13 +225,13 @@ def test_packing_is_forecast_from_as_many_columns_as_it_takes(monkeypatch):
     """With a column for a second, the forecast is the number that one packing asks for."""
     model = train_gpt.GPT(TINY, torch.float32).init_weights(0)
     weights = {name: p.detach() + 0.1 for name, p in model.named_parameters()}
-    shapes, points = [], trellis.ColumnQuantizer.points
+    shapes, points = [], ColumnQuantizer.points
 
     def count(self, x_PT):
         shapes.append(x_PT.shape)
         return points(self, x_PT)
 
-    monkeypatch.setattr(trellis.ColumnQuantizer, "points", count)
+    monkeypatch.setattr(ColumnQuantizer, "points", count)
     train_gpt.pack(weights, TINY, 0, lambda: quantize.flat_hessians(weights))
     packing, shapes[:] = Counter(shapes), []
     assert doctor.trellis_seconds(weights, lambda call: bool(len(call())), CPU) == packing.total()
