@@ -17,18 +17,28 @@ ROWS_AT_A_TIME = 64  # of a Parquet file; more would hold long documents in memo
 MOST_TEXTS = 4096  # in a block, however short they are
 KINDS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".txt": "text", ".raw": "text"}
 PACKED = (".gz", ".zst")
+SEPARATOR_HELP = (
+    "a separator is the text that stands between two documents of a .txt file; "
+    r"name yours with --separator, for example --separator '\n\n' for paragraphs"
+)
 
 
 def kind_of(path: Path) -> str | None:
     """Return "json", "parquet" or "text" by the ending, packed or not; None for other files.
 
-    Example: a.jsonl.gz -> "json"; a.txt -> "text"; README.md -> None
+    Example: a.jsonl.gz -> "json"; A.TXT -> "text"; README.md -> None
     """
-    bare = path.with_suffix("") if path.suffix in PACKED else path
-    kind = KINDS.get(bare.suffix)
+    bare = path.with_suffix("") if packing_of(path) else path
+    kind = KINDS.get(bare.suffix.lower())
     if kind == "parquet" and bare != path:
         return None  # Parquet is packed inside and must be read at any place
     return kind
+
+
+def packing_of(path: Path) -> str:
+    """Return ".gz" or ".zst", however it is spelled; empty for a file that is not packed."""
+    ending = path.suffix.lower()
+    return ending if ending in PACKED else ""
 
 
 def unpacked(path: Path) -> Iterator[bytes]:
@@ -41,7 +51,7 @@ def unpacked(path: Path) -> Iterator[bytes]:
     new_unpacker = {
         ".gz": lambda: zlib.decompressobj(31),
         ".zst": lambda: zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj(),
-    }.get(path.suffix)
+    }.get(packing_of(path))
     if not new_unpacker:
         with path.open("rb") as file:
             while chunk := file.read(BLOCK_BYTES):
@@ -83,7 +93,7 @@ def cut(path: Path, separator: bytes) -> Iterator[bytes]:
             del buffer[: at + len(separator)]
         elif len(buffer) > MAX_LINE_BYTES:
             message = f"{path}: no {separator.decode()!r} in {len(buffer):,} bytes"
-            raise ValueError(f"{message}; name the mark between documents with --separator")
+            raise ValueError(f"{message}; {SEPARATOR_HELP}")
         searched = len(buffer)
     rest = bytes(buffer).rstrip(b"\r\n")
     if rest:

@@ -22,7 +22,7 @@ import numpy as np
 
 import evaluate
 from data import manifest as manifests
-from data import tokenizers
+from data import next_step, tokenizers
 from data.files import folder_lock, link_or_copy, sha256_file
 from data.mirrors import FetchError, Mirror, Remote, file_fault, read_listing, retry
 from data.shard_facts import ShardFacts, join_hashes, read_facts
@@ -364,4 +364,7 @@ def main(args: argparse.Namespace) -> int:
     for split, counts in manifest["splits"].items():
         words += [f"{split}_{key}:{counts[key]}" for key in ("documents", "tokens")]
     print(*words, f"shared_documents:{manifest['shared_documents']}")
+    command = next_step.train_command(args.out / "datasets" / name, manifest)
+    if command:
+        print(command)
     return 0

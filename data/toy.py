@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 
 import evaluate
+from data import next_step
 from data.files import sha256_file
 from data.manifest import VERSION, hash_document, read_manifest, write_index, write_manifest
 from data.tokenizers import train_bpe
@@ -272,5 +273,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    build_toy(args.out)
+    manifest = build_toy(args.out)
+    print(next_step.train_command(args.out / TOY_DATASET, manifest))
     return 0

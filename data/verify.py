@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 import evaluate
-from data import gpt2_tokenizer, tokenizers
+from data import gpt2_tokenizer, next_step, tokenizers
 from data import manifest as manifests
 from data.files import sha256_file
 from data.manifest import SPLITS, hash_document
@@ -436,6 +436,14 @@ def explain(excess: int, tokens_T: np.ndarray, tokenizer) -> str:
     return ""
 
 
+def _print_next(folder: Path, passed: bool) -> None:
+    if not passed or not (folder / manifests.MANIFEST).exists():
+        return
+    command = next_step.train_command(folder, manifests.read_manifest(folder))
+    if command:
+        print(command)
+
+
 # Command line -------------------------------------------------------------------------------------
 
 
@@ -464,4 +472,5 @@ def main(args: argparse.Namespace) -> int:
         for finding in findings:
             print(f"{finding.level:8}{finding.check}: {finding.message}")
         print(f"{args.folder}: {'verified' if passed else 'REFUSED'}")
+        _print_next(args.folder, passed)
     return 0 if passed else 1
