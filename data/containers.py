@@ -7,7 +7,7 @@ expensive, parsing and checking, is left to whoever calls sources.Block.texts, i
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 BLOCK_BYTES = 1 << 20
@@ -41,8 +41,14 @@ def packing_of(path: Path) -> str:
     return ending if ending in PACKED else ""
 
 
-def unpacked(path: Path) -> Iterator[bytes]:
+def _ignore(size: int) -> None:
+    """Take no notice of how much was read."""
+
+
+def unpacked(path: Path, on_read: Callable[[int], None] = _ignore) -> Iterator[bytes]:
     """Yield the content of a file in chunks; .gz and .zst, also of several frames, are unpacked.
+
+    on_read is told how many bytes of the file each chunk took.
 
     Raises: ValueError for a damaged file, and for one that ends too early.
     """
@@ -55,11 +61,13 @@ def unpacked(path: Path) -> Iterator[bytes]:
     if not new_unpacker:
         with path.open("rb") as file:
             while chunk := file.read(BLOCK_BYTES):
+                on_read(len(chunk))
                 yield chunk
         return
     unpacker = None
     with path.open("rb") as file:
         while chunk := file.read(READ_BYTES):
+            on_read(len(chunk))
             # Files that were joined with cat have several frames: each takes its own unpacker.
             while chunk:
                 unpacker = unpacker or new_unpacker()
@@ -75,14 +83,14 @@ def unpacked(path: Path) -> Iterator[bytes]:
         raise ValueError(f"{path} ends before its compressed data does; fetch it again")
 
 
-def cut(path: Path, separator: bytes) -> Iterator[bytes]:
+def cut(path: Path, separator: bytes, on_read: Callable[[int], None] = _ignore) -> Iterator[bytes]:
     """Yield the content of a file, cut at separators into runs of whole documents.
 
     Example, with a block of 5 bytes: b"ab\\ncd\\nef\\n" at b"\\n" -> b"ab\\ncd", b"ef"
     """
     buffer = bytearray()
     searched = 0
-    for chunk in unpacked(path):
+    for chunk in unpacked(path, on_read):
         buffer += chunk
         if len(buffer) < BLOCK_BYTES:
             continue
@@ -100,7 +108,9 @@ def cut(path: Path, separator: bytes) -> Iterator[bytes]:
         yield rest.removesuffix(separator)
 
 
-def parquet_rows(path: Path, field: str, skip: int) -> Iterator[int | list]:
+def parquet_rows(
+    path: Path, field: str, skip: int, on_read: Callable[[int], None] = _ignore
+) -> Iterator[int | list]:
     """Yield the texts of a Parquet file; for row groups that are passed over, their number of rows.
 
     Example: three groups of 100 rows and skip=150 -> 100, the texts of group 2, those of group 3.
@@ -118,6 +128,8 @@ def parquet_rows(path: Path, field: str, skip: int) -> Iterator[int | list]:
                 raise ValueError(f"{message}: {', '.join(columns)}")
             for group in range(file.num_row_groups):
                 rows = file.metadata.row_group(group).num_rows
+                # Groups are as many bytes as they have rows, near enough for a progress line.
+                on_read(path.stat().st_size * rows // file.metadata.num_rows)
                 if rows <= skip:
                     skip -= rows
                     yield rows

@@ -26,9 +26,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import evaluate
 from data import hub_errors
 from data.files import sha256_file
+from engine.shards import read_shard
 
 ATTEMPTS = 4
 FIRST_PAUSE_SECONDS = 1.0  # between attempts; doubled each time
@@ -113,7 +113,7 @@ def file_fault(path: Path, file: Remote) -> str:
         return f"has the hash {digest}, must have {file.etag}"
     if path.suffix == ".bin" or file.path.endswith(".bin"):
         try:
-            evaluate.read_shard(path)
+            read_shard(path)
         except ValueError as error:
             return f"is not a shard, though it is as published: {error}"
     return ""

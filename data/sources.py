@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -197,10 +197,12 @@ def read(
     separator: str = SEPARATOR,
     val_documents: int = 0,
     revision: str | None = None,
+    on_read: Callable[[int], None] = lambda size: None,
 ) -> Iterator[Block]:
     """Yield the documents start..stop of a file, a folder, a hub data set, or an iterable.
 
-    An iterable holds the documents from start on.
+    An iterable holds the documents from start on. on_read is told the bytes of files that were
+    read; total_bytes says how many there are.
     """
     if not isinstance(source, str | Path):
         blocks = _string_blocks("iterable", source, start)
@@ -208,7 +210,8 @@ def read(
         texts = hub_sets.read_texts(HUB_SETS[source], start, val_documents, field, revision)
         blocks = _string_blocks(source, texts, start)
     else:
-        blocks = _file_blocks(list_files(Path(source)), start, field, separator.encode())
+        files = list_files(Path(source))
+        blocks = _file_blocks(files, start, field, separator.encode(), on_read)
     for block in blocks:
         if stop is not None and block.first >= stop:
             return
@@ -216,17 +219,30 @@ def read(
             yield part
 
 
-def _file_blocks(files: list[Path], start: int, field: str, separator: bytes) -> Iterator[Block]:
+def total_bytes(source: str | Iterable[str]) -> int | None:
+    """Return the bytes of a source's files; None for a data set of the hub, or an iterable."""
+    if not isinstance(source, str | Path) or source in HUB_SETS:
+        return None
+    return sum(file.stat().st_size for file in list_files(Path(source)))
+
+
+def _file_blocks(
+    files: list[Path],
+    start: int,
+    field: str,
+    separator: bytes,
+    on_read: Callable[[int], None],
+) -> Iterator[Block]:
     first = 0
     for path in files:
         if path.stat().st_size == 0:
             raise ValueError(f"{path} has 0 bytes; fetch it again, or remove it")
         if containers.kind_of(path) == "parquet":
-            blocks = _parquet_blocks(path, first, field, start - first)
+            blocks = _parquet_blocks(path, first, field, start - first, on_read)
         elif containers.kind_of(path) == "json":
-            blocks = _cut_blocks(path, first, "line", b"\n")
+            blocks = _cut_blocks(path, first, "line", b"\n", on_read)
         else:
-            blocks = _cut_blocks(path, first, "document", separator)
+            blocks = _cut_blocks(path, first, "document", separator, on_read)
         for block in blocks:
             # A count stands for rows that were passed over.
             if isinstance(block, int):
@@ -236,9 +252,11 @@ def _file_blocks(files: list[Path], start: int, field: str, separator: bytes) ->
             first += block.count
 
 
-def _parquet_blocks(path: Path, first: int, field: str, skip: int) -> Iterator[Block | int]:
+def _parquet_blocks(
+    path: Path, first: int, field: str, skip: int, on_read: Callable[[int], None]
+) -> Iterator[Block | int]:
     offset = 0
-    for rows in containers.parquet_rows(path, field, skip):
+    for rows in containers.parquet_rows(path, field, skip, on_read):
         if isinstance(rows, int):
             offset += rows
             yield rows
@@ -247,9 +265,11 @@ def _parquet_blocks(path: Path, first: int, field: str, skip: int) -> Iterator[B
         offset += len(rows)
 
 
-def _cut_blocks(path: Path, first: int, unit: str, separator: bytes) -> Iterator[Block]:
+def _cut_blocks(
+    path: Path, first: int, unit: str, separator: bytes, on_read: Callable[[int], None]
+) -> Iterator[Block]:
     offset = 0  # in the file, blank lines included: errors name lines as an editor counts them
-    for content in containers.cut(path, separator):
+    for content in containers.cut(path, separator, on_read):
         parts = content.split(separator)
         places = [place for place, part in enumerate(parts) if part and not part.isspace()]
         if len(places) == len(parts):
