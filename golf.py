@@ -190,9 +190,8 @@ COMMANDS = (
         name="codec report",
         group="pack",
         purpose="where the bytes of an artifact go",
-        module="quantize",
+        module="codec.report",
         example=f"codec report {MODEL}",
-        arguments=("report",),
     ),
     Command(
         name="codec bench",

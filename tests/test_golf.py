@@ -206,8 +206,8 @@ def test_a_command_brings_the_packages_that_it_needs(monkeypatch, words, extras)
     [
         (["score", "A.pgz", "--ttt"], ["evaluate", "A.pgz", "--ttt"]),
         (["data", "toy", "--out", "x"], ["data.prepare", "toy", "--out", "x"]),
-        (["codec", "report", "A.pgz"], ["quantize", "report", "A.pgz"]),
-        (["quantize", "report", "A.pgz"], ["quantize", "report", "A.pgz"]),
+        (["codec", "report", "A.pgz"], ["codec.report", "A.pgz"]),
+        (["quantize", "A.pt", "--out", "A.pgz"], ["quantize", "A.pt", "--out", "A.pgz"]),
         (["train"], ["train_gpt"]),
         (["train", "train_gpt"], ["train_gpt"]),
         (["tools.runs.stats", "1493"], ["tools.runs.stats", "1493"]),

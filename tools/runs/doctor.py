@@ -42,7 +42,7 @@ import torch.nn.functional as F
 import evaluate
 import quantize
 import train_gpt
-import trellis
+from codec import trellis
 from data import verify
 from golf import child_environment
 from tools.legality.rules import LEVELS

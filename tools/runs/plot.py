@@ -196,7 +196,7 @@ def draw_speed(groups: list[Group]):
 def byte_rows(summary: dict, code_bytes: int | None) -> list[dict]:
     """Name, bytes, entropy bytes and parameters of each part, the largest first; they add up.
 
-    summary is quantize.report's. Groups under 1 % are one row; header and code have no parameters.
+    summary is codec.report's. Groups under 1 % are one row; header and code have no parameters.
     """
     columns = ("bytes", "entropy_bytes", "parameters")
     rows = []
@@ -219,9 +219,10 @@ def byte_rows(summary: dict, code_bytes: int | None) -> list[dict]:
 def draw_bytes(groups: list[Group]):
     """Bytes by tensor group of the first run that has an artifact."""
     import quantize
+    from codec.report import byte_account
 
     run = first_with(groups, "artifact.pgz")
-    summary = quantize.report((run.path.parent / "artifact.pgz").read_bytes())
+    summary = byte_account((run.path.parent / "artifact.pgz").read_bytes())
     rows = byte_rows(summary, run.code_bytes)
     unit, scale = ("MB", 1e6) if summary["bytes"] > 2e6 else ("kB", 1e3)
     fig, ((ax,),) = figure(1, 1, 9.4, 1.3 + 0.34 * len(rows))
@@ -265,7 +266,7 @@ def tensors(folder: Path) -> list[dict]:
     missing, damaged, or not of one run.
     """
     import quantize
-    import rans
+    from codec import rans
 
     artifact = folder / "artifact.pgz"
     checkpoint = folder / "checkpoint.pt"

@@ -62,10 +62,10 @@ def sketch(groups: list[Group], width: int = 68, height: int = 15) -> str:
 
 def sketch_bytes(groups: list[Group], width: int = 40) -> str:
     """Bytes by tensor group, as bars. Raises: NothingToDraw."""
-    import quantize  # here, because torch takes seconds to load
+    from codec.report import byte_account  # here, because torch takes seconds to load
 
     run = first_with(groups, "artifact.pgz")
-    summary = quantize.report((run.path.parent / "artifact.pgz").read_bytes())["groups"]
+    summary = byte_account((run.path.parent / "artifact.pgz").read_bytes())["groups"]
     most = max(group["bytes"] for group in summary.values())
     lines = [f"bytes of {run.run_id or run.path.stem}"]
     for name, group in sorted(summary.items(), key=lambda item: -item[1]["bytes"]):

@@ -29,6 +29,7 @@ import time
 from pathlib import Path
 
 import quantize
+from codec.report import byte_account
 from tools.legality.rules import Finding, report
 from tools.runs import registry
 from tools.runs.logs import Run, read_log
@@ -179,7 +180,7 @@ def requirements(runs: list[Run], sources: dict[str, bytes]) -> str:
 def bytes_by_group(runs: list[Run]) -> dict:
     """Where the bytes of the largest artifact go."""
     run = max(runs, key=lambda run: run.model_bytes)
-    summary = quantize.report((run.path.parent / "artifact.pgz").read_bytes())
+    summary = byte_account((run.path.parent / "artifact.pgz").read_bytes())
     kept = ("tensors", "parameters", "bytes", "bits_per_parameter", "entropy_bytes")
     rows = sorted(summary["groups"].items(), key=lambda item: -item[1]["bytes"])
     groups = {name: {key: round(row[key] or 0, 4) for key in kept} for name, row in rows}

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import quantize
+from codec.report import byte_account
 from tests.tools.runs.test_curves import make_log
 from tools.runs import plot
 from tools.runs.curves import NothingToDraw, group_runs
@@ -80,10 +81,10 @@ def test_the_gain_of_ttt_is_in_bits_per_byte(tmp_path, runs, matplotlib):
 
 
 def test_the_error_of_a_matrix_is_that_of_the_report(tmp_path):
-    """Bits and relative error, tensor by tensor, agree with quantize.report's groups."""
+    """Bits and relative error, tensor by tensor, agree with codec.report's groups."""
     weights = add_weights(tmp_path)
     found = {row["name"]: row for row in plot.tensors(tmp_path)}
-    report = quantize.report((tmp_path / "artifact.pgz").read_bytes(), weights)["groups"]["emb"]
+    report = byte_account((tmp_path / "artifact.pgz").read_bytes(), weights)["groups"]["emb"]
     assert found["emb"]["relative_rms"] == pytest.approx(report["relative_rms"])
     assert found["emb"]["stored_bits"] == pytest.approx(report["bits_per_parameter"])
     assert [row["bits"] for row in found.values()] == [5, 5, 8, 16]
@@ -108,7 +109,7 @@ def test_a_tensor_on_the_trellis_has_its_share_of_the_points(tmp_path):
     (tmp_path / "artifact.pgz").write_bytes(blob)
     found = {row["name"]: row for row in plot.tensors(tmp_path)}
     assert [row["bits"] for row in found.values()] == [quantize.POINT_BITS] * 3 + [16]
-    groups = quantize.report(blob, weights)["groups"].values()
+    groups = byte_account(blob, weights)["groups"].values()
     stored = sum(row["stored_bits"] * row["parameters"] / 8 for row in found.values())
     assert stored == pytest.approx(sum(group["bytes"] for group in groups), abs=len(groups))
     coarse, fine = found["blocks.0.w"], found["blocks.1.w"]
