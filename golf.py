@@ -370,16 +370,12 @@ def describe(command: Command) -> str:
 def recipes() -> list[str]:
     """Names of the baselines that can be trained: the files that say RECIPE."""
     files = sorted((ROOT / "baselines").glob("*.py"))
-    recipe = re.compile(r"^RECIPE\b.*=", re.MULTILINE)
+    recipe = re.compile(r"^RECIPE\s*(:.*)?=", re.MULTILINE)
     return [path.stem for path in files if recipe.search(path.read_text(encoding="utf-8"))]
 
 
-# Until each of these is a file of its own, one module trains them all.
-REFERENCE_MODELS = ("gelu_d12", "yat_d12", "gpt2_124m", "preln_53m")
-
-
-def recipe_module(words: list[str]) -> tuple[str, list[str]]:
-    """The module that trains the recipe which the words after `train` name, and its arguments.
+def recipe_module(words: list[str]) -> str:
+    """The module that trains the recipe which the words after `train` name.
 
     Raises: SystemExit for a recipe that does not exist, and for settings that stand behind.
     """
@@ -390,12 +386,10 @@ def recipe_module(words: list[str]) -> tuple[str, list[str]]:
     if len(words) > 1 or words and words[0].startswith("-"):
         sys.exit(f"golf.py: train takes one recipe and --gpus N, not {' '.join(words)!r}")
     if words in ([], ["train_gpt"]):
-        return "train_gpt", []
+        return "train_gpt"
     if words[0] in recipes():
-        return f"baselines.{words[0]}", []
-    if words[0] in REFERENCE_MODELS:
-        return "baselines.train", words
-    names = ["train_gpt", *recipes(), *REFERENCE_MODELS]
+        return f"baselines.{words[0]}"
+    names = ["train_gpt", *recipes()]
     sys.exit(f"golf.py: no recipe {words[0]!r}: there is {', '.join(names)}")
 
 
@@ -714,7 +708,7 @@ def main(arguments: list[str]) -> None:
             return  # help never installs anything; the options are shown once there is .venv
         print(flush=True)
     elif command.name == "train":
-        module, words = recipe_module(words)
+        module, words = recipe_module(words), []
     elif command.name == "smoke" and words:
         sys.exit(f"golf.py: smoke takes no arguments, not {' '.join(words)!r}")
 
