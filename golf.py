@@ -374,6 +374,18 @@ def recipes() -> list[str]:
     return [path.stem for path in files if recipe.search(path.read_text(encoding="utf-8"))]
 
 
+def recipe_name(name: str) -> str:
+    """The module of a recipe, by its short name: pr334 is baselines.pr334.
+
+    Raises: ValueError for a recipe that does not exist.
+    """
+    if name == "train_gpt":
+        return name
+    if name not in recipes():
+        raise ValueError(f"no recipe {name!r}: there is train_gpt, {', '.join(recipes())}")
+    return f"baselines.{name}"
+
+
 def recipe_module(words: list[str]) -> str:
     """The module that trains the recipe which the words after `train` name.
 
@@ -385,12 +397,10 @@ def recipe_module(words: list[str]) -> str:
         sys.exit(f"golf.py: settings stand in front: {line} {shell_line('train')}")
     if len(words) > 1 or words and words[0].startswith("-"):
         sys.exit(f"golf.py: train takes one recipe and --gpus N, not {' '.join(words)!r}")
-    if words in ([], ["train_gpt"]):
-        return "train_gpt"
-    if words[0] in recipes():
-        return f"baselines.{words[0]}"
-    names = ["train_gpt", *recipes()]
-    sys.exit(f"golf.py: no recipe {words[0]!r}: there is {', '.join(names)}")
+    try:
+        return recipe_name(*words or ["train_gpt"])
+    except ValueError as error:
+        sys.exit(f"golf.py: {error}")
 
 
 def take_gpus(words: list[str]) -> tuple[int, list[str]]:
@@ -640,6 +650,11 @@ def make_venv(run) -> None:
 
 
 # Running ------------------------------------------------------------------------------------------
+
+
+def own_environment() -> dict[str, str]:
+    """The environment as it is, for tools that read settings in it."""
+    return dict(os.environ)
 
 
 def child_environment() -> dict[str, str]:

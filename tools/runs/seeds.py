@@ -47,7 +47,6 @@ from tools.runs.registry import (
 )
 from tools.runs.resolve import Code, python_path, resolve
 
-OUR_RECIPE = "train_gpt"
 CAP_BYTES = 16_000_000
 USUAL_SEEDS = (1337, 42, 7, 2025, 314, 1234, 0, 1, 2, 3)  # of the field
 POLL_SECONDS = {"local": 0.2, "slurm": 5.0}
@@ -537,15 +536,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add("--on", "--engine", dest="engine", choices=("local", "slurm"), default="local")
     add("--slurm", nargs="+", default=[], metavar="NAME=VALUE", help="submitit's parameters")
-    add("--recipe", default=OUR_RECIPE, metavar="NAME", help="train_gpt, or one of baselines/")
+    add("--recipe", default="train_gpt", metavar="NAME", help="train_gpt, or one of baselines/")
     add("--script", type=Path, help="in place of a recipe: a train_gpt.py elsewhere, as a record's")
     add("--json", action="store_true", help="print one JSON object; all else goes to stderr")
     args = parser.parse_args(argv)
     if args.script:
         args.script = args.script.resolve()
-    names = [OUR_RECIPE, *golf.recipes()]
-    if args.recipe not in names:
-        raise ValueError(f"--recipe {args.recipe} must be one of {', '.join(names)}")
+    args.module = "" if args.script else golf.recipe_name(args.recipe)
     if not args.seeds:
         if not 1 <= args.n <= len(USUAL_SEEDS):
             raise ValueError(f"-n {args.n} must be 1 to {len(USUAL_SEEDS)}; else name --seeds")
@@ -598,9 +595,7 @@ def collected_signals(signals: list[int]):
 def run_all(args: argparse.Namespace, say: Callable[[str], None]) -> tuple[dict, str]:
     """Train what is missing; returns the report as an object and as text."""
     logs = Path("logs")
-    module = args.recipe if args.recipe == OUR_RECIPE else f"baselines.{args.recipe}"
-    module = "" if args.script else module
-    jobs, code = plan(args.name, args.seeds, args.grid, module, args.script)
+    jobs, code = plan(args.name, args.seeds, args.grid, args.module, args.script)
     check_existing(jobs, logs, code)
     if args.stop_above:
         for job in jobs:

@@ -133,6 +133,6 @@ def test_a_crash_leaves_no_score(read):
                                         if isinstance(v, log_lines.Line)])  # fmt: skip
 def test_every_line_that_can_be_written_is_read_back(name, line):
     """Each definition reads what it writes."""
-    samples = {int: 7, float: 0.5, str: "word"}
+    samples = {int: 7, float: 5.0, str: "word"}
     fields = {field: samples[kind] for field, kind in line.types.items()}
     assert line.read(line.write(**fields)) == pytest.approx(fields), name

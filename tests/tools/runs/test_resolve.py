@@ -54,5 +54,5 @@ def test_commands_of_ours_and_of_a_script():
     assert script.command(1) == [sys.executable, "/y/train_gpt.py"]
     assert script.command(2)[-2:] == ["--nproc_per_node=2", "/y/train_gpt.py"]
     assert python_path("train_gpt").startswith(str(ROOT))
-    paths = python_path("").split(os.pathsep)
+    paths = filter(None, python_path("").split(os.pathsep))
     assert ROOT not in [Path(path).resolve() for path in paths]
