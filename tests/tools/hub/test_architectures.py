@@ -31,19 +31,19 @@ def tiny() -> tuple[dict, dict[str, torch.Tensor]]:
     return train_gpt.model_settings(hp), model.state_dict()
 
 
-def test_every_system_has_a_form():
+def test_every_system_is_published():
     """Each baseline and the golf model; nothing else."""
-    assert set(architectures.FORMS) == {*train.FILES, "golf"} == set(SETTINGS)
+    assert set(architectures.HUB_MODELS) == {*train.FILES, "golf"} == set(SETTINGS)
 
 
-@pytest.mark.parametrize("system", architectures.FORMS)
+@pytest.mark.parametrize("system", architectures.HUB_MODELS)
 def test_published_code_imports_nothing_of_ours(system):
     """Only PyTorch, transformers, the standard library and its own siblings."""
-    files, form = architectures.code_files(system), architectures.FORMS[system]
-    parts = {"torch_gpt.py": form.has_trunk, "token_cache.py": form.can_slide}
-    expected = {name for name, is_needed in parts.items() if is_needed}
-    expected |= {f"{kind}_{form.model_type}.py" for kind in ("configuration", "modeling")}
-    assert set(files) == (set() if system == "gpt2_124m" else expected)
+    files = architectures.code_files(system)
+    hub_model = architectures.HUB_MODELS[system]
+    kind = hub_model.model_type
+    expected = {"shared_gpt.py", f"configuration_{kind}.py", f"modeling_{kind}.py"}
+    assert set(files) == (expected if hub_model.config_class else set())
     for text in files.values():
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Import):
@@ -53,10 +53,17 @@ def test_published_code_imports_nothing_of_ours(system):
             elif isinstance(node, ast.ImportFrom) and node.level:
                 assert f"{node.module}.py" in files
             elif isinstance(node, ast.ImportFrom):
-                assert node.module.split(".")[0] in ("dataclasses", "torch", "transformers")
+                assert node.module.split(".")[0] in (
+                    "dataclasses",
+                    "torch",
+                    "transformers",
+                    "types",
+                )
 
 
-@pytest.mark.parametrize("system", [name for name in architectures.FORMS if name != "gpt2_124m"])
+@pytest.mark.parametrize(
+    "system", [name for name in architectures.HUB_MODELS if name != "gpt2_124m"]
+)
 def test_code_and_config_agree_on_the_names(system):
     """Every class that config.json names is defined where it says, under that model type."""
     files = architectures.code_files(system)
@@ -67,6 +74,7 @@ def test_code_and_config_agree_on_the_names(system):
     kind = config["model_type"]
     assert f'model_type = "{kind}"' in files[f"configuration_{kind}.py"]
     assert config["architectures"] == [config["auto_map"]["AutoModelForCausalLM"].split(".")[1]]
+    assert set(config["auto_map"]) == {"AutoConfig", "AutoModel", "AutoModelForCausalLM"}
 
 
 @pytest.mark.parametrize("V, mark", [(50_257, 50_256), (50_256, None)])
@@ -82,10 +90,10 @@ def test_marks_that_the_vocabulary_lacks_are_none(V, mark):
 @pytest.mark.parametrize("system, eos", [("gelu_d12", 40), ("preln_53m", 40), ("golf", 1)])
 def test_marks_are_those_of_the_tokenizer(system, eos):
     """In another vocabulary the usual ids are text; the golf model's code knows its own."""
-    marks = {"bos": 40, "eos": 40, "unk": 40}
+    marks = {"bos": 40, "eos": 40, "unk": 40, "pad": 41}
     config = architectures.config_json(SETTINGS[system], torch.float32, marks)
     assert config["bos_token_id"] == config["eos_token_id"] == eos
-    assert config.get("pad_token_id") == (0 if system == "golf" else None)
+    assert config["pad_token_id"] == 41
 
 
 def test_yat_keeps_no_name_of_the_other_system():
@@ -113,7 +121,7 @@ def test_documents_of_the_golf_model_begin_as_in_training():
     """The id that begins a document is the one that training and scoring know."""
     import evaluate
 
-    special = dict(architectures.FORMS["golf"].special_ids)
+    special = dict(architectures.HUB_MODELS["golf"].special_ids)
     assert special["bos"] == special["eos"] == evaluate.BOS_ID != special["pad"]
 
 

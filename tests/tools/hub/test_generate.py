@@ -78,7 +78,7 @@ def greedy(path, tokenizer, prompt: str, tokens: int) -> str:
     """The same without transformers and without a cache: the likeliest token, again and again."""
     weights, settings = architectures.read_model(path)
     model, codec = architectures.load(settings, weights), generate.read_codec(tokenizer)
-    special = dict(architectures.FORMS[settings["system"]].special_ids)
+    special = dict(architectures.HUB_MODELS[settings["system"]].special_ids)
     ids = [1, *codec.encode(prompt)]
     for _ in range(tokens):
         ids.append(int(model(torch.tensor([ids]))[0, -1, : codec.vocab_size].argmax()))

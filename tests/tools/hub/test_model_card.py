@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from baselines import gpt2, preln, train
-from tools.hub import model_card, publish
+from tools.hub import model_card
 from tools.hub import tokenizer as hf_tokenizer
+from tools.hub.architectures import HUB_MODELS, published_weights
 
 SHAPE = dict(vocab_size=61, num_layers=2, model_dim=48, num_heads=4, seq_len=64)
 CONFIGS = {
@@ -28,7 +29,7 @@ def counts(system: str) -> tuple[dict, int, int]:
     """Settings, stored and trained parameters."""
     settings = train.model_settings(system, CONFIGS[system])
     weights = dict(train.build(settings, device="meta").named_parameters())
-    published = publish.published_weights(settings, weights)
+    published = published_weights(settings, weights)
     stored, trained = (sum(w.numel() for w in ws.values()) for ws in (published, weights))
     return settings, stored, trained
 
@@ -61,8 +62,8 @@ def run_folder(folder: Path, system: str, final: str = FINAL, **changes) -> Path
 
 def text_of(system: str, source: Path) -> str:
     settings, stored, trained = counts(system)
-    found = model_card.evidence(source, trained)
-    return model_card.model_card(publish.FORMS[system], settings, stored, trained, found, None)
+    found = model_card.read_evidence(source, trained)
+    return model_card.model_card(HUB_MODELS[system], settings, stored, trained, found, None)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def text_of(system: str, source: Path) -> str:
 )
 def test_the_example_loads_what_there_is(tmp_path, system, remote):
     """It is Python; a tokenizer is loaded where AutoTokenizer can, own code where there is some."""
-    form, found = publish.FORMS[system], model_card.Evidence()
+    form, found = HUB_MODELS[system], model_card.Evidence()
     given = hf_tokenizer.Written(8, "Eight tokens.", is_whole=True)
     for tokenizer, names in (
         (given, ["AutoModelForCausalLM", "AutoTokenizer"]),
@@ -79,12 +80,12 @@ def test_the_example_loads_what_there_is(tmp_path, system, remote):
     ):
         text = model_card.model_card(form, {"system": system}, 1, 1, found, tokenizer)
         assert ("Eight tokens." if tokenizer else "No tokenizer is included") in text
-        code = "\n".join(line[4:] for line in text.splitlines() if line.startswith("    "))
-        first, *loads = ast.parse(code).body
+        code = text.split("```python\n")[1].split("```")[0]
+        first, *statements = ast.parse(code).body
         assert [alias.name for alias in first.names] == names
-        assert [ast.unparse(step.value) for step in loads] == [
-            f"{name}.from_pretrained('THIS FOLDER'{remote})" for name in names
-        ]
+        loads = [ast.unparse(statement.value) for statement in statements[: len(names)]]
+        assert loads == [f"{name}.from_pretrained('THIS FOLDER'{remote})" for name in names]
+        assert ("model.generate(**inputs" in code) == (len(names) == 2)
 
 
 def test_parameters_are_counted_as_they_are_stored(tmp_path):
@@ -148,7 +149,7 @@ def test_a_log_of_another_model_is_refused(tmp_path):
     source = run_folder(tmp_path, "gpt2_124m")
     _, _, trained = counts("preln_53m")
     with pytest.raises(ValueError, match=f"train.log is of a model with .* has {trained:,}"):
-        model_card.evidence(source, trained)
+        model_card.read_evidence(source, trained)
 
 
 def test_data_are_named_as_the_hub_names_them():
@@ -188,29 +189,33 @@ def test_the_golf_recipe_is_described_by_its_own_settings():
     """Muon and Adam with their rates; settings of no known kind say nothing."""
     from train_gpt import Hyperparameters
 
-    text = "\n".join(model_card.optimizer(dataclasses.asdict(Hyperparameters())))
+    text = "\n".join(model_card.optimizer_lines(dataclasses.asdict(Hyperparameters())))
     assert "Muon for matrices, rate " in text and "Adam for the rest" in text
-    assert model_card.optimizer({"seed": 1}) == [] and "distilled" not in text
+    assert model_card.optimizer_lines({"seed": 1}) == [] and "distilled" not in text
     taught = dataclasses.asdict(train.Student(teacher="t/c.jsonl"))
-    assert "distilled from `c.jsonl`: alpha 0.5" in "\n".join(model_card.optimizer(taught))
+    assert "distilled from `c.jsonl`: alpha 0.5" in "\n".join(model_card.optimizer_lines(taught))
 
 
 def test_a_second_stage_says_that_there_was_a_first():
     """Its steps and tokens are then not all that the weights have seen."""
     plain, staged = train.Recipe(), train.Recipe(start_from="logs/a/checkpoint.pt")
-    texts = ["\n".join(model_card.optimizer(dataclasses.asdict(hp))) for hp in (plain, staged)]
+    texts = [
+        "\n".join(model_card.optimizer_lines(dataclasses.asdict(hp))) for hp in (plain, staged)
+    ]
     assert ["begun with the weights of `checkpoint.pt`" in text for text in texts] == [False, True]
 
 
 def test_losses_are_smoothed_as_the_run_was_set():
     """As the report smooths them; the formula is that of the number."""
     found = model_card.Evidence(settings={"loss_smoothing": 0.5}, losses=[8.0, 4.0])
-    smoothed = model_card.measured(found)[1]
+    smoothed = model_card.measured_lines(found)[1]
     assert "- smoothed train_loss: 6.000000, by s = 0.5 s + 0.5 loss" in smoothed
-    assert model_card.measured(found)[0].startswith("- train_loss: 4.0 nats per token")
+    assert model_card.measured_lines(found)[0].startswith("- train_loss: 4.0 nats per token")
 
 
 def test_a_teacher_s_loss_is_not_called_nats_per_token():
     """It is a mixture with the teacher's, at another temperature."""
     found = model_card.Evidence(settings={"teacher": "c.pt"}, losses=[8.0, 4.0])
-    assert model_card.measured(found)[0].startswith("- train_loss: 4.0 of what the teacher asks")
+    assert model_card.measured_lines(found)[0].startswith(
+        "- train_loss: 4.0 of what the teacher asks"
+    )
