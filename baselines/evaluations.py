@@ -11,7 +11,7 @@
 
 A run's folder is scored by its artifact, as packed; a checkpoint by the weights that it exports, or
 as trained. Tokens are those of shards, or of a folder's validation split (`data.prepare build
---recipe wikitext-103` writes that text). Each protocol prints nats in all, targets, perplexity, and
+--corpus wikitext-103` writes that text). Each protocol prints nats in all, targets, perplexity, and
 bits per byte by the run's tokenizer. Perplexities compare with the same tokenizer only, and no
 protocol's numbers with another's: a sliding window is another protocol, see evaluate.py.
 

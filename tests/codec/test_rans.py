@@ -12,9 +12,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-import rans
-import trellis
-from trellis import Points
+from codec import rans, trellis
+from codec.trellis import Points
 
 
 def walk(rows, columns, states=8, spread=3.0, seed=0):

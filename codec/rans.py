@@ -27,7 +27,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from trellis import (
+from codec.trellis import (
     LARGEST_POINT,
     MAX_POINT,
     PARITY_CHECKS,

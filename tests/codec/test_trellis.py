@@ -8,9 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import rans
-import trellis
-from trellis import ColumnQuantizer, Curvature, Group, Matrices, Matrix
+from codec import rans, trellis
+from codec.trellis import ColumnQuantizer, Curvature, Group, Matrices, Matrix
 
 
 def gaussian(*shape, seed=0):
