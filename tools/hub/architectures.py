@@ -1,11 +1,12 @@
-"""How each system looks on the hub: its names, its config.json, its weights and its code.
+"""How the models of each recipe look on the hub: names, config.json, weights and code.
 
-`read_model` takes a checkpoint or an artifact of any system; its settings then say under "system"
-which one it is. The golf model, whose own settings name no system, is "golf".
+`read_model` takes a checkpoint or an artifact of any recipe; its settings then say under "recipe"
+which one it is. Of baselines.gpt2_124m:
 
-    settings, of gpt2_124m                    config.json
-    num_layers 12, num_heads 12, seq_len 1024 n_layer 12, n_head 12, n_positions 1024
-    weight h.0.attn.c_attn.weight (2304, 768) transformer.h.0.attn.c_attn.weight (768, 2304)
+    settings                                      config.json
+    num_layers 12, num_heads 12                   n_layer 12, n_head 12
+    train_seq_len 1024                            n_positions 1024
+    weight h.0.attn.c_attn.weight (2304, 768)     transformer.h.0.attn.c_attn.weight (768, 2304)
 """
 
 from collections.abc import Callable
@@ -15,9 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-import quantize
-from baselines import train
-from baselines.train import GOLF
+from baselines import pr334
+from engine.open_model import find_recipe, read_weights, recipe_name
 
 REMOTE_CODE = Path(__file__).parent / "remote_code"
 SHARED_CODE = "shared_gpt.py"
@@ -31,7 +31,7 @@ def gpt2_config(settings: dict) -> dict:
         "n_layer": settings["num_layers"],
         "n_head": settings["num_heads"],
         "n_embd": settings["model_dim"],
-        "n_positions": settings["seq_len"],
+        "n_positions": settings["train_seq_len"],
         "activation_function": "gelu_new",
         "layer_norm_epsilon": 1e-5,
         "attn_pdrop": 0.0,
@@ -42,7 +42,7 @@ def gpt2_config(settings: dict) -> dict:
 
 def shape_config(settings: dict) -> dict:
     return {
-        "max_position_embeddings": context(settings),
+        "max_position_embeddings": settings["train_seq_len"],
         "num_hidden_layers": settings["num_layers"],
         "hidden_size": settings["model_dim"],
         "num_attention_heads": settings["num_heads"],
@@ -113,12 +113,12 @@ def gpt2_weights(weights: dict[str, Tensor], settings: dict) -> dict[str, Tensor
     return published
 
 
-# Systems ------------------------------------------------------------------------------------------
+# Recipes ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class HubModel:
-    """How a system is published."""
+    """How the models of a recipe are published."""
 
     title: str
     model_type: str
@@ -132,7 +132,7 @@ class HubModel:
     dtype: str = "fp32"
     # Where no tokenizer says otherwise; the usual numbers of its field.
     special_ids: tuple[tuple[str, int], ...] = (("bos", 50256), ("eos", 50256), ("pad", 50256))
-    license: str = ""  # of the system that is reproduced, where it states one
+    license: str = ""  # of the model that is reproduced, where it states one
     notes: tuple[str, ...] = ()  # what its design forbids, and the way around it
 
 
@@ -215,16 +215,16 @@ GOLF_GPT = HubModel(
     notes=(LOOKS_BACK, VIRTUAL_TOKENS),
 )
 HUB_MODELS = {
-    "gelu_d12": GELU,
-    "yat_d12": YAT,
-    "yat_neuron_d12": YAT,
-    "gpt2_124m": GPT2,
-    "preln_53m": PRELN,
-    "preln_53m_untied": PRELN,
-    GOLF: GOLF_GPT,
+    "train_gpt": GOLF_GPT,
+    "baselines.pr334": GOLF_GPT,
+    "baselines.student": GOLF_GPT,
+    "baselines.gelu_d12": GELU,
+    "baselines.yat_d12": YAT,
+    "baselines.gpt2_124m": GPT2,
+    "baselines.preln_53m": PRELN,
 }
 
-# The classes of the second system are those of the first under other names: published models of
+# The classes of the second model are those of the first under other names: published models of
 # both kinds exist under these, and a model type has one class.
 RENAMED = {"gelu_gpt": "yatnmn_gpt", "GeluGPTConfig": "YatGPTHfConfig", "GeluGPT": "YatGPT"}
 
@@ -232,49 +232,60 @@ RENAMED = {"gelu_gpt": "yatnmn_gpt", "GeluGPTConfig": "YatGPTHfConfig", "GeluGPT
 # Models -------------------------------------------------------------------------------------------
 
 
-def context(settings: dict) -> int:
-    """Tokens of a row in training."""
-    return settings["train_seq_len" if settings["system"] == GOLF else "seq_len"]
+def short_name(settings: dict) -> str:
+    """The recipe's name without its folder, as gelu_d12."""
+    return settings["recipe"].rpartition(".")[2]
+
+
+def model_settings(settings: dict) -> dict:
+    """What the recipe builds its model from."""
+    return {name: value for name, value in settings.items() if name != "recipe"}
 
 
 def build(settings: dict, device="cpu") -> nn.Module:
-    """The model that settings describe, in fp32, its weights not yet set; see train.build."""
-    return train.build(own_settings(settings), device=device)
+    """The model that settings describe, in fp32, its weights not yet set.
+
+    Raises: ValueError for settings that are not the recipe's.
+    """
+    with torch.device(device):
+        return find_recipe(settings["recipe"]).model(model_settings(settings), torch.float32)
 
 
 def load(settings: dict, weights: dict[str, Tensor]) -> nn.Module:
     """The model with its weights, on the CPU, in eval mode."""
-    return train.load(own_settings(settings), weights)
+    model = build(settings)
+    model.load_state_dict(weights)
+    return model.eval()
 
 
-def own_settings(settings: dict) -> dict:
-    """As the model's file has them: those of the golf model name no system."""
-    if settings["system"] != GOLF:
-        return settings
-    return {name: value for name, value in settings.items() if name != "system"}
+def current_settings(saved: dict) -> dict:
+    """A file's settings under today's names: older files of the baselines name a system."""
+    settings = {"recipe": recipe_name(saved)}
+    for name, value in saved.items():
+        if name not in ("recipe", "system"):
+            settings["train_seq_len" if name == "seq_len" else name] = value
+    return settings
 
 
 def read_model(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """Weights and settings of a checkpoint or an artifact; the settings name the system.
+    """Weights and settings of a checkpoint or an artifact; the settings name the recipe.
 
-    Raises: ValueError for another kind of file, for settings that name no system, and for weights
-    that are not those that the settings ask for.
+    Raises: ValueError for another kind of file, for settings of no recipe that is published, and
+    for weights that are not those that the settings ask for.
     """
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name the artifact.pgz or checkpoint.pt in it")
-    with path.open("rb") as file:
-        is_artifact = file.read(len(quantize.MAGIC)) == quantize.MAGIC
-    if is_artifact:
-        weights, settings = quantize.decode(path.read_bytes())
-    else:
-        weights, settings = quantize.load_checkpoint(path)
-    if train.is_golf(settings):
-        settings = {"system": GOLF, **settings}
-    system = settings.get("system")
-    if system not in HUB_MODELS:
-        raise ValueError(
-            f"{path} is of the system {system!r}; published are {', '.join(HUB_MODELS)}"
-        )
+    weights, saved = read_weights(path)
+    try:
+        settings = current_settings(saved)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    recipe = settings["recipe"]
+    if recipe not in HUB_MODELS:
+        raise ValueError(f"{path} is of {recipe}; published are {', '.join(HUB_MODELS)}")
+    is_other = set(model_settings(settings)) != set(pr334.MODEL_SETTINGS)
+    if HUB_MODELS[recipe] is GOLF_GPT and is_other:
+        raise ValueError(f"{path} is of another {recipe}: only pull request 334's model has code")
     needed = {name: w.shape for name, w in build(settings, "meta").state_dict().items()}
     unequal = {(name, w.shape) for name, w in weights.items()} ^ set(needed.items())
     if unequal:
@@ -285,7 +296,7 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], dict]:
 
 def published_weights(settings: dict, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights under their published names, in their published layout."""
-    return HUB_MODELS[settings["system"]].weights(weights, settings)
+    return HUB_MODELS[settings["recipe"]].weights(weights, settings)
 
 
 def special_ids(settings: dict, tokenizer_ids: dict[str, int] | None = None) -> dict:
@@ -294,10 +305,10 @@ def special_ids(settings: dict, tokenizer_ids: dict[str, int] | None = None) -> 
     The golf model's begin and end are what its code was trained by, whatever a tokenizer says.
     None for those that a tokenizer lacks, or a smaller vocabulary has no row for.
     """
-    ids = dict(HUB_MODELS[settings["system"]].special_ids)
+    ids = dict(HUB_MODELS[settings["recipe"]].special_ids)
     if tokenizer_ids:
         of_tokenizer = {name: tokenizer_ids.get(name) for name in ids}
-        if settings["system"] == GOLF:
+        if HUB_MODELS[settings["recipe"]] is GOLF_GPT:
             of_tokenizer |= {"bos": ids["bos"], "eos": ids["eos"]}
         ids = of_tokenizer
     config = {}
@@ -311,7 +322,7 @@ def config_json(
     settings: dict, dtype: torch.dtype, tokenizer_ids: dict[str, int] | None = None
 ) -> dict:
     """config.json: the shape under the names that transformers uses; ids as in special_ids."""
-    hub_model = HUB_MODELS[settings["system"]]
+    hub_model = HUB_MODELS[settings["recipe"]]
     config = {
         "architectures": [hub_model.model_class],
         "model_type": hub_model.model_type,
@@ -331,9 +342,9 @@ def config_json(
     return config | hub_model.config(settings)
 
 
-def code_files(system: str) -> dict[str, str]:
+def code_files(recipe: str) -> dict[str, str]:
     """Text of each file of code that the folder needs, by name."""
-    hub_model = HUB_MODELS[system]
+    hub_model = HUB_MODELS[recipe]
     if not hub_model.config_class:
         return {}
     kind = GELU.model_type if hub_model is YAT else hub_model.model_type

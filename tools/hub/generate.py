@@ -1,8 +1,8 @@
 """Continue a text with a model: of a checkpoint, of an artifact, or of a published folder.
 
-    python3 golf.py --with hf tools.hub.generate CHECKPOINT_OR_ARTIFACT_OR_FOLDER --prompt TEXT
+    python3 golf.py generate CHECKPOINT_OR_ARTIFACT_OR_FOLDER --prompt TEXT
         [--tokenizer MODEL_OR_DIR] [--tokens N] [--temperature T] [--top-k K] [--top-p P] [--seed S]
-    python3 golf.py --with hf,serve tools.hub.generate CHECKPOINT_OR_ARTIFACT_OR_FOLDER --serve
+    python3 golf.py generate CHECKPOINT_OR_ARTIFACT_OR_FOLDER --serve
         [--tokenizer MODEL_OR_DIR] [--host ADDRESS] [--port N]
 
 The prompt, as the tokenizer reads it, and what follows go to standard output while they are made,
@@ -254,8 +254,7 @@ def serve(args: argparse.Namespace, scratch: Path) -> int:
     lacking = [name for name in SERVER_PACKAGES if not find_spec(name)]
     if lacking:
         raise ImportError(
-            f"serving needs {', '.join(lacking)}: python3 golf.py --with hf,serve"
-            " tools.hub.generate ... --serve"
+            f"serving needs {', '.join(lacking)}: python3 golf.py generate ... --serve"
         )
     folder = args.source.resolve()
     if not args.source.is_dir():
@@ -304,7 +303,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         refuse_bad_options(args)
         if not all(find_spec(name) for name in ("transformers", "safetensors")):
-            raise ImportError("generating needs: python3 golf.py --with hf tools.hub.generate ...")
+            raise ImportError("generating needs: python3 golf.py generate ...")
         with tempfile.TemporaryDirectory() as scratch:
             if args.serve:
                 return serve(args, Path(scratch))

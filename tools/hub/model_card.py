@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import quantize
-from baselines import train
+from baselines.teachers import TeacherSettings
 from tools.hub import self_check
 from tools.hub import tokenizer as hf_tokenizer
+from tools.hub.architectures import model_settings, short_name
 from tools.runs import logs
+from tools.runs.run_log import Run
 
 # What a folder of data is called -> the data set on the hub that it was made of; longest first.
 DATASETS = {
@@ -38,7 +40,7 @@ LIMITATIONS = (
 class Evidence:
     """What the files of a run say; empty where there is no run."""
 
-    log: logs.Run | None = None
+    log: Run | None = None
     settings: dict = field(default_factory=dict)  # settings.json, else what the log prints
     losses: list[float] = field(default_factory=list)  # of training, as logged
     metrics: dict = field(default_factory=dict)  # the last of each name
@@ -113,7 +115,7 @@ def results(evidence: Evidence) -> list[tuple[str, str, float]]:
     return rows
 
 
-def index_lines(system: str, evidence: Evidence) -> list[str]:
+def index_lines(name: str, evidence: Evidence) -> list[str]:
     """The index of results, as the hub's leaderboards read it."""
     rows = results(evidence)
     if not rows:
@@ -121,7 +123,7 @@ def index_lines(system: str, evidence: Evidence) -> list[str]:
     dataset = evidence.dataset or Path(evidence.settings["data_path"]).name
     lines = [
         "model-index:",
-        f"- name: {json.dumps(system)}",
+        f"- name: {json.dumps(name)}",
         "  results:",
         "  - task:",
         "      type: text-generation",
@@ -136,7 +138,7 @@ def index_lines(system: str, evidence: Evidence) -> list[str]:
     return lines
 
 
-def front_matter(hub_model, system: str, evidence: Evidence, license: str) -> list[str]:
+def front_matter(hub_model, name: str, evidence: Evidence, license: str) -> list[str]:
     """The lines that the hub reads. Text is quoted as JSON, which YAML takes as it is."""
     lines = ["---", "language: en"]
     if license:
@@ -147,7 +149,7 @@ def front_matter(hub_model, system: str, evidence: Evidence, license: str) -> li
         lines += ["datasets:", f"- {evidence.dataset}"]
     lines += ["metrics:", "- perplexity"]
     lines += ["widget:", f"- text: {json.dumps(PROMPT)}"]
-    return [*lines, *index_lines(system, evidence), "---"]
+    return [*lines, *index_lines(name, evidence), "---"]
 
 
 # Training -----------------------------------------------------------------------------------------
@@ -216,13 +218,21 @@ def training_lines(evidence: Evidence) -> list[str]:
 # Measured -----------------------------------------------------------------------------------------
 
 
+def smoothed(losses: list[float], weight: float) -> float:
+    """An exponential average: s = weight * s + (1 - weight) * loss, from the first loss on."""
+    average = losses[0]
+    for loss in losses[1:]:
+        average = weight * average + (1 - weight) * loss
+    return average
+
+
 def loss_lines(evidence: Evidence) -> list[str]:
     """The last loss of training, and the smoothed one."""
     if not evidence.losses:
         return []
     settings = evidence.settings
-    weight = settings.get("loss_smoothing", train.Student.loss_smoothing)
-    smooth = train.smoothed(evidence.losses, weight)
+    weight = settings.get("loss_smoothing", TeacherSettings.loss_smoothing)
+    smooth = smoothed(evidence.losses, weight)
     unit = "of what the teacher asks, not of text" if settings.get("teacher") else "nats per token"
     return [
         f"- train_loss: {evidence.losses[-1]} {unit}, of the last step's batch",
@@ -308,13 +318,13 @@ def evaluation_lines(figure: float | None) -> list[str]:
     ]
 
 
-def citation_lines(hub_model, system: str, author: str) -> list[str]:
+def citation_lines(hub_model, name: str, author: str) -> list[str]:
     """BibTeX."""
-    fields = {"title": f"{hub_model.title}: {system}", "author": author}
+    fields = {"title": f"{hub_model.title}: {name}", "author": author}
     fields["note"] = "Trained and published with the parameter-golf toolkit"
     fields["howpublished"] = "Hugging Face model repository"
-    inner = [f"  {name} = {{{value}}}," for name, value in fields.items() if value]
-    return ["## Citation", "", "```bibtex", f"@misc{{{system},", *inner, "}", "```"]
+    inner = [f"  {field} = {{{value}}}," for field, value in fields.items() if value]
+    return ["## Citation", "", "```bibtex", f"@misc{{{name},", *inner, "}", "```"]
 
 
 def model_card(
@@ -329,7 +339,7 @@ def model_card(
     self_check_figure: float | None = None,
 ) -> str:
     """README.md of a model that is published in this form with so many parameters stored."""
-    system = settings["system"]
+    name = short_name(settings)
     note = "No tokenizer is included: none was at hand when the folder was written."
     if settings.get("tied", True):
         counts = f"{stored:,} parameters; the head is the embedding and is counted once."
@@ -344,7 +354,7 @@ def model_card(
     if hub_model.notes:
         notes = ["## With other tools", "", *(f"- {line}" for line in hub_model.notes), ""]
     body = [
-        f"# {hub_model.title}: {system}",
+        f"# {hub_model.title}: {name}",
         "",
         counts,
         "",
@@ -352,7 +362,7 @@ def model_card(
         "",
         "## Shape",
         "",
-        *(f"- {name}: {value}" for name, value in settings.items() if name != "system"),
+        *(f"- {field}: {value}" for field, value in model_settings(settings).items()),
         "",
         "## Training",
         "",
@@ -372,7 +382,7 @@ def model_card(
         "",
         *LIMITATIONS,
         "",
-        *citation_lines(hub_model, system, author),
+        *citation_lines(hub_model, name, author),
     ]
-    front = front_matter(hub_model, system, evidence, license or hub_model.license)
+    front = front_matter(hub_model, name, evidence, license or hub_model.license)
     return "\n".join([*front, *body]) + "\n"

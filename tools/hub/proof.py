@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from tools.hub import tokenizer as hf_tokenizer
-from tools.hub.architectures import HUB_MODELS, REMOTE_CODE, context, load, read_model
+from tools.hub.architectures import HUB_MODELS, REMOTE_CODE, load, read_model
 from tools.hub.fast_tokenizer import HOSTILE
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -45,8 +45,8 @@ def probe(source: Path, dtype: torch.dtype) -> dict:
     """
     weights, settings = read_model(source)
     model = load(settings, {name: w.to(dtype).float() for name, w in weights.items()})
-    hub_model = HUB_MODELS[settings["system"]]
-    seq_len = context(settings)
+    hub_model = HUB_MODELS[settings["recipe"]]
+    seq_len = settings["train_seq_len"]
     T = min(seq_len + seq_len // 4, 1280) if hub_model.can_slide else min(seq_len, 256)
     rng = torch.Generator().manual_seed(0)
     tokens_BT = torch.randint(settings["vocab_size"], (2, T), generator=rng)

@@ -1,8 +1,8 @@
 """Write a model as a Hugging Face folder, and prove that the folder holds the same model.
 
-    python3 golf.py tools.hub.publish CHECKPOINT_OR_ARTIFACT --out DIR [--tokenizer MODEL_OR_DIR]
+    python3 golf.py publish CHECKPOINT_OR_ARTIFACT --out DIR [--tokenizer MODEL_OR_DIR]
         [--license mit] [--author NAME]
-    python3 golf.py --with hf tools.hub.publish CHECKPOINT_OR_ARTIFACT --verify DIR [--push REPO_ID]
+    python3 golf.py publish CHECKPOINT_OR_ARTIFACT --verify DIR [--push REPO_ID]
 
 The first command needs no library of Hugging Face's, and is followed by the second where those are
 installed. Without --tokenizer the folder gets that of the run which made the weights, where the
@@ -28,12 +28,11 @@ from torch import Tensor
 from tools.hub import model_card, self_check
 from tools.hub import tokenizer as hf_tokenizer
 from tools.hub.architectures import (
-    GOLF,
+    GOLF_GPT,
     HUB_MODELS,
     build,
     code_files,
     config_json,
-    context,
     published_weights,
     read_model,
     special_ids,
@@ -63,7 +62,7 @@ def write_model(
     texts = {
         "config.json": json.dumps(config_json(settings, dtype, tokenizer_ids), indent=2) + "\n",
         "generation_config.json": json.dumps(generation, indent=2) + "\n",
-        **code_files(settings["system"]),
+        **code_files(settings["recipe"]),
     }
     for name, text in texts.items():
         (folder / name).write_text(text)
@@ -73,8 +72,8 @@ def tokenizer_needs(settings: dict) -> hf_tokenizer.Needs:
     """What the model of these settings asks of its tokenizer."""
     return hf_tokenizer.Needs(
         most_tokens=settings["vocab_size"],
-        max_length=context(settings),
-        ends_with_bos=settings["system"] == GOLF,
+        max_length=settings["train_seq_len"],
+        ends_with_bos=HUB_MODELS[settings["recipe"]] is GOLF_GPT,
     )
 
 
@@ -127,7 +126,7 @@ def write_folder(
     if out.exists():
         raise ValueError(f"{out} exists; remove it, or choose another")
     weights, settings = read_model(source)
-    hub_model = HUB_MODELS[settings["system"]]
+    hub_model = HUB_MODELS[settings["recipe"]]
     dtype = DTYPES[dtype_name or hub_model.dtype]
     license = license or hub_model.license
     if not license:
@@ -174,7 +173,7 @@ def push(folder: Path, repo_id: str, private: bool) -> str:
     Raises: ImportError; OSError for whatever the network or the hub refuses.
     """
     if not find_spec("huggingface_hub"):
-        raise ImportError("uploading needs: python3 golf.py --with hf,data tools.hub.publish ...")
+        raise ImportError("uploading needs: python3 golf.py publish ...")
     from huggingface_hub import CommitOperationAdd, HfApi
 
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
@@ -240,7 +239,7 @@ def main(argv: list[str] | None = None) -> int:
                 args.source, args.out, args.dtype, args.tokenizer, args.license, args.author
             )
         if (args.verify or args.push) and not can_verify:
-            raise ValueError("verifying needs: python3 golf.py --with hf tools.hub.publish ...")
+            raise ValueError("verifying needs: python3 golf.py publish ...")
         if args.verify or (can_verify and not args.no_verify):
             differences = verify(args.source, folder)
             text, is_same = report(differences)

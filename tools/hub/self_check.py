@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import evaluate
-from tools.hub.architectures import context, load
+from tools.hub.architectures import load
 from tools.hub.fast_tokenizer import require
 
 # ASCII with single blanks, which every tokenizer gives back as it was: bytes are counted alike.
@@ -53,18 +53,11 @@ def bits_per_byte(model, rows: list[list[int]], seq_len: int, vocab_size: int) -
     """
     nothing_V = np.zeros(vocab_size, dtype=np.int64)  # bytes are those of TEXTS
     table = evaluate.ByteTable(nothing_V, nothing_V > 0, nothing_V > 0)
+    scheme = evaluate.Scheme(seq_len, stride=seq_len, isolate=False)
     nats = 0.0
     for row in rows:
-        score = evaluate.score_windows(
-            model,
-            np.array(row, dtype=np.uint16),
-            table,
-            seq_len=seq_len,
-            stride=seq_len,
-            isolate=False,
-            device="cpu",
-        )
-        nats += score.nats
+        tokens_T = np.array(row, dtype=np.uint16)
+        nats += evaluate.score_windows(model, tokens_T, table, scheme).nats
     return nats / math.log(2) / sum(len(text.encode()) for text in TEXTS)
 
 
@@ -84,4 +77,4 @@ def write(
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     rows = [[bos_id, *tokenizer.encode(text, add_special_tokens=False).ids] for text in TEXTS]
     model = load(settings, {name: w.to(dtype).float() for name, w in weights.items()})
-    return bits_per_byte(model, rows, context(settings), settings["vocab_size"])
+    return bits_per_byte(model, rows, settings["train_seq_len"], settings["vocab_size"])

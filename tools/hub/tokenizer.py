@@ -1,7 +1,7 @@
 """Give a tokenizer the form that Hugging Face's libraries read, with the very same ids.
 
-    python3 golf.py --with hf tools.hub.tokenizer TOKENIZER.model --out DIR
-    python3 golf.py --with hf tools.hub.tokenizer FOLDER_WITH_VOCAB_AND_MERGES --out DIR
+    python3 golf.py tokenizer TOKENIZER.model --out DIR
+    python3 golf.py tokenizer FOLDER_WITH_VOCAB_AND_MERGES --out DIR
 
 From a SentencePiece BPE model, or from GPT-2's vocab.json and merges.txt, it writes tokenizer.json
 and tokenizer_config.json beside a copy of its source. Before that it compares ids and decoded text

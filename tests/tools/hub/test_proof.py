@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from baselines import d12
 from data import tokenizers
-from tests.tools.hub.test_publish import ROOT, SHAPE, SMALL, checkpoint, settings_of, write
+from tests.tools.hub.test_architectures import SMALL, checkpoint
+from tests.tools.hub.test_publish import ROOT, write
 from tools.hub import proof, publish
 from tools.hub.architectures import build, load, published_weights, read_model
 
@@ -245,7 +245,7 @@ def test_a_new_model_has_initial_weights(folders, system):
     config = AutoConfig.from_pretrained(folders[system], trust_remote_code=True)
     model = AutoModelForCausalLM.from_config(config, trust_remote_code=True)
     assert all(p.isfinite().all() for p in model.parameters())
-    settings = {"system": system, **settings_of(system)}
+    settings = SMALL[system]
     fresh = build(settings).init_weights(0)
     state = published_weights(settings, dict(fresh.named_parameters()))
     for name, p in model.named_parameters():
@@ -478,12 +478,11 @@ def test_code_that_needs_ours_is_found_out(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_tokens_are_verified_in_a_fresh_process(tmp_path, capsys, monkeypatch):
+def test_tokens_are_verified_in_a_fresh_process(tmp_path, capsys):
     """A SentencePiece model comes along whole; a merge that is taken away is a difference."""
     pytest.importorskip("transformers", reason="python3 golf.py --with hf test")
-    monkeypatch.setitem(SMALL, "gelu_d12", d12.Config(**{**SHAPE, "vocab_size": 320}, seq_len=256,
-                                                      num_kv_heads=2))  # fmt: skip
-    model, source = tmp_path / "m.model", checkpoint(tmp_path, "gelu_d12")
+    model = tmp_path / "m.model"
+    source = checkpoint(tmp_path, "gelu_d12", {**SMALL["gelu_d12"], "vocab_size": 320})
     model.write_bytes(tokenizers.train_bpe(["the quick brown fox and the quick dog"] * 3, 290))
     out = tmp_path / "out"
     command = [str(source), "--json"]

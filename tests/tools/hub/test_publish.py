@@ -13,48 +13,13 @@ import pytest
 import torch
 
 import quantize
-import train_gpt
-from baselines import d12, gpt2, preln, train
 from data import tokenizers
+from tests.tools.hub.test_architectures import SMALL, checkpoint
 from tests.tools.hub.test_weights_file import read_safetensors
 from tools.hub import fast_tokenizer, proof, publish
-from tools.hub.architectures import build, read_model
+from tools.hub.architectures import read_model
 
 ROOT = Path(__file__).parents[3]
-SHAPE = dict(vocab_size=61, num_layers=4, model_dim=48, num_heads=4)
-ODD = dict(rope_base=5000.0, logit_softcap=12.0, embed_init_std=0.03)  # not the defaults
-SMALL = {
-    "gelu_d12": d12.Config(**SHAPE, **ODD, seq_len=256, num_kv_heads=2),
-    "yat_d12": d12.Config(**SHAPE, seq_len=256, num_kv_heads=2, mlp="yat"),
-    "gpt2_124m": gpt2.Config(**SHAPE, seq_len=64),
-    "preln_53m": preln.Config(**SHAPE, seq_len=64),
-    "preln_53m_untied": preln.Config(**SHAPE, seq_len=64, tied=False),
-    "golf": train_gpt.Hyperparameters(
-        **{**SHAPE, "num_layers": 5}, num_kv_heads=2, mlp_mult=2, rope_dims=6, rope_base=5000.0,
-        logit_softcap=12.0, bigram_vocab_size=97, bigram_dim=8, train_seq_len=128,
-        train_batch_tokens=128, micro_batch_tokens=128,
-    ),
-}  # fmt: skip
-
-
-def settings_of(system: str) -> dict:
-    """As a checkpoint holds them."""
-    if system == "golf":
-        return train_gpt.model_settings(SMALL[system])
-    return train.model_settings(system, SMALL[system])
-
-
-def checkpoint(folder: Path, system: str) -> Path:
-    """A checkpoint of a small model in which every path shows."""
-    settings = settings_of(system)
-    model = build({"system": system, **settings}).init_weights(0)
-    rng = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(torch.randn(p.shape, generator=rng) * 0.15)
-    path = folder / f"{system}.pt"
-    torch.save({"model": model.state_dict(), "model_settings": settings}, path)
-    return path
 
 
 def write(folder: Path, system: str, *options: str) -> Path:
@@ -98,7 +63,7 @@ def test_a_folder_is_written_without_libraries_of_hugging_face(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert "not verified" in done.stdout and (tmp_path / "out" / "modeling_nanogpt.py").exists()
     note, refusal = done.stderr.splitlines()
-    assert "the folder gets no tokenizer" in note and "--with hf" in refusal
+    assert "the folder gets no tokenizer" in note and "verifying needs" in refusal
     assert done.returncode == 2
 
 
@@ -147,10 +112,9 @@ def test_without_a_given_tokenizer_the_run_s_comes_along(tmp_path, capsys, monke
     """One line says why a folder has none: no run, its tokenizer gone, or no library for it."""
     for name in ("tokenizers", "sentencepiece"):
         pytest.importorskip(name, reason="python3 golf.py --with hf test")
-    monkeypatch.setitem(
-        SMALL, "gelu_d12", d12.Config(**{**SHAPE, "vocab_size": 320}, num_kv_heads=2)
-    )
-    source, model, out = checkpoint(tmp_path, "gelu_d12"), tmp_path / "m.model", tmp_path / "out"
+    source = checkpoint(tmp_path, "gelu_d12", {**SMALL["gelu_d12"], "vocab_size": 320})
+    model = tmp_path / "m.model"
+    out = tmp_path / "out"
     command = [str(source), "--no-verify", "--out"]
     assert publish.main([*command, str(out / "a")]) == 0
     assert "no settings.json of a run is beside it" in capsys.readouterr().err
@@ -177,11 +141,11 @@ def test_what_cannot_be_published_is_refused_in_one_line(tmp_path, capsys):
     (tmp_path / "text").write_text("no model")
     assert publish.main([str(tmp_path / "text"), "--out", str(tmp_path / "a")]) == 2
     assert publish.main([str(tmp_path / "absent"), "--out", str(tmp_path / "a")]) == 2
-    torch.save({"model": {}, "model_settings": {"system": "bert"}}, tmp_path / "other.pt")
+    torch.save({"model": {}, "model_settings": {"recipe": "baselines.bert"}}, tmp_path / "other.pt")
     assert publish.main([str(tmp_path / "other.pt"), "--out", str(tmp_path / "a")]) == 2
     assert publish.main([str(tmp_path), "--out", str(tmp_path / "a")]) == 2
     captured = capsys.readouterr()
-    assert captured.err.count("\n") == 4 and "of the system 'bert'" in captured.err
+    assert captured.err.count("\n") == 4 and "is of baselines.bert" in captured.err
     assert "is a folder; name the artifact.pgz" in captured.err
     assert not (tmp_path / "a").exists()
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from baselines import d12, gpt2, preln, train
-from tools.hub.architectures import HUB_MODELS, published_weights
+from tests.tools.hub.test_architectures import SETTINGS
+from tools.hub.architectures import HUB_MODELS, build, published_weights
 from tools.hub.proof import DTYPES
 from tools.hub.weights_file import safetensors_bytes, safetensors_header
 
@@ -30,22 +30,22 @@ def read_safetensors(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
 
 
 @pytest.mark.parametrize(
-    "system, config, dtype, size, tensors",
+    "system, dtype, size, tensors",
     [
-        ("gpt2_124m", gpt2.CONFIGS["gpt2_124m"], "bf16", 248_894_656, 148),
-        ("gelu_d12", d12.CONFIGS["gelu_d12"], "fp32", 1_044_394_688, 90),
-        ("yat_d12", d12.CONFIGS["yat_d12"], "fp32", 1_044_398_384, 126),
-        ("preln_53m", preln.CONFIGS["preln_53m"], "fp32", 134_777_488, 100),
-        ("preln_53m_untied", preln.CONFIGS["preln_53m_untied"], "fp32", 211_972_488, 101),
+        ("gpt2_124m", "bf16", 248_894_656, 148),
+        ("gelu_d12", "fp32", 1_044_394_688, 90),
+        ("yat_d12", "fp32", 1_044_398_384, 126),
+        ("preln_53m", "fp32", 134_777_488, 100),
+        ("preln_53m_untied", "fp32", 211_972_488, 101),
     ],
 )
-def test_files_have_the_size_of_the_specification(system, config, dtype, size, tensors):
+def test_files_have_the_size_of_the_specification(system, dtype, size, tensors):
     """To the byte, from the header that would be written; no weight is allocated."""
-    settings = train.model_settings(system, config)
-    weights = dict(train.build(settings, device="meta").named_parameters())
+    settings = SETTINGS[system]
+    weights = dict(build(settings, device="meta").named_parameters())
     published = published_weights(settings, weights)
     kind = DTYPES[dtype]
-    assert HUB_MODELS[system].dtype == dtype
+    assert HUB_MODELS[settings["recipe"]].dtype == dtype
     header = safetensors_header(published, kind)
     assert len(header) + sum(w.numel() * kind.itemsize for w in published.values()) == size
     assert len(published) == tensors
