@@ -189,10 +189,14 @@ class Attention(nn.Module):
         q_BTHE = self.q(x_BTD).view(B, T, self.H, self.E)
         k_BTGE = self.k(x_BTD).view(B, T, self.G, self.E)
         v_BTGE = self.v(x_BTD).view(B, T, self.G, self.E)
-        # With q and k normed, the gain alone says how sharp a head looks.
+        # With q and k normed, no score grows with the weights: training is stable at high rates.
+        # The gain alone says how sharply a head looks (1.5 -> 4 at the start: -0.004 bpb, upstream
+        # #1125, with 16 of 64 dimensions rotated).
         gain = self.q_gain.to(x_BTD.dtype)[:, None]
         q_BTHE = rotate(norm(q_BTHE), cos, sin) * gain
         k_BTGE = rotate(norm(k_BTGE), cos, sin)
+        # Two query heads share one key and value head: half the bytes of k and v, and every record
+        # of the field does it.
         y_BHTE = F.scaled_dot_product_attention(
             q_BTHE.transpose(1, 2),
             k_BTGE.transpose(1, 2),
@@ -214,6 +218,7 @@ class MLP(nn.Module):
         self.proj = Linear(width, shape.model_dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        # A squared ReLU, as in every record of the field: one product and no exponential.
         return self.proj(F.relu(self.fc(x)).square())
 
 
@@ -232,6 +237,7 @@ class Block(nn.Module):
         self.damping = 1 / math.sqrt(layer + 1)
 
     def forward(self, x: Tensor, x0: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        # Each layer can bring the token itself back, which the stream has long written over.
         keep, first = self.resid_mix.to(x.dtype)
         x = keep * x + first * x0
         attended = self.attn(norm(x) * self.damping, cos, sin)
@@ -247,6 +253,8 @@ class SmearGate(nn.Module):
         self.gate = nn.Parameter(torch.empty(shape.model_dim))
 
     def forward(self, x_BTD: Tensor, starts_BT: Tensor) -> Tensor:
+        # A token's neighbour is what attention would look up first: here it costs no head. Across a
+        # document start there is no neighbour, and a leak there would be a fault of the score.
         share = torch.sigmoid(self.gate).to(x_BTD.dtype) * ~starts_BT[..., None]
         before_BTD = F.pad(x_BTD[:, :-1], (0, 0, 1, 0))
         return torch.lerp(x_BTD, before_BTD, share)
@@ -301,9 +309,12 @@ class GPT(nn.Module):
         starts_BT = tokens_BT == evaluate.BOS_ID
         starts_BT[:, 0] = True  # a window does not tell what precedes it
         x = self.tok_emb(tokens_BT).to(self.compute_dtype)
+        # Normed, so that the first layer sees inputs of one size whatever the embedding's rate did.
         x = norm(x + self.bigram(tokens_BT, starts_BT, x.dtype))
         x0 = x = self.smear(x, starts_BT)  # (B, T, D)
         cos, sin = rotary_angles(x.size(1), self.shape.rope_dims, self.shape.rope_base, x)
+        # The last layer of the first half is the first to be handed over, as in a U-Net: with 11
+        # layers 4 -> 5, 3 -> 6, 2 -> 7, 1 -> 8, 0 -> 9, and layer 10 gets none.
         skips = []
         for i, block in enumerate(self.blocks):
             if i >= self.num_skips and skips:
@@ -312,7 +323,9 @@ class GPT(nn.Module):
             x = block(x, x0, cos, sin)
             if i < self.num_skips:
                 skips.append(x)
+        # The embedding is also the head: one table of bytes for two duties.
         logits_BTV = F.linear(norm(x), self.tok_emb.weight.to(x.dtype)).float()
+        # Capped, no single logit can run away early on, when the rate is high.
         cap = self.shape.logit_softcap
         return cap * torch.tanh(logits_BTV / cap)
 
@@ -334,6 +347,8 @@ class GPT(nn.Module):
         Raises: AssertionError for a parameter that has no rule.
         """
         rng = torch.Generator().manual_seed(seed)
+        # Output projections of zero make every layer the identity at first, and orthogonal matrices
+        # keep the size of what passes: the depth does not matter before training has begun.
         for name, p in self.named_parameters():
             match name.split(".")[0], name.removesuffix(".weight").split(".")[-1]:
                 case "tok_emb", _:
@@ -387,6 +402,8 @@ def newton_schulz(G_NRC: Tensor) -> Tensor:
     Source: Keller Jordan's Muon.
     """
     X = G_NRC.bfloat16() if G_NRC.is_cuda else G_NRC
+    # No singular value is above the Frobenius norm, so all of them are in [0, 1] now, where the
+    # iteration is stable.
     X = X / (X.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(5):
         A = X @ X.mT
@@ -419,6 +436,8 @@ class Muon(torch.optim.Optimizer):
         lr = group["lr"]
         mu = group["momentum"]
         for params in self.stacks.values():
+            # A few calls for all matrices of a shape: one call for each would cost more time on a
+            # GPU than the work itself.
             grads = [p.grad for p in params]
             momenta = [self.state[p]["momentum"] for p in params]
             torch._foreach_mul_(momenta, mu)
@@ -438,6 +457,8 @@ class Muon(torch.optim.Optimizer):
         world_size = self.ranks.world_size
         if world_size == 1:
             return self.orthogonalize(stack_NRC)
+        # Every rank has the same gradients, so each orthogonalises a share and all exchange
+        # results: the work falls by the number of ranks, the traffic is that of the update.
         each = -(-N // world_size)
         padded = F.pad(stack_NRC, (0, 0, 0, 0, 0, each * world_size - N))
         own = padded[self.ranks.rank * each :][:each]
@@ -453,6 +474,8 @@ def is_tall(matrix: Tensor) -> bool:
 
 def lr_scale(progress: float, settings: Settings) -> float:
     """Learning rate relative to its peak: up from a tenth, plateau, linearly down to min_lr."""
+    # By progress, not by step: under a wall clock nobody knows the number of steps, and whether the
+    # rate has come down when the time is over decides short runs (upstream #1763, #1125).
     up = down = 1.0
     if settings.lr_warmup_frac:
         up = 0.1 + 0.9 * progress / settings.lr_warmup_frac
@@ -468,6 +491,8 @@ class Optimizers:
         self.settings = settings
         self.params = list(model.parameters())
         self.remedy = f"lower MATRIX_LR={settings.matrix_lr} or set GRAD_CLIP_NORM"
+        # Muon makes steps of one size in every direction, which suits matrices that mix channels.
+        # A row of an embedding moves only when its token occurs, so Adam scales each number alone.
         is_cuda = ranks.device.type == "cuda"
         groups = model.param_groups()
         self.muon = Muon(groups["matrix"], ranks, compile=settings.compile and is_cuda)
@@ -481,6 +506,7 @@ class Optimizers:
     def momentum(self, step: int) -> float:
         """Muon's: up in a line from its first value over the first steps."""
         settings = self.settings
+        # Early gradients point elsewhere than later ones: a long memory of them would mislead.
         share = min(1.0, step / max(1, settings.muon_momentum_warmup_steps))
         first = settings.muon_momentum_warmup_start
         return (1 - share) * first + share * settings.muon_momentum
@@ -539,6 +565,8 @@ class Averages:
 
     def candidates(self) -> dict[str, State]:
         """Weights that could be exported, by name."""
+        # The engine scores all of them on held-out training text and packs the best: which one wins
+        # depends on the run's length.
         candidates = {
             "raw": {name: p.detach().clone() for name, p in self.live.items()},
             "ema": self.ema,
