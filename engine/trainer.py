@@ -27,11 +27,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-from codec import trellis
 from torch import Tensor
 
 import evaluate
 import quantize
+from codec import trellis
 from engine import log_lines
 from engine.open_model import open_model
 from engine.ranks import Clock, Ranks
