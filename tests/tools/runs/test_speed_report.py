@@ -23,7 +23,7 @@ def write_run(folder: Path, preset: str, settings, losses: list[float]) -> Path:
         step = dict(step=i, tokens=256 * i, train_seconds=5.0, tok_s=124.0 + i)
         lines.append(json.dumps(step | {"train_loss": loss}))
         lines.append(json.dumps(dict(step=i, val_loss=3.0)))
-    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
     return folder
 
 
