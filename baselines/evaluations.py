@@ -11,7 +11,7 @@
 
 A run's folder is scored by its artifact, as packed, or by its checkpoint if it has no artifact. A
 checkpoint is scored by the weights that it exports. Tokens are those of shards, or of a folder's
-validation split (`golf.py data build --recipe wikitext-103` writes that text). Each evaluation
+validation split (`golf.py data build --corpus wikitext-103` writes that text). Each evaluation
 prints nats in all, targets, perplexity, and bits per byte by the run's tokenizer.
 
 Perplexities compare with the same tokenizer only. Numbers of two evaluations do not compare: a

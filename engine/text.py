@@ -72,8 +72,9 @@ class TrainingText:
         blocks = [max(0, len(shard) - 1) // self.seq_len for shard in self.shards]
         holdout = self._holdout_blocks(blocks, settings)
         blocks[-1] -= holdout
-        first = blocks[-1] * self.seq_len
-        self.holdout_T = self.shards[-1][first : first + holdout * self.seq_len + 1]
+        self.holdout_start = blocks[-1] * self.seq_len  # in the last shard
+        end = self.holdout_start + holdout * self.seq_len + 1
+        self.holdout_T = self.shards[-1][self.holdout_start : end]
         self.ends = np.cumsum(blocks)  # of each shard, counted in blocks
         self.num_blocks = int(self.ends[-1])
 
@@ -143,7 +144,7 @@ class RandomWindows(TrainingText):
     def __init__(self, settings: RunSettings):
         super().__init__(settings)
         sizes = [len(shard) for shard in self.shards]
-        sizes[-1] -= len(self.holdout_T) - 1
+        sizes[-1] = self.holdout_start + 1  # the last target of a window may be the first held out
         self.start_ends = np.cumsum([max(0, size - self.seq_len) for size in sizes])
 
     def rows(self, position: int, count: int) -> Rows:

@@ -97,7 +97,7 @@ def test_a_path_is_a_folder_or_a_model(tmp_path, toy):
         ({"A": 66}, "lacks 1 single bytes"),
         ({"": 257}, "piece '' of id 257"),
         ({"he": -1}, "piece 'he' of id -1"),
-        ({"A": "x"}, "is no JSON object of pieces"),
+        ({"A": "x"}, "is not a JSON object of pieces"),
     ],
 )
 def test_other_vocabularies_are_refused(tmp_path, changes, message):

@@ -35,7 +35,7 @@ from pathlib import Path
 import numpy as np
 
 from tools.runs.logs import Run, read_runs
-from tools.runs.seeds import settings_hash
+from tools.runs.registry import settings_hash
 
 # Okabe and Ito's colours, which all kinds of colour vision tell apart, without their yellow.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -31,7 +31,7 @@ from pathlib import Path
 import quantize
 from codec.report import byte_account
 from tools.legality.rules import Finding, report
-from tools.runs import seeds
+from tools.runs import registry
 from tools.runs.logs import Run, read_log
 from tools.submission import bundle
 from tools.submission.check import LEGALITY_RULES, check
@@ -97,7 +97,7 @@ def list_launches(runs: list[Run], left_out: dict[str, str]) -> tuple[list[dict]
     """Every launch of the runs' code and settings, each with the reason why it is left out."""
     packed, kin, faults = {run.path.parent.name for run in runs}, {}, []
     for logs in sorted({run.path.parent.parent for run in runs}):
-        known = seeds.launches(logs)
+        known = registry.launches(logs)
         ours = {
             (row["settings_hash"], row["sources_hash"]) for row in known if row["run_id"] in packed
         }

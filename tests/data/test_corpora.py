@@ -1,4 +1,4 @@
-"""Recipes: marks, order and cuts as specified, the same bytes again, and folders that verify."""
+"""Corpora: marks, order and cuts as specified, the same bytes again, folders that verify."""
 
 import argparse
 import json
@@ -12,25 +12,36 @@ import torch
 import evaluate
 import train_gpt
 from baselines import train
-from data import build, gpt2_tokenizer, manifest, recipes, sources, tokenizers, verify
+from data import (
+    build,
+    containers,
+    corpora,
+    gpt2_tokenizer,
+    tokenizers,
+    verify,
+)
+from data import manifest as manifests
+from data.files import sha256_file
 from tests.conftest import MERGES, write_vocabulary
 
 STORIES = [[f"  Once {i} {j} the{'n' * (j % 5)}\n\nend é😀. " for j in range(30)] for i in range(4)]
+
+
 TEXTS = [f"Page {i}. " + "the théâtre, héhé! " * (1 + i % 4) for i in range(40)]
 
 
 def run(source, out, tokenizer, *options, workers=1) -> dict:
     parser = argparse.ArgumentParser()
     build.add_arguments(parser)
-    given = [source, "--tokenizer", tokenizer, "--out", out, "--workers", workers, *options]
-    return build.build(parser.parse_args(list(map(str, given))))
+    arguments = [source, "--tokenizer", tokenizer, "--out", out, "--workers", workers, *options]
+    return build.build(parser.parse_args(list(map(str, arguments))))
 
 
 def tokens_of(folder: Path, split: str) -> np.ndarray:
     return np.array(evaluate.read_split(folder, split))
 
 
-def found_hash(told: Path, path: Path) -> str:
+def stated_hash(told: Path, path: Path) -> str:
     """The hash that a manifest has for a sidecar."""
     shards = json.loads(told.read_text())["shards"]
     return next(s["sidecar"]["sha256"] for s in shards if s["sidecar"]["file"] == path.name)
@@ -78,27 +89,27 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_tinystories(tmp_path, stories, gpt2):
     """D2: shard 0 validates; each shuffled with 1337 + its place; the mark before each story."""
-    told = run(stories, tmp_path / "out", gpt2, "--recipe", "tinystories", "--name", "x")
+    told = run(stories, tmp_path / "out", gpt2, "--corpus", "tinystories", "--name", "x")
     tokenizer = tokenizers.load(told["tokenizer"], tmp_path / "out")
     for split, shards in (("val", STORIES[:1]), ("train", STORIES[1:])):
-        want = []
+        expected = []
         for place, shard in enumerate(shards):
             shard = list(shard)
             random.Random(1337 + place).shuffle(shard)
-            want += [text.strip() for text in shard]
+            expected += [text.strip() for text in shard]
         tokens_T = tokens_of(tmp_path / "out", split)
         rows = np.split(tokens_T, np.flatnonzero(tokens_T == tokenizer.bos_id)[1:])
-        assert [tokenizer.decode(ids_T[1:]) for ids_T in rows] == want
+        assert [tokenizer.decode(ids_T[1:]) for ids_T in rows] == expected
         assert tokens_T[0] == tokenizer.bos_id == told["bos_id"]
     assert told["split_rule"] == {"rule": "first file", "val_documents": 30}
     assert faults(tmp_path / "out") == []
-    run(stories, tmp_path / "again", gpt2, "--recipe", "tinystories", "--name", "x", workers=2)
+    run(stories, tmp_path / "again", gpt2, "--corpus", "tinystories", "--name", "x", workers=2)
     assert files(tmp_path / "out") == files(tmp_path / "again")
 
 
 def test_fineweb_edu(tmp_path, pages, gpt2):
     """D3: the mark after each document, N tokens and the next M of one stream, cut exactly."""
-    options = ["--recipe", "fineweb-edu", "--train-tokens", 501, "--val-tokens", 203, "--name", "x"]
+    options = ["--corpus", "fineweb-edu", "--train-tokens", 501, "--val-tokens", 203, "--name", "x"]
     told = run(pages, tmp_path / "out", gpt2, *options)
     tokenizer = tokenizers.Gpt2.load(gpt2, "after")
     stream_T, bytes_T = tokenizer.encode(TEXTS)
@@ -115,7 +126,7 @@ def test_fineweb_edu(tmp_path, pages, gpt2):
     run(pages, tmp_path / "shards", gpt2, *options, "--shard-tokens", 100)
     assert faults(tmp_path / "shards") == []
     assert len(list((tmp_path / "shards").glob("x_train_*[0-9].bin"))) == 6
-    for split in manifest.SPLITS:
+    for split in manifests.SPLITS:
         assert np.array_equal(
             tokens_of(tmp_path / "shards", split), tokens_of(tmp_path / "out", split)
         )
@@ -124,7 +135,7 @@ def test_fineweb_edu(tmp_path, pages, gpt2):
 @pytest.mark.parametrize("block_bytes", [300, 1 << 20])
 def test_no_text_is_in_both_parts_of_a_stream(tmp_path, gpt2, monkeypatch, block_bytes):
     """A copy of a training document behind the border is left out and counted."""
-    monkeypatch.setattr(sources, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(containers, "BLOCK_BYTES", block_bytes)
     path = tmp_path / "pages.jsonl"
     texts = [*TEXTS[:20], TEXTS[3], *TEXTS[20:]]
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
@@ -132,7 +143,7 @@ def test_no_text_is_in_both_parts_of_a_stream(tmp_path, gpt2, monkeypatch, block
     stream_T, _ = tokenizer.encode(TEXTS)
     border = len(tokenizer.encode(TEXTS[:20])[0]) - 7  # within the last document before the copy
     options = ["--train-tokens", border, "--val-tokens", 300]
-    told = run(path, tmp_path / "out", gpt2, "--recipe", "fineweb-edu", *options)
+    told = run(path, tmp_path / "out", gpt2, "--corpus", "fineweb-edu", *options)
     assert told["source"]["left_out"] == {"equal to a training document": 1}
     assert np.array_equal(tokens_of(tmp_path / "out", "val"), stream_T[border : border + 300])
     assert faults(tmp_path / "out") == []
@@ -141,7 +152,7 @@ def test_no_text_is_in_both_parts_of_a_stream(tmp_path, gpt2, monkeypatch, block
 def test_a_stream_that_is_too_short_is_refused(tmp_path, pages, gpt2):
     """With what it has, and nothing is left behind."""
     with pytest.raises(ValueError, match="pages.jsonl has .* tokens for 10000000 to train on"):
-        run(pages, tmp_path / "out", gpt2, "--recipe", "fineweb-edu")
+        run(pages, tmp_path / "out", gpt2, "--corpus", "fineweb-edu")
     assert not list(tmp_path.glob("*out*")) and not list(tmp_path.glob(".*out*"))
 
 
@@ -150,11 +161,11 @@ def test_c4_is_packed(tmp_path, pages, model):
 
     A row of training is a piece of that stream, so its targets are its inputs shifted by one.
     """
-    run(pages, tmp_path / "out", model, "--recipe", "c4", "--val-documents", 5)
+    run(pages, tmp_path / "out", model, "--corpus", "c4", "--val-documents", 5)
     plain = tokenizers.SentencePiece.load(model)
     for split, texts in (("val", TEXTS[:5]), ("train", TEXTS[5:])):
-        want = [[1, *plain.model.encode(text), 2] for text in texts]
-        stream = sum(want, [])
+        expected = [[1, *plain.model.encode(text), 2] for text in texts]
+        stream = sum(expected, [])
         assert tokens_of(tmp_path / "out", split).tolist() == stream
     text = train_gpt.TrainingText(
         train_gpt.Hyperparameters(
@@ -171,7 +182,7 @@ def test_c4_is_packed(tmp_path, pages, model):
 def test_c4_padded(tmp_path, pages, model):
     """Rows of T tokens: cut at 6 T characters and at T tokens, never in a character, then EOS."""
     told = run(
-        pages, tmp_path / "out", model, "--recipe", "c4", "--pad-to", 9, "--val-documents", 5
+        pages, tmp_path / "out", model, "--corpus", "c4", "--pad-to", 9, "--val-documents", 5
     )
     assert told["tokenizer"]["pad_to"] == 9
     plain = tokenizers.SentencePiece.load(model)
@@ -191,23 +202,23 @@ def test_c4_padded(tmp_path, pages, model):
 def test_a_row_is_not_cut_within_a_character(model):
     """Bytes of a character that does not fit are left to EOS."""
     padded = tokenizers.SentencePiece.load(model, pad_to=4)
-    whole = tokenizers.SentencePiece.load(model)
+    single = tokenizers.SentencePiece.load(model)
     tokens_T, bytes_T = padded.encode(["a\U0001f600b"])
     assert len(tokens_T) == 4 and tokens_T[-1] == 2
     text = padded.decode(tokens_T[1:])
     assert text == "a" and bytes_T.sum() == 1
-    assert len(whole.encode(["a\U0001f600b"])[0]) > 4
+    assert len(single.encode(["a\U0001f600b"])[0]) > 4
     text = " théâtre" * 8  # pieces of 8 characters: the text is cut before the tokens are
-    assert len(whole.encode([text])[0]) == 1 + 8
+    assert len(single.encode([text])[0]) == 1 + 8
     tokens_T, _ = tokenizers.SentencePiece.load(model, pad_to=5).encode([text])
-    assert text[:24] < whole.decode(tokens_T) <= text[:30]
+    assert text[:24] < single.decode(tokens_T) <= text[:30]
 
 
 def test_wikitext(tmp_path, gpt2):
     """Lines that are not blank, with a blank one between, encoded at once; all of it validates."""
     raw = " = Title = \n \n A line . \n\n\n Another é . \n"
     (tmp_path / "wiki.test.raw").write_text(raw)
-    told = run(tmp_path / "wiki.test.raw", tmp_path / "out", gpt2, "--recipe", "wikitext-103")
+    told = run(tmp_path / "wiki.test.raw", tmp_path / "out", gpt2, "--corpus", "wikitext-103")
     tokenizer = tokenizers.load(told["tokenizer"], tmp_path / "out")
     tokens_T = tokens_of(tmp_path / "out", "val")
     assert tokens_T[0] == tokenizer.bos_id and tokenizer.bos_id not in tokens_T[1:]
@@ -215,7 +226,7 @@ def test_wikitext(tmp_path, gpt2):
     assert told["splits"]["train"]["tokens"] == 0 and faults(tmp_path / "out") == []
     rows = [{"text": line} for line in raw.splitlines(True)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    run(tmp_path / "rows.jsonl", tmp_path / "rows", gpt2, "--recipe", "wikitext-103")
+    run(tmp_path / "rows.jsonl", tmp_path / "rows", gpt2, "--corpus", "wikitext-103")
     assert np.array_equal(tokens_of(tmp_path / "rows", "val"), tokens_T)
     with pytest.raises(FileNotFoundError, match="no .*train"):
         evaluate.read_split(tmp_path / "out", "train")
@@ -224,18 +235,18 @@ def test_wikitext(tmp_path, gpt2):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--recipe", "tinystories", "--val-documents", 3], "--val-documents 3 is not read by"),
-        (["--recipe", "wikitext-103", "--range", "0:5"], "--range 0:5 is not read by"),
-        (["--recipe", "c4", "--train-tokens", 5], "--train-tokens 5 is not read by"),
+        (["--corpus", "tinystories", "--val-documents", 3], "--val-documents 3 is not read by"),
+        (["--corpus", "wikitext-103", "--range", "0:5"], "--range 0:5 is not read by"),
+        (["--corpus", "c4", "--train-tokens", 5], "--train-tokens 5 is not read by"),
         (["--pad-to", 5, "--val-documents", 3], "--pad-to 5 is not read by"),
-        (["--recipe", "c4", "--pad-to", 1, "--val-documents", 3], "--pad-to 1 must be 2 or more"),
-        (["--recipe", "fineweb-edu", "--val-tokens", 0], "must be at least 1"),
-        (["--recipe", "c4", "--val-documents", 3], "ends documents with EOS, which GPT-2 lacks"),
-        (["--recipe", "tinystories"], "has 1 file; the first validates"),
+        (["--corpus", "c4", "--pad-to", 1, "--val-documents", 3], "--pad-to 1 must be 2 or more"),
+        (["--corpus", "fineweb-edu", "--val-tokens", 0], "must be at least 1"),
+        (["--corpus", "c4", "--val-documents", 3], "ends documents with EOS, which GPT-2 lacks"),
+        (["--corpus", "tinystories"], "has 1 file; the first validates"),
     ],
 )
-def test_what_a_recipe_does_not_read_is_refused(tmp_path, pages, gpt2, options, message):
-    """By flag and recipe, and nothing is left behind."""
+def test_what_a_corpus_does_not_read_is_refused(tmp_path, pages, gpt2, options, message):
+    """By flag and corpus, and nothing is left behind."""
     with pytest.raises(ValueError, match=message):
         run(pages, tmp_path / "out", gpt2, *options)
     assert not (tmp_path / "out").exists() and not (tmp_path / ".out.partial").exists()
@@ -244,45 +255,45 @@ def test_what_a_recipe_does_not_read_is_refused(tmp_path, pages, gpt2, options, 
 def test_a_hub_set_without_files_and_a_tokenizer_without_text_are_refused(tmp_path, stories):
     """The hub's TinyStories is another text; bpe:N would read files that are not lines."""
     with pytest.raises(ValueError, match="no files to split by; unpack the archive"):
-        next(recipes.shuffled_files("tinystories", recipes.RECIPES["tinystories"], "story"))
+        next(corpora.shuffled_files("tinystories", corpora.CORPORA["tinystories"], "story"))
     with pytest.raises(ValueError, match="has no text to train bpe:300 on first; name a model"):
-        run(stories, tmp_path / "out", "bpe:300", "--recipe", "tinystories")
+        run(stories, tmp_path / "out", "bpe:300", "--corpus", "tinystories")
     (stories / "data01.json").write_text("[1, 2")
-    with pytest.raises(ValueError, match="data01.json is no JSON array of objects"):
-        list(recipes.shuffled_files(str(stories), recipes.RECIPES["tinystories"], "story"))
+    with pytest.raises(ValueError, match="data01.json is not a JSON array of objects"):
+        list(corpora.shuffled_files(str(stories), corpora.CORPORA["tinystories"], "story"))
 
 
 def test_verify_sees_what_was_changed(tmp_path, pages, gpt2):
     """In a stream marked after its documents too: other bytes of a token, another text."""
-    options = ["--recipe", "fineweb-edu", "--train-tokens", 501, "--val-tokens", 203, "--name", "x"]
+    options = ["--corpus", "fineweb-edu", "--train-tokens", 501, "--val-tokens", 203, "--name", "x"]
     run(pages, tmp_path / "out", gpt2, *options)
     tokens_T = tokens_of(tmp_path / "out", "val")
     second, third = np.flatnonzero(tokens_T == 261)[1:3] + 1
     path, told = tmp_path / "out/x_val_000000.bytes.bin", tmp_path / "out/manifest.json"
     bytes_T = np.array(evaluate.read_shard(path))
     bytes_T[second], bytes_T[third] = bytes_T[second] - 1, bytes_T[third] + 1
-    before = manifest.sha256_file(path)
+    before = sha256_file(path)
     evaluate.write_shard(path, bytes_T)
-    told.write_text(told.read_text().replace(before, manifest.sha256_file(path)))
-    found = faults(tmp_path / "out")
-    assert len(found) == 1 and "bytes, not" in found[0] and "2 documents of" in found[0]
+    told.write_text(told.read_text().replace(before, sha256_file(path)))
+    actual = faults(tmp_path / "out")
+    assert len(actual) == 1 and "bytes, not" in actual[0] and "2 documents of" in actual[0]
     with pytest.raises(ValueError, match="is more bytes than its token spells"):
         verify.check_start(tmp_path / "out", gpt2, 262)
     bytes_T[third] -= 1
     evaluate.write_shard(path, bytes_T)
-    told.write_text(told.read_text().replace(found_hash(told, path), manifest.sha256_file(path)))
+    told.write_text(told.read_text().replace(stated_hash(told, path), sha256_file(path)))
     with pytest.raises(ValueError, match="validation has .* bytes, its manifest says otherwise"):
         verify.check_start(tmp_path / "out", gpt2, 262)
 
 
-@pytest.mark.parametrize("recipe", ["tinystories", "fineweb-edu"])
-def test_a_baseline_trains_on_what_a_recipe_wrote(
-    tmp_path, stories, pages, gpt2, monkeypatch, recipe
+@pytest.mark.parametrize("corpus", ["tinystories", "fineweb-edu"])
+def test_a_baseline_trains_on_what_a_corpus_wrote(
+    tmp_path, stories, pages, gpt2, monkeypatch, corpus
 ):
     """Start check, training and score by the folder's own bytes; the whole split is recognised."""
-    numbers = ["--train-tokens", 1600, "--val-tokens", 303] if recipe == "fineweb-edu" else []
+    numbers = ["--train-tokens", 1600, "--val-tokens", 303] if corpus == "fineweb-edu" else []
     source = pages if numbers else stories
-    told = run(source, tmp_path / "out", gpt2, "--recipe", recipe, *numbers)
+    told = run(source, tmp_path / "out", gpt2, "--corpus", corpus, *numbers)
     V = told["tokenizer"]["vocab_size"]
     assert "data verified" in verify.check_start(tmp_path / "out", gpt2, V)
     monkeypatch.chdir(tmp_path)
@@ -308,11 +319,11 @@ def test_a_baseline_trains_on_what_a_recipe_wrote(
 
 def test_a_gpt2_folder_without_a_manifest_is_verified(tmp_path, stories, gpt2):
     """With --tokenizer naming the folder; another tokenizer folder is not that of the manifest."""
-    run(stories, tmp_path / "out", gpt2, "--recipe", "tinystories", "--name", "x")
+    run(stories, tmp_path / "out", gpt2, "--corpus", "tinystories", "--name", "x")
     assert faults(tmp_path / "out") == []
     other = write_vocabulary(tmp_path / "other", MERGES[:2])
     with pytest.raises(ValueError, match="is not the tokenizer of"):
         verify.check_start(tmp_path / "out", other, 259)
-    found = verify.verify(tmp_path / "out", other)
-    assert any(f.check == "tokenizer" and f.level == "fault" for f in found)
+    actual = verify.verify(tmp_path / "out", other)
+    assert any(f.check == "tokenizer" and f.level == "fault" for f in actual)
     assert gpt2_tokenizer.vocabulary_file(other).name == "vocab.json"
