@@ -18,6 +18,10 @@ from engine.trainer import train
 class StudentSettings(train_gpt.Settings, teachers.TeacherSettings):
     """The settings of both."""
 
+    def __post_init__(self):
+        train_gpt.Settings.__post_init__(self)
+        teachers.TeacherSettings.__post_init__(self)
+
 
 class Student(train_gpt.OurRecipe):
     name = "baselines.student"
