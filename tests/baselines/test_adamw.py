@@ -22,9 +22,8 @@ from engine.run_folder import RunFolder
 from engine.settings import Choice, RunSettings, read_settings
 from engine.text import RandomWindows, TrainingText
 from engine.trainer import Trainer, read_sources
+from tests.tiny_runs import CPU, ROOT, losses, toy_paths
 
-ROOT = Path(__file__).parents[2]
-CPU = Ranks()
 RECIPES = {
     "gelu_d12": gelu_d12.RECIPE,
     "yat_d12": yat_d12.RECIPE,
@@ -67,20 +66,13 @@ def tiny_fields(recipe: Recipe) -> dict:
     return {name: value for name, value in TINY.items() if name in own}
 
 
-def tiny(preset: str, **changes) -> adamw.AdamWSettings:
+def tiny_settings(preset: str, **changes) -> adamw.AdamWSettings:
     return settings_of(preset, **{**tiny_fields(RECIPE_OF_PRESET[preset]), **changes})
 
 
 def model_of(preset: str, settings: adamw.AdamWSettings, dtype=torch.float32):
     recipe = RECIPE_OF_PRESET[preset]
     return recipe.model(recipe.model_settings(settings), dtype)
-
-
-def toy_paths(toy: Path) -> dict[str, str]:
-    return dict(
-        data_path=str(toy / "datasets/toy_sp1024"),
-        tokenizer_path=str(toy / "tokenizers/toy_1024_bpe.model"),
-    )
 
 
 def trainer_of(recipe: Recipe, settings: RunSettings, preset: str = "tiny") -> Trainer:
@@ -90,21 +82,16 @@ def trainer_of(recipe: Recipe, settings: RunSettings, preset: str = "tiny") -> T
     return Trainer(recipe, settings, CPU, run, recipe.text(settings), table)
 
 
-def trainer_on(toy: Path, folder: Path, monkeypatch, preset: str, **changes) -> Trainer:
+def baseline_trainer(toy: Path, folder: Path, monkeypatch, preset: str, **changes) -> Trainer:
     """A trainer of a small baseline on the toy text, writing below a folder."""
     monkeypatch.chdir(folder)
-    settings = tiny(preset, **{**toy_paths(toy), **changes})
+    settings = tiny_settings(preset, **{**toy_paths(toy), **changes})
     return trainer_of(RECIPE_OF_PRESET[preset], settings, preset)
 
 
 def saved_state(trainer: Trainer) -> dict:
     """What the trainer would read from its checkpoint; state() itself shares the live tensors."""
     return torch.load(io.BytesIO(trainer.state_bytes()), weights_only=True)
-
-
-def losses(folder: Path) -> list[float]:
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [line["train_loss"] for line in lines]
 
 
 def as_variables(settings: dict) -> dict[str, str]:
@@ -203,7 +190,7 @@ def test_a_setting_that_cannot_train_is_refused(name, value, requirement):
 def test_settings_of_another_shape_are_refused():
     """A recipe names what does not match."""
     recipe = gelu_d12.RECIPE
-    model_settings = recipe.model_settings(tiny("gelu_d12"))
+    model_settings = recipe.model_settings(tiny_settings("gelu_d12"))
     with pytest.raises(ValueError, match=r"settings \['width'\] do not match baselines.gelu_d12"):
         recipe.model({**model_settings, "width": 3}, torch.float32)
     del model_settings["num_heads"]
@@ -214,17 +201,19 @@ def test_settings_of_another_shape_are_refused():
 @pytest.mark.parametrize("precision, dtype", [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 def test_precision_is_a_setting(precision, dtype):
     """It counts on CUDA; a CPU computes in fp32."""
-    settings = tiny("preln_53m", precision=precision)
+    settings = tiny_settings("preln_53m", precision=precision)
     assert preln_53m.RECIPE.dtype(settings, torch.device("cuda")) is dtype
     assert preln_53m.RECIPE.dtype(settings, torch.device("cpu")) is torch.float32
 
 
 def test_random_windows_are_a_setting(toy):
     """Of preln_53m; the others read blocks in epochs."""
-    assert type(preln_53m.RECIPE.text(tiny("preln_53m", **toy_paths(toy)))) is RandomWindows
-    blocks = tiny("preln_53m", **toy_paths(toy), random_windows=False)
+    assert (
+        type(preln_53m.RECIPE.text(tiny_settings("preln_53m", **toy_paths(toy)))) is RandomWindows
+    )
+    blocks = tiny_settings("preln_53m", **toy_paths(toy), random_windows=False)
     assert type(preln_53m.RECIPE.text(blocks)) is TrainingText
-    assert type(gpt2_124m.RECIPE.text(tiny("gpt2_124m", **toy_paths(toy)))) is TrainingText
+    assert type(gpt2_124m.RECIPE.text(tiny_settings("gpt2_124m", **toy_paths(toy)))) is TrainingText
 
 
 # Optimizer ----------------------------------------------------------------------------------------
@@ -232,10 +221,12 @@ def test_random_windows_are_a_setting(toy):
 
 def test_the_rate_goes_up_in_a_line_and_down_in_half_a_cosine():
     """Two steps up to 1, four down to 0.2, and there it stays."""
-    settings = tiny("gelu_d12", peak_lr=1.0, end_lr=0.2)
+    settings = tiny_settings("gelu_d12", peak_lr=1.0, end_lr=0.2)
     rates = [adamw.lr_at(step, settings) for step in (0, 1, 2, 4, 6, 9)]
     assert rates == pytest.approx([0.0, 0.5, 1.0, 0.6, 0.2, 0.2])
-    settings = tiny("gpt2_124m", peak_lr=1.0, end_lr=0.2)  # its first step is the warm-up's second
+    settings = tiny_settings(
+        "gpt2_124m", peak_lr=1.0, end_lr=0.2
+    )  # its first step is the warm-up's second
     assert [adamw.lr_at(step, settings) for step in (0, 1, 2)] == pytest.approx([0.5, 1.0, 1.0])
 
 
@@ -256,7 +247,9 @@ def test_decay_is_on_matrices_and_embeddings_alone():
 @pytest.mark.parametrize("is_corrected", [True, False])
 def test_moments_are_corrected_unless_told_not_to(is_corrected):
     """Three steps of AdamW by its formula, decay apart from the gradient."""
-    settings = tiny("preln_53m", bias_correction=is_corrected, weight_decay=0.3, adam_eps=1e-3)
+    settings = tiny_settings(
+        "preln_53m", bias_correction=is_corrected, weight_decay=0.3, adam_eps=1e-3
+    )
     layer = torch.nn.Linear(3, 2, bias=False)
     optimizer = adamw.AdamW(layer, settings, CPU)
     w = layer.weight.detach().clone()
@@ -282,7 +275,7 @@ def test_moments_are_corrected_unless_told_not_to(is_corrected):
 def test_a_step_is_clipped_to_its_norm(system):
     """The gradients that AdamW sees have norm 1 at most; without a limit they are as they were."""
     for limit, expected in ((1.0, 1.0), (0.0, None)):
-        settings = tiny(system, grad_clip_norm=limit)
+        settings = tiny_settings(system, grad_clip_norm=limit)
         model = model_of(system, settings)
         model.init_weights(0)
         optimizer = adamw.AdamW(model, settings, CPU)
@@ -305,7 +298,7 @@ def test_a_step_is_clipped_to_its_norm(system):
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_half_precision_is_of_products_alone(system):
     """Weights and logits are fp32, hence loss and gradients; in between, rounding is bf16's."""
-    settings = tiny(system)
+    settings = tiny_settings(system)
     half = model_of(system, settings, torch.bfloat16).init_weights(0)
     full = model_of(system, settings, torch.float32).init_weights(0)
     tokens = torch.arange(64).view(2, 32)
@@ -319,7 +312,7 @@ def test_half_precision_is_of_products_alone(system):
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_the_head_stays_the_embedding_while_it_learns(system):
     """After five steps a token that was never read learned from the head, by one tensor."""
-    settings = tiny(system, weight_decay=0.0)
+    settings = tiny_settings(system, weight_decay=0.0)
     model = model_of(system, settings)
     model.init_weights(0).eval()
     optimizer = adamw.AdamW(model, settings, CPU)
@@ -350,7 +343,7 @@ def test_a_step_in_parts_is_the_same_step(toy, tmp_path, monkeypatch, system):
     loss_of = {}
     grads_of = {}
     for parts in (1, 8):
-        trainer = trainer_on(
+        trainer = baseline_trainer(
             toy,
             tmp_path,
             monkeypatch,
@@ -376,15 +369,17 @@ def test_a_step_in_parts_is_the_same_step(toy, tmp_path, monkeypatch, system):
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_resumed_run_goes_on_as_if_never_stopped(toy, tmp_path, monkeypatch, system):
     """Losses of ten steps, and of five plus five from the checkpoint, dropout included."""
-    unbroken = trainer_on(toy, tmp_path, monkeypatch, system, run_id="unbroken", iterations=10)
+    unbroken = baseline_trainer(
+        toy, tmp_path, monkeypatch, system, run_id="unbroken", iterations=10
+    )
     unbroken.train(validate=None)
-    trainer = trainer_on(toy, tmp_path, monkeypatch, system, run_id="first")
+    trainer = baseline_trainer(toy, tmp_path, monkeypatch, system, run_id="first")
     in_two_parts = []
     for _ in range(5):
         loss, _ = trainer.train_step(trainer.batches.get(trainer.step), 0.5)
         in_two_parts.append(loss.item())
     state = saved_state(trainer)
-    again = trainer_on(toy, tmp_path, monkeypatch, system, run_id="second", seed=1337 + 5)
+    again = baseline_trainer(toy, tmp_path, monkeypatch, system, run_id="second", seed=1337 + 5)
     again.text = trainer.text
     again.batches.text = trainer.text
     again.settings = trainer.settings  # a resumed run has its seed; only the first weights differ
@@ -399,7 +394,7 @@ def test_a_resumed_run_goes_on_as_if_never_stopped(toy, tmp_path, monkeypatch, s
 
 def test_a_resumed_rank_draws_its_own_dropout(toy, tmp_path, monkeypatch):
     """The one checkpoint is the first rank's; from it another rank drops what it would have."""
-    first = trainer_on(toy, tmp_path, monkeypatch, "preln_53m", dropout=0.5)
+    first = baseline_trainer(toy, tmp_path, monkeypatch, "preln_53m", dropout=0.5)
     batch = first.batches.get(0)
     other = dataclasses.replace(CPU, rank=1)
     first.train_step(batch, 0.0)
@@ -417,7 +412,7 @@ def test_a_resumed_rank_draws_its_own_dropout(toy, tmp_path, monkeypatch):
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_the_artifact_holds_the_model_that_was_trained(toy, tmp_path, monkeypatch, system):
     """Packed without a cap, under the recipe's name, read back as nearly the same model."""
-    trainer = trainer_on(toy, tmp_path, monkeypatch, system, model_dim=64)
+    trainer = baseline_trainer(toy, tmp_path, monkeypatch, system, model_dim=64)
     trainer.train(validate=None)
     trainer.finish(code_bytes=10**9)
     live = dict(trainer.model.named_parameters())
@@ -450,7 +445,7 @@ def test_the_artifact_holds_the_model_that_was_trained(toy, tmp_path, monkeypatc
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_older_files_open(toy, tmp_path, monkeypatch, system):
     """Before recipes had names, files held a system and seq_len."""
-    trainer = trainer_on(toy, tmp_path, monkeypatch, system)
+    trainer = baseline_trainer(toy, tmp_path, monkeypatch, system)
     settings = dict(trainer.model_settings)
     older = {"system": system, "seq_len": settings.pop("train_seq_len"), **settings}
     weights = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
@@ -488,18 +483,20 @@ def test_an_older_artifact_without_any_name_is_of_pull_request_334(tmp_path):
 
 def test_a_run_starts_where_another_ended(toy, tmp_path, monkeypatch):
     """START_FROM gives the first weights; those of another model are refused."""
-    base = trainer_on(toy, tmp_path, monkeypatch, "gpt2_124m", run_id="base")
+    base = baseline_trainer(toy, tmp_path, monkeypatch, "gpt2_124m", run_id="base")
     base.train_step(base.batches.get(0), 0.5)
     base.save()
     changes = dict(start_from=str(base.run.checkpoint_path), run_id="next")
-    following = trainer_on(toy, tmp_path, monkeypatch, "gpt2_124m", **changes)
+    following = baseline_trainer(toy, tmp_path, monkeypatch, "gpt2_124m", **changes)
     for name, p in base.model.named_parameters():
         assert torch.equal(p, following.model.get_parameter(name)), name
     settings = following.settings
     with pytest.raises(ValueError, match="START_FROM=.* holds .*set the sizes that it has"):
         gpt2_124m.RECIPE.text(dataclasses.replace(settings, num_layers=3))
     with pytest.raises(ValueError, match="START_FROM=.* holds .*'baselines.gpt2_124m'"):
-        gelu_d12.RECIPE.text(tiny("gelu_d12", **toy_paths(toy), start_from=settings.start_from))
+        gelu_d12.RECIPE.text(
+            tiny_settings("gelu_d12", **toy_paths(toy), start_from=settings.start_from)
+        )
 
 
 @pytest.mark.parametrize("recipe", [*RECIPES.values(), student.RECIPE], ids=lambda r: r.name)

@@ -10,8 +10,9 @@ from baselines.adamw import lr_at
 from baselines.models import preln
 from engine.open_model import open_model
 from engine.settings import RunSettings
-from tests.baselines.test_adamw import run_small, tiny, toy_paths, trainer_on
+from tests.baselines.test_adamw import baseline_trainer, run_small, tiny_settings
 from tests.baselines.test_teachers import LINES, write
+from tests.tiny_runs import toy_paths
 
 PRESETS = preln_53m.RECIPE.presets
 SECOND_STAGE = dict(start_from="a.pt", teacher="b.jsonl")
@@ -74,20 +75,20 @@ def test_a_preset_trains_the_published_shape(preset, is_tied):
 def test_dropout_is_a_setting():
     """It reaches the model."""
     recipe = preln_53m.RECIPE
-    model_settings = recipe.model_settings(tiny("preln_53m", dropout=0.3))
+    model_settings = recipe.model_settings(tiny_settings("preln_53m", dropout=0.3))
     assert recipe.model(model_settings, torch.float32).config.dropout == 0.3
 
 
 def test_a_second_stage_starts_where_the_first_ended(toy, tmp_path, monkeypatch):
     """It needs START_FROM and a teacher, and begins with those weights."""
-    base = trainer_on(toy, tmp_path, monkeypatch, "preln_53m", run_id="base")
+    base = baseline_trainer(toy, tmp_path, monkeypatch, "preln_53m", run_id="base")
     for step in range(2):  # the first one's rate is 0
         base.train_step(base.batches.get(step), 0.5)
     base.save()
     start = str(base.run.checkpoint_path)
     written = write(tmp_path / "teacher.jsonl", LINES)
     changes = dict(run_id="second", start_from=start, teacher=written)
-    second = trainer_on(toy, tmp_path, monkeypatch, "preln_53m_distilled", **changes)
+    second = baseline_trainer(toy, tmp_path, monkeypatch, "preln_53m_distilled", **changes)
     assert second.text.num_blocks == len(LINES)
     for name, p in base.model.named_parameters():
         assert torch.equal(p, second.model.get_parameter(name)), name
@@ -96,7 +97,7 @@ def test_a_second_stage_starts_where_the_first_ended(toy, tmp_path, monkeypatch)
             dataclasses.replace(second.settings, **{missing: ""})
     with pytest.raises(ValueError, match="START_FROM=.* holds .*set the sizes that it has"):
         wider = dict(toy_paths(toy), start_from=start, teacher=written, model_dim=64)
-        preln_53m.RECIPE.text(tiny("preln_53m_distilled", **wider))
+        preln_53m.RECIPE.text(tiny_settings("preln_53m_distilled", **wider))
 
 
 def test_the_file_trains_packs_and_scores(toy, tmp_path, monkeypatch, capsys):

@@ -11,14 +11,9 @@ import train_gpt
 from baselines import student
 from engine.open_model import open_model
 from engine.settings import read_settings
-from tests.baselines.test_adamw import (
-    run_small,
-    tiny_fields,
-    toy_paths,
-    trainer_of,
-    trainer_on,
-)
+from tests.baselines.test_adamw import baseline_trainer, run_small, tiny_fields, trainer_of
 from tests.baselines.test_teachers import mixed_loss
+from tests.tiny_runs import toy_paths
 
 SMOKE = train_gpt.PRESETS["smoke"]
 
@@ -47,7 +42,7 @@ def test_our_model_learns_from_a_teacher(toy, tmp_path, monkeypatch, kind):
     if kind == "train_gpt":
         teacher = ours_on(toy, tmp_path, monkeypatch, run_id="teacher")
     else:
-        teacher = trainer_on(toy, tmp_path, monkeypatch, kind, run_id="teacher")
+        teacher = baseline_trainer(toy, tmp_path, monkeypatch, kind, run_id="teacher")
     teacher.save()
     path = str(teacher.run.checkpoint_path)
     changes = dict(run_id="student", teacher=path, distill_alpha=0.25)
@@ -71,7 +66,7 @@ def test_our_model_learns_from_a_teacher(toy, tmp_path, monkeypatch, kind):
 
 def test_a_teacher_must_fit(toy, tmp_path, monkeypatch):
     """Another vocabulary, or a shorter context, is an error before anything is made."""
-    teacher = trainer_on(toy, tmp_path, monkeypatch, "preln_53m", run_id="teacher")
+    teacher = baseline_trainer(toy, tmp_path, monkeypatch, "preln_53m", run_id="teacher")
     teacher.save()
     path = str(teacher.run.checkpoint_path)
     recipe = student.RECIPE

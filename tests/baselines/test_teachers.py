@@ -20,16 +20,17 @@ from baselines.teachers import (
     read_continuations,
 )
 from engine import trainer as engine_trainer
+from engine.text import Batches
 from tests.baselines.test_adamw import (
     RECIPES,
     SYSTEMS,
+    baseline_trainer,
     environment,
     saved_state,
-    tiny,
     tiny_fields,
-    toy_paths,
-    trainer_on,
+    tiny_settings,
 )
+from tests.tiny_runs import CPU, toy_paths
 
 LINES = [
     {"prompt": [1, 2, 3], "continuation": [4, 5]},
@@ -145,13 +146,13 @@ def mixed_loss(student, teacher, tokens_BT, alpha: float, temperature: float) ->
 def test_a_teacher_is_learned_from_and_stays_as_it_is(toy, tmp_path, monkeypatch):
     """TEACHER names a checkpoint; its weights are not the student's, and it runs without a graph:
     its activations are not kept, so that a large teacher costs no more memory than to read."""
-    teacher = trainer_on(toy, tmp_path, monkeypatch, "gpt2_124m", run_id="teacher")
+    teacher = baseline_trainer(toy, tmp_path, monkeypatch, "gpt2_124m", run_id="teacher")
     teacher.save()
     path = str(teacher.run.checkpoint_path)
-    student = trainer_on(
+    student = baseline_trainer(
         toy, tmp_path, monkeypatch, "preln_53m", run_id="s", teacher=path, distill_alpha=0.25
     )
-    plain = trainer_on(toy, tmp_path, monkeypatch, "preln_53m", run_id="plain")
+    plain = baseline_trainer(toy, tmp_path, monkeypatch, "preln_53m", run_id="plain")
     assert set(student.model.state_dict()) == set(plain.model.state_dict())
     assert set(student.state()["model"]) == set(plain.state()["model"])
     tokens = torch.randint(1024, (2, 33))
@@ -171,7 +172,7 @@ def test_a_teacher_runs_without_a_graph(toy, tmp_path, monkeypatch):
         return torch.zeros(*tokens_BT.shape, 1024)
 
     monkeypatch.setattr(teachers, "open_teacher", lambda settings, device: teacher)
-    student = trainer_on(toy, tmp_path, monkeypatch, "preln_53m", teacher="a.pt")
+    student = baseline_trainer(toy, tmp_path, monkeypatch, "preln_53m", teacher="a.pt")
     student.loss_fn(torch.zeros(2, 33, dtype=torch.long), None).backward()
     assert is_graph_kept == [False]
 
@@ -187,7 +188,7 @@ def test_a_student_learns_its_teacher(monkeypatch):
     before = [p.clone() for p in teacher.parameters()]
     names = set(dict(student.named_parameters()))
     monkeypatch.setattr(teachers, "open_teacher", lambda settings, device: teacher.eval())
-    settings = tiny("preln_53m", teacher="a.pt", distill_alpha=0.0)
+    settings = tiny_settings("preln_53m", teacher="a.pt", distill_alpha=0.0)
     loss_fn = teachers.student_loss(student, settings, torch.device("cpu"))
     assert set(dict(student.named_parameters())) == names
     tokens = torch.randint(61, (8, 33), generator=torch.Generator().manual_seed(0))
@@ -204,18 +205,18 @@ def test_a_student_learns_its_teacher(monkeypatch):
 
 def test_without_a_teacher_a_student_learns_the_text(toy, tmp_path, monkeypatch):
     """Its loss is the model's own."""
-    trainer = trainer_on(toy, tmp_path, monkeypatch, "gpt2_124m")
+    trainer = baseline_trainer(toy, tmp_path, monkeypatch, "gpt2_124m")
     tokens = torch.randint(1024, (2, 33))
     assert torch.equal(trainer.loss_fn(tokens, None), trainer.model.loss(tokens))
 
 
 def test_a_teacher_that_does_not_fit_is_refused_at_the_start(toy, tmp_path, monkeypatch):
     """Another vocabulary, a shorter context, a file that is no model of ours."""
-    teacher = trainer_on(toy, tmp_path, monkeypatch, "gpt2_124m", run_id="teacher")
+    teacher = baseline_trainer(toy, tmp_path, monkeypatch, "gpt2_124m", run_id="teacher")
     teacher.save()
     path = str(teacher.run.checkpoint_path)
     recipe = preln_53m.RECIPE
-    settings = tiny("preln_53m", **toy_paths(toy), teacher=path)
+    settings = tiny_settings("preln_53m", **toy_paths(toy), teacher=path)
     assert recipe.text(settings).rows(0, 1).tokens_BT.shape == (1, 33)
     longer = dict(train_seq_len=64, train_batch_tokens=64, micro_batch_tokens=64)
     for changes, message in [
@@ -237,12 +238,12 @@ def test_a_teacher_that_does_not_fit_is_refused_at_the_start(toy, tmp_path, monk
 
 def test_an_artifact_can_teach(toy, tmp_path, monkeypatch):
     """Any model that opens is a teacher."""
-    teacher = trainer_on(toy, tmp_path, monkeypatch, "gpt2_124m", run_id="teacher")
+    teacher = baseline_trainer(toy, tmp_path, monkeypatch, "gpt2_124m", run_id="teacher")
     teacher.save()
     artifact = tmp_path / "artifact.pgz"
     weights, saved = quantize.load_checkpoint(teacher.run.checkpoint_path)
     artifact.write_bytes(quantize.encode(weights, (quantize.PlanRow("*", 16),), saved))
-    settings = tiny("preln_53m", **toy_paths(toy), teacher=str(artifact))
+    settings = tiny_settings("preln_53m", **toy_paths(toy), teacher=str(artifact))
     opened = teachers.open_teacher(settings, torch.device("cpu"))
     tokens = torch.randint(1024, (1, 32))
     with torch.no_grad():
@@ -259,7 +260,7 @@ def written(tmp_path) -> str:
 
 
 def text_of(toy: Path, path: str, **changes) -> Continuations:
-    return Continuations(tiny("preln_53m", **toy_paths(toy), teacher=path, **changes))
+    return Continuations(tiny_settings("preln_53m", **toy_paths(toy), teacher=path, **changes))
 
 
 def test_a_row_is_a_line_and_says_what_each_target_counts(toy, written):
@@ -283,6 +284,18 @@ def test_a_row_is_a_line_and_says_what_each_target_counts(toy, written):
     part = text.rows(1, 2)  # as another rank reads them
     assert torch.equal(part.tokens_BT, rows.tokens_BT[1:])
     assert torch.equal(part.weights_BT, rows.weights_BT[1:])
+
+
+def test_made_up_batches_are_shaped_like_those_of_the_text(toy, written):
+    """The rehearsal must take the way that training takes."""
+    text = text_of(toy, written, train_batch_tokens=96, micro_batch_tokens=32)
+    settings = tiny_settings("preln_53m", train_batch_tokens=96, micro_batch_tokens=32)
+    batches = Batches(text, settings, CPU)
+    made_up = batches.made_up(torch.Generator().manual_seed(0), 1024)
+    for rehearsed, real in zip(made_up, batches.get(0), strict=True):
+        assert rehearsed.tokens_BT.shape == real.tokens_BT.shape
+        assert rehearsed.weights_BT.shape == real.weights_BT.shape
+        assert rehearsed.weights_BT.dtype == real.weights_BT.dtype
 
 
 def test_every_line_comes_once_a_pass_in_an_order_of_the_seed(toy, written):
@@ -342,14 +355,14 @@ def test_a_line_that_cannot_be_a_row_is_refused(tmp_path, line, message):
     good = json.dumps(LINES[0]).encode()
     path.write_bytes(good + b"\n" + (line if isinstance(line, bytes) else line.encode()) + b"\n")
     with pytest.raises(ValueError, match=rf"bad\.jsonl:2: .*{message}"):
-        read_continuations(str(path), tiny("preln_53m", tokenizer_path="nowhere"))
+        read_continuations(str(path), tiny_settings("preln_53m", tokenizer_path="nowhere"))
 
 
 def test_a_file_without_lines_is_refused(tmp_path):
     """It is not a teacher."""
     (tmp_path / "empty.jsonl").touch()
     with pytest.raises(ValueError, match="empty.jsonl has no lines"):
-        read_continuations(str(tmp_path / "empty.jsonl"), tiny("preln_53m"))
+        read_continuations(str(tmp_path / "empty.jsonl"), tiny_settings("preln_53m"))
 
 
 @pytest.mark.parametrize("parts", [1, 3])
@@ -357,7 +370,7 @@ def test_the_loss_is_the_mean_over_what_the_teacher_wrote(
     toy, written, tmp_path, monkeypatch, parts
 ):
     """Part CE, part CE at the temperature, over continuations alone, however the step is split."""
-    student = trainer_on(
+    student = baseline_trainer(
         toy,
         tmp_path,
         monkeypatch,
@@ -395,7 +408,7 @@ def test_a_student_learns_what_its_teacher_wrote(toy, tmp_path, monkeypatch, sys
     path = write(tmp_path / "teacher.jsonl", lines)
 
     def student(run_id: str):
-        return trainer_on(
+        return baseline_trainer(
             toy,
             tmp_path,
             monkeypatch,

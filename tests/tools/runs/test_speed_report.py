@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from baselines import pr334, student
-from tests.baselines.test_adamw import RECIPE_OF_PRESET, tiny
+from tests.baselines.test_adamw import RECIPE_OF_PRESET, tiny_settings
 from tools.runs import speed_report
 
 
@@ -65,7 +65,7 @@ def test_utilisation_is_that_of_the_specification():
 
 def test_a_run_is_reported_from_its_metrics(tmp_path):
     """Loss and rates of what was logged; without a peak there is no utilisation."""
-    run = write_run(tmp_path / "run", "gpt2_124m", tiny("gpt2_124m"), [8.0, 7.0, 6.0, 5.0])
+    run = write_run(tmp_path / "run", "gpt2_124m", tiny_settings("gpt2_124m"), [8.0, 7.0, 6.0, 5.0])
     figures = speed_report.report(run, peak_flops=None)
     assert figures["recipe"] == "baselines.gpt2_124m"
     assert (figures["steps"], figures["tokens"], figures["losses_logged"]) == (4, 1024, 4)
@@ -80,7 +80,7 @@ def test_a_run_is_reported_from_its_metrics(tmp_path):
 
 def test_a_report_follows_its_run(tmp_path):
     """Its smoothing; of models of depth 12 both conventions of counting work."""
-    settings = tiny("gelu_d12", loss_smoothing=0.5)
+    settings = tiny_settings("gelu_d12", loss_smoothing=0.5)
     run = write_run(tmp_path / "run", "gelu_d12", settings, [8.0, 4.0])
     figures = speed_report.report(run, peak_flops=1e9)
     assert figures["smoothed_loss"] == 6.0
@@ -106,7 +106,7 @@ def test_our_recipes_are_reported(tmp_path):
 @pytest.mark.parametrize("preset", ["gpt2_124m", "yat_neuron_d12", "preln_53m_untied"])
 def test_older_runs_are_reported(tmp_path, preset):
     """They named no recipe, and saved settings that theirs did not read."""
-    run = write_run(tmp_path / "run", preset, tiny(preset), [8.0])
+    run = write_run(tmp_path / "run", preset, tiny_settings(preset), [8.0])
     figures = speed_report.report(run, peak_flops=1e9)
     older = {"recipe": None, "mlp": None, "tied": None, "code": "baselines.train"}
     older |= {"bigram_vocab_size": 2048, "rope_dims": 2, "num_kv_heads": 1, "dropout": 0.0}
@@ -131,7 +131,7 @@ def test_an_older_run_of_train_gpt_is_of_pull_request_334(tmp_path):
 def test_the_command_prints_figures_and_the_spread(tmp_path, capsys):
     """Of several runs of one model also mean and deviation; of two models neither."""
     losses = [8.0, 7.0, 6.0, 5.0]
-    run = write_run(tmp_path / "run", "gpt2_124m", tiny("gpt2_124m"), losses)
+    run = write_run(tmp_path / "run", "gpt2_124m", tiny_settings("gpt2_124m"), losses)
     assert speed_report.main([str(run), "--peak-flops", "1e12"]) == 0
     mfu = speed_report.report(run, 1e12)["mfu"]
     assert f"peak_flops: {1e12}\nmfu: {mfu}" in capsys.readouterr().out
@@ -139,8 +139,8 @@ def test_the_command_prints_figures_and_the_spread(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "last_loss: 5.0000 +- 0.0000 (n=2)" in printed
     assert "smoothed_loss: 7.7099 +- 0" in printed
-    other = write_run(tmp_path / "other", "preln_53m", tiny("preln_53m"), losses)
-    untied = tiny("preln_53m_untied")
+    other = write_run(tmp_path / "other", "preln_53m", tiny_settings("preln_53m"), losses)
+    untied = tiny_settings("preln_53m_untied")
     larger = write_run(tmp_path / "larger", "preln_53m_untied", untied, losses)
     for pair in ((run, other), (other, larger)):
         assert speed_report.main([str(path) for path in pair]) == 0
@@ -157,7 +157,7 @@ def test_a_peak_that_means_nothing_is_refused(peak, capsys):
 
 def test_what_cannot_be_reported_is_an_error(tmp_path, capsys):
     """Status 2 and one line: no logged step, no recipe, no folder."""
-    run = write_run(tmp_path / "run", "gpt2_124m", tiny("gpt2_124m"), [])
+    run = write_run(tmp_path / "run", "gpt2_124m", tiny_settings("gpt2_124m"), [])
     assert speed_report.main([str(run)]) == 2
     assert "no logged step; train on with RESUME=run" in capsys.readouterr().err
     (run / "settings.json").write_text(json.dumps({"preset": "mine"}))
