@@ -65,6 +65,9 @@ STATES = 32  # of the trellis: 16 cost 0.009 bit a weight more and take nearly a
 NEGLIGIBLE_NATS = 1e-4
 STEP_LOSS = 0.115  # nats a token that a weight of base step 1 adds, in units of its Hessian
 
+# What an artifact needs to be read: the sources that count, beside those of the model.
+SOURCES = tuple(module.__file__ for module in (trellis, rans)) + (__file__,)
+
 State = dict[str, Tensor]
 
 

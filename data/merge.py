@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
+from data import containers, tokenizers
 from data import manifest as manifests
-from data import tokenizers
 from data.files import link_or_copy
 from data.parts import COUNTS, HASHES, STATE
 
@@ -46,9 +46,14 @@ def merge_parts(work: Path, out: Path) -> dict:
     if not splits["train"]["documents"] and request["split"] != "whole":
         shutil.rmtree(work)  # another number is another request: nothing here can be used
         message = f"{documents} documents, val_documents={request['val_documents']}"
-        raise ValueError(
-            f"{source['name']}: {message}: none to train on; set --val-documents lower"
-        )
+        left_out = _sum_left_out(all_states)
+        if left_out:
+            message += f", left out: {json.dumps(left_out)}"
+        remedy = "set --val-documents lower"
+        # Every file is one document, so the separator was never met.
+        if documents <= len(source.get("files", [])):
+            remedy += f"; or {containers.SEPARATOR_HELP}"
+        raise ValueError(f"{source['name']}: {message}: none to train on; {remedy}")
     side = work / "merged"
     shutil.rmtree(side, ignore_errors=True)  # of a merge that was cut off
     side.mkdir()
@@ -62,8 +67,8 @@ def merge_parts(work: Path, out: Path) -> dict:
     for file in (tokenizer["file"], tokenizer.get("merges")):
         if file:
             link_or_copy(work / file, side / file)
-    left_out = sum((Counter(state["left_out"]) for state in all_states), Counter())
-    about = {"documents": documents, "sha256": digest, "left_out": dict(left_out)}
+    left_out = _sum_left_out(all_states)
+    about = {"documents": documents, "sha256": digest, "left_out": left_out}
     manifest = {
         "version": manifests.VERSION,
         "source": source | about,
@@ -83,6 +88,10 @@ def merge_parts(work: Path, out: Path) -> dict:
     side.rename(out)
     shutil.rmtree(work)
     return manifest
+
+
+def _sum_left_out(states: list[dict]) -> dict[str, int]:
+    return dict(sum((Counter(state["left_out"]) for state in states), Counter()))
 
 
 def _read_states(work: Path) -> dict[Path, dict]:

@@ -30,6 +30,7 @@ import numpy as np
 
 from data import manifest as manifests
 from data import sources
+from data.counted_progress import CountedProgress
 from data.documents import Documents, Request
 from data.files import folder_lock, write_atomic
 from data.shard_file import ShardFile
@@ -272,9 +273,11 @@ def build_part(
                 blocks = sources.read(source, 0, earlier, **options) if earlier else []
                 hashes = [docs.hash_D for docs in tokenized(blocks)]
                 val_hashes = np.concatenate([np.zeros(0, np.uint64), *hashes])
+            progress = _Progress(source, begin, stop)
             try:
-                blocks = sources.read(source, begin, stop, **options)
-                _fill(part, tokenized(blocks), np.asarray(val_hashes), about["name"])
+                blocks = sources.read(source, begin, stop, on_read=progress.on_read, **options)
+                batches = progress.watched(tokenized(blocks))
+                _fill(part, batches, np.asarray(val_hashes), about["name"])
             except BaseException as error:
                 part.abandon()
                 if isinstance(error, ValueError):
@@ -320,6 +323,32 @@ def _add_by_number(part: Part, docs: Documents, earlier_val_hashes: np.ndarray) 
     same_D = np.isin(train.hash_D, np.concatenate([earlier_val_hashes, part.val_hashes]))
     part.leave_out(train.number_D[same_D], "equal to a validation document")
     part.add(train.select(~same_D), "train")
+
+
+class _Progress:
+    """How far a part has come: by documents where the last one is known, else by bytes read.
+
+    A source that is streamed has neither: then the documents are counted.
+    """
+
+    def __init__(self, source: str | Iterable[str], begin: int, stop: int | None):
+        self.begin = begin
+        self.by_bytes = stop is None and sources.total_bytes(source) is not None
+        if self.by_bytes:
+            self.counted = CountedProgress("build", sources.total_bytes(source), "bytes")
+        else:
+            self.counted = CountedProgress("build", stop and stop - begin)
+
+    def on_read(self, size: int) -> None:
+        if self.by_bytes:
+            self.counted.add(size)
+
+    def watched(self, batches: Iterable[Documents]) -> Iterator[Documents]:
+        for docs in batches:
+            if not self.by_bytes:
+                self.counted.reach(docs.end - self.begin)
+            yield docs
+        self.counted.finish()
 
 
 def _skip(texts: Iterable[str], count: int) -> Iterator[str]:

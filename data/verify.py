@@ -21,13 +21,15 @@ from pathlib import Path
 import numpy as np
 
 import evaluate
-from data import gpt2_tokenizer, tokenizers
+from data import gpt2_tokenizer, next_step, tokenizers
 from data import manifest as manifests
+from data.counted_progress import CountedProgress
 from data.files import sha256_file
 from data.manifest import SPLITS, hash_document
 from data.near_duplicates import count_near_duplicates
 from data.shard_facts import ShardFacts, documents_of, join_hashes, read_facts
 from data.start_check import MAX_PUBLISHED_FRAC, check_start
+from engine.shards import find_shards, read_shard, sidecar_path
 
 ROUND_TRIPS = 200  # documents that are decoded and encoded again
 # Validation tokens of the challenge by vocabulary, as logs print them: cut to whole windows of at
@@ -127,7 +129,7 @@ class Folder:
         if self.manifest and not self.manifest["splits"][split]["documents"]:
             return []
         try:
-            there = {path.name: path for path in evaluate.find_shards(self.path, split)}
+            there = {path.name: path for path in find_shards(self.path, split)}
         except FileNotFoundError as error:
             self.add("shards", "fault", str(error))
             there = {}
@@ -178,6 +180,8 @@ class Folder:
     ) -> dict[str, list[ShardFacts]]:
         facts: dict[str, list[ShardFacts]] = {}
         among_S = None
+        size = sum(path.stat().st_size for paths in self.paths.values() for path in paths)
+        progress = CountedProgress("verify shards", size, "bytes")
         with ProcessPoolExecutor(workers) as pool:
             # Validation comes first: of training text only what it repeats is kept, else the
             # shingles of 100 shards would not fit into memory.
@@ -194,11 +198,15 @@ class Folder:
                     )
                     for path in self.paths[split]
                 ]
-                facts[split] = [job.result() for job in jobs]
+                facts[split] = []
+                for path, job in zip(self.paths[split], jobs, strict=True):
+                    facts[split].append(job.result())
+                    progress.add(path.stat().st_size)
                 if split == "val":
                     rows = [shard.shingles for shard in facts["val"] if shard.shingles is not None]
                     hashes = [np.empty(0, np.uint64), *(part[:, 0] for part in rows)]
                     among_S = np.unique(np.concatenate(hashes))
+        progress.finish()
         return facts
 
     def _check_first_token(self, split: str, shards: list[ShardFacts]) -> None:
@@ -291,15 +299,15 @@ class Folder:
             return True
         if isinstance(tokenizer, tokenizers.SentencePiece) and tokenizer.table.needs_sidecar:
             return True
-        return any(evaluate.sidecar_path(path).exists() for path in self.paths["val"])
+        return any(sidecar_path(path).exists() for path in self.paths["val"])
 
     def check_bytes(self, tokenizer: tokenizers.Tokenizer, has_sidecar: bool) -> None:
         """Compare the bytes of every validation document, by table or sidecar, with its text."""
-        tokens_T = np.concatenate([evaluate.read_shard(path) for path in self.paths["val"]])
+        tokens_T = np.concatenate([read_shard(path) for path in self.paths["val"]])
         if has_sidecar:
             check = "sidecar"
-            files = [evaluate.sidecar_path(path) for path in self.paths["val"]]
-            bytes_T = np.concatenate([evaluate.read_shard(file) for file in files])
+            files = [sidecar_path(path) for path in self.paths["val"]]
+            bytes_T = np.concatenate([read_shard(file) for file in files])
         elif isinstance(tokenizer, tokenizers.SentencePiece):
             check = "bytes"
             before_T = np.append(self.bos_id, tokens_T[:-1])
@@ -398,7 +406,9 @@ class Decoded:
         if ends and documents:
             tail = documents.pop()
             self.total += int(bytes_T[len(tokens_T) - len(tail) :].sum(dtype=np.int64))
+        progress = CountedProgress("verify validation text", len(documents))
         for number, ids_T in enumerate(documents):
+            progress.add(1)
             text = tokenizer.decode(ids_T[1:])
             size = len(text.encode())
             counted = int(bytes_T[start : start + len(ids_T)].sum())
@@ -414,6 +424,7 @@ class Decoded:
             self.hashes.append(hash_document(text))
             self.total += size
             start += len(ids_T)
+        progress.finish()
 
 
 def explain(excess: int, tokens_T: np.ndarray, tokenizer) -> str:
@@ -434,6 +445,14 @@ def explain(excess: int, tokens_T: np.ndarray, tokenizer) -> str:
     if excess == 2 * spaces > 0:
         return ": as if every space were counted 3, as without the piece U+2581"
     return ""
+
+
+def _print_next(folder: Path, passed: bool) -> None:
+    if not passed or not (folder / manifests.MANIFEST).exists():
+        return
+    command = next_step.train_command(folder, manifests.read_manifest(folder))
+    if command:
+        print(command)
 
 
 # Command line -------------------------------------------------------------------------------------
@@ -464,4 +483,5 @@ def main(args: argparse.Namespace) -> int:
         for finding in findings:
             print(f"{finding.level:8}{finding.check}: {finding.message}")
         print(f"{args.folder}: {'verified' if passed else 'REFUSED'}")
+        _print_next(args.folder, passed)
     return 0 if passed else 1

@@ -199,9 +199,10 @@ def remove_unbegun(folder: Path) -> bool:
     if not folder.is_dir() or (folder / "settings.json").exists():
         return False
     harmless = {".lock", *SOURCES}
-    for path in folder.iterdir():
-        if path.name not in harmless and path.suffix != ".tmp":
-            raise ValueError(f"{folder} has {path.name} but no settings.json; move it away")
+    for path in folder.rglob("*"):
+        name = str(path.relative_to(folder))
+        if path.is_file() and name not in harmless and path.suffix != ".tmp":
+            raise ValueError(f"{folder} has {name} but no settings.json; move it away")
     shutil.rmtree(folder)
     return True
 

@@ -355,6 +355,7 @@ def test_a_run_killed_before_its_settings_starts_afresh(run):
     folder.mkdir(parents=True)
     (folder / ".lock").touch()
     for name in SOURCES:
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).touch()
     register(Path("logs"), {"run_id": "run_seed1", "seed": 1, "status": "launched"})
     assert run("--seeds", "1")[0] == 0
