@@ -70,10 +70,6 @@ def require(condition: bool, message: str, error: type[Exception] = ValueError) 
         raise error(message)
 
 
-def refuse(fault: bool, message: str) -> None:  # until data/verify.py has its own
-    require(not fault, f"{message}; build or fetch it again (golf.py data)", ShardError)
-
-
 # Bytes --------------------------------------------------------------------------------------------
 
 
