@@ -22,10 +22,6 @@ class StudentSettings(train_gpt.Settings, teachers.TeacherSettings):
         train_gpt.Settings.__post_init__(self)
         teachers.TeacherSettings.__post_init__(self)
 
-    def __post_init__(self):
-        train_gpt.Settings.__post_init__(self)
-        teachers.TeacherSettings.__post_init__(self)
-
 
 class Student(train_gpt.OurRecipe):
     name = "baselines.student"
