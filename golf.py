@@ -150,6 +150,19 @@ COMMANDS = (
         extras_by_argument=((like("(--(engine|on)=)?slurm"), "sweep"),),
     ),
     Command(
+        name="watch",
+        group="train",
+        purpose="runs as they go: loss, rate, time left, curve",
+        module="tools.runs.watch",
+        example="watch logs/RUN",
+        extras=("watch",),
+        extras_by_argument=(
+            (like("--html(=.*)?"), "plots"),
+            (like("--tensorboard(=.*)?"), "tensorboard"),
+            (like("--wandb(=.*)?"), "wandb"),
+        ),
+    ),
+    Command(
         name="score",
         group="score",
         purpose="score an artifact again, in a fresh process",
