@@ -1,29 +1,30 @@
 """What the score is: bits per byte (bpb), the sum over all targets of -ln p(target) / ln 2, divided
 by the UTF-8 bytes that the targets stand for; and what proves it.
 
-All that lies between a shard on disk and that number is here: the shard format, the bytes of a
-token, the windows a model sees, the order of scoring and test-time training (TTT), the probes. A
-model maps tokens to logits; it hands over no probability, so none that is not normalised.
-
     python evaluate.py logs/<run_id>/artifact.pgz [--stride 64] [--ttt] [--json]
     torchrun --standalone --nproc_per_node=8 evaluate.py logs/<run_id>/artifact.pgz
 
+All that lies between tokens and that number is here: the bytes of a token, the windows that a model
+sees, the order of scoring and test-time training (TTT), the probes. A model maps tokens to logits.
+It never hands over a probability, so none that is not normalised.
+
+Target i is tokens[i + 1], predicted from the inputs up to tokens[i]:
+
+    tokens   1 340 17 1 22        a stream of two documents, each beginning with BOS = 1
+    inputs   1 340 17 1           position 0 to 3
+    targets  340 17 1 22          target 0 to 3; target 2 is the BOS of the next document
+
 Shapes: B batch rows, T tokens, V vocabulary, D documents, W windows, S scored targets, R training
-rows, N batches, P positions. Target i is tokens[i+1], predicted from the inputs up to tokens[i].
+rows, N batches, P positions.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import math
-import mmap
-import os
-import re
 import sys
 import time
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,99 +36,53 @@ import torch.nn.functional as F
 from sentencepiece import SentencePieceProcessor
 from torch import Tensor
 
+from engine import log_lines
+from engine.progress import Progress
+from engine.ranks import Ranks
+from engine.shards import (  # noqa: F401  all of them until data/ imports them from there
+    HEADER_BYTES,
+    SHARD_MAGIC,
+    SHARD_VERSION,
+    ShardError,
+    find_shards,
+    read_shard,
+    read_split,
+    sidecar_path,
+    write_shard,
+)
+
 BOS_ID = 1  # starts every document
-SHARD_MAGIC, SHARD_VERSION = 20240520, 1
-HEADER_BYTES = 1024  # 256 little-endian int32: magic, version, count, and 253 reserved
 BATCH_TOKENS = 32_768  # per forward pass; with a vocabulary of 8192, 1 GB of float32 logits
+LARGE_VOCABULARY = 8192  # a larger one takes fewer tokens a pass, in proportion
 CHUNK_TOKENS = 32_768  # targets between two rounds of TTT
+FEWEST_INPUTS = 64  # short windows are filled up to so many, or a power of two
 FINEWEB_VAL = {"documents": 50_000, "bytes": 151_080_891}  # the challenge's validation split
 CASE_MARKERS = {"\ue001", "\ue002", "\ue003"}  # pieces that stand for no byte of the original
+BYTES_AT_ONCE = 1 << 20  # targets whose bytes are counted in one go: 24 bytes of memory each
+
+# adapt_fn(chunk_tokens_T, chunk_index, num_chunks) trains a model on scored inputs and targets.
+AdaptFunction = Callable[[Tensor, int, int], None]
 
 
 def require(condition: bool, message: str, error: type[Exception] = ValueError) -> None:
+    """Raises: the error with this message, unless the condition holds."""
     if not condition:
         raise error(message)
 
 
-class ShardError(ValueError):
-    """A file is damaged or is not a shard, or a folder of shards is unfit."""
-
-
-def refuse(fault: bool, what: str) -> None:
-    require(not fault, f"{what}; build or fetch it again (data/prepare.py)", ShardError)
-
-
-def read_shard(path: str | Path, verify: bool = True) -> np.ndarray:
-    """Map the tokens of one shard, uint16, after checking that the file is whole.
-
-    Shards from write_shard carry a CRC-32 of their tokens; to check it reads the file once, which
-    verify=False saves. Published shards have zeros there: a changed token in them goes unnoticed.
-    Raises: ShardError naming the file and what is wrong with it.
-    """
-    refuse(not Path(path).is_file(), f"{path}: is missing")
-    size_bytes = Path(path).stat().st_size
-    refuse(size_bytes < HEADER_BYTES, f"{path}: {size_bytes} bytes must be at least {HEADER_BYTES}")
-    header = np.fromfile(path, dtype="<i4", count=HEADER_BYTES // 4)
-    (*kind, count), want = header[:3].tolist(), [SHARD_MAGIC, SHARD_VERSION]
-    refuse(kind != want, f"{path}: magic and version {kind} must be {want}, as in every shard")
-    fits = count > 0 and size_bytes == HEADER_BYTES + 2 * count
-    refuse(not fits, f"{path}: {size_bytes} bytes do not hold {count} tokens")
-    reserved = header[3:].view("<u4")
-    odd, stored = (reserved != reserved[0]).any(), int(reserved[0])
-    refuse(odd, f"{path}: reserved header words must be zero or one repeated checksum")
-    tokens_T = np.memmap(path, dtype="<u2", mode="r", offset=HEADER_BYTES, shape=(count,))
-    if not verify:
-        # For rows from all over it: reading ahead, a CPU fed 0.3 M tokens/s from a disk, not 130 M.
-        tokens_T.base.madvise(mmap.MADV_RANDOM)
-    found = zlib.crc32(tokens_T) if verify and stored else stored
-    refuse(found != stored, f"{path}: checksum {found:08x} of the tokens must be {stored:08x}")
-    return tokens_T
-
-
-def write_shard(path: str | Path, tokens: np.ndarray) -> None:
-    """Write, in one rename, a shard that read_shard can verify and upstream's readers accept.
-
-    Raises: ValueError for tokens that are not one non-empty row of integers in 0..65535.
-    """
-    path, tokens_T = Path(path), np.asarray(tokens)
-    fits = tokens_T.ndim == 1 and tokens_T.size > 0 and (tokens_T == tokens_T.astype("<u2")).all()
-    what = f"{path}: {tokens_T.dtype} tokens of shape {tokens_T.shape}"
-    require(fits, f"{what} must be one non-empty row of integers in 0..65535")
-    body = tokens_T.astype("<u2").tobytes()
-    # Upstream looks at three words. The others all hold the checksum: a damaged one stands out.
-    header = np.full(HEADER_BYTES // 4, zlib.crc32(body), dtype="<u4")
-    header[:3] = SHARD_MAGIC, SHARD_VERSION, len(tokens_T)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(header.tobytes() + body)
-    partial.replace(path)
-
-
-def find_shards(data_path: str | Path, split: str) -> list[Path]:
-    """List a folder's shards of one split, "train" or "val", in reading order."""
-    found = sorted(Path(data_path).glob(f"*_{split}_*.bin"))
-    shards = [p for p in found if not re.search(rf"_{split}_bytes_|\.bytes\.bin$", p.name)]
-    what = f"no *_{split}_*.bin in {Path(data_path).resolve()}; run: python -m data.prepare"
-    require(bool(shards), f"{what} fetch --variant sp1024 (or toy)", FileNotFoundError)
-    return shards
-
-
-def read_split(data_path: str | Path, split: str) -> np.ndarray:
-    """Return all tokens of a split as one stream; a single shard stays mapped."""
-    shards = [read_shard(path) for path in find_shards(data_path, split)]
-    return shards[0] if len(shards) == 1 else np.concatenate(shards)
-
-
-def sidecar_path(shard: Path) -> Path:
-    """Name the file that holds the original bytes of each token of a shard; it may not exist."""
-    published = shard.with_name(re.sub("_(train|val)_", r"_\1_bytes_", shard.name))
-    return published if published.exists() else shard.with_suffix(".bytes.bin")
+# Bytes --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class ByteTable:
     """How many UTF-8 bytes of text each token stands for.
 
-    A leading U+2581 in a piece is a space, counted apart as it vanishes after a boundary token.
+    A leading U+2581 in a piece is a space. It is counted apart, as it vanishes after a boundary
+    token. With the pieces "▁the" (base 3, leading space) and "<s>" (base 0, boundary):
+
+        prev "▁of", target "▁the"   3 + 1 = 4 bytes
+        prev "<s>", target "▁the"   3 bytes
+
     SentencePiece takes a literal U+2581 in a text for a space: it comes back as one, 1 byte.
     """
 
@@ -136,8 +91,12 @@ class ByteTable:
     boundary_V: np.ndarray  # bool: the next token's leading space does not count
     needs_sidecar: bool = False  # the text was changed before it was tokenised
     sidecar_T: np.ndarray | None = None  # bytes of each validation token, in place of the table
-    metric: str = "val_bpb_partial"  # "val_bpb" where the validation split is known to be whole
+    metric: str = "val_bpb_partial"  # "val_bpb" where the validation split is known to be complete
     bos_id: int = BOS_ID  # the token that starts a document; other tokenizers have another
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.base_bytes_V)
 
     @classmethod
     def from_sentencepiece(cls, model_path: str | Path, vocab_size: int) -> ByteTable:
@@ -150,37 +109,58 @@ class ByteTable:
         Raises: ValueError for models of another size, and those that miscount: without the piece
         "▁" a lone space is 3 bytes, without byte pieces a rare character is none.
         """
-        what = f"no tokenizer at {model_path}; name one with --tokenizer or TOKENIZER_PATH"
-        require(Path(model_path).is_file(), what, FileNotFoundError)
-        model, ids = SentencePieceProcessor(model_file=str(model_path)), range(vocab_size)
-        size, bos = model.vocab_size(), model.bos_id()
-        require(size == vocab_size, f"{model_path} has {size} pieces, must have {vocab_size=}")
+        missing = f"no tokenizer at {model_path}; name one with --tokenizer or TOKENIZER_PATH"
+        require(Path(model_path).is_file(), missing, FileNotFoundError)
+        model = SentencePieceProcessor(model_file=str(model_path))
+        size = model.vocab_size()
+        require(
+            size == vocab_size,
+            f"{model_path} has {size} pieces, VOCAB_SIZE is {vocab_size}; set VOCAB_SIZE={size}, or"
+            " name another tokenizer",
+        )
+        ids = range(vocab_size)
         pieces = [model.id_to_piece(i) for i in ids]
-        byte_V = np.array([model.is_byte(i) for i in ids])
-        silent = [model.is_control(i) or model.is_unknown(i) or model.is_unused(i) for i in ids]
+        is_byte_V = np.array([model.is_byte(i) for i in ids])
+        is_silent_V = np.array(
+            [model.is_control(i) or model.is_unknown(i) or model.is_unused(i) for i in ids]
+        )
         require("▁" in pieces, f'{model_path} lacks the piece "▁"; train it on text with spaces')
-        require(byte_V.sum() == 256, f"{model_path} lacks bytes; train it with byte_fallback=True")
+        has_bytes = is_byte_V.sum() == 256
+        require(has_bytes, f"{model_path} lacks bytes; train it with byte_fallback=True")
+        bos = model.bos_id()
         require(bos == BOS_ID, f"{model_path} has bos_id={bos}; train it with bos_id={BOS_ID}")
-        text = [piece.removeprefix("▁").replace("▁", " ") for piece in pieces]
-        length_V = np.array([len(piece.encode()) for piece in text])
-        base_bytes_V = np.where(byte_V, 1, np.where(silent, 0, length_V))
+
+        texts = [piece.removeprefix("▁").replace("▁", " ") for piece in pieces]
+        length_V = np.array([len(text.encode()) for text in texts])
+        base_bytes_V = np.where(is_byte_V, 1, np.where(is_silent_V, 0, length_V))
         leading_space_V = np.array([piece.startswith("▁") for piece in pieces])
         keeps_first_space = model.decode([pieces.index("▁")]) == " "
-        boundary_V = np.array(silent) & (not keeps_first_space)
+        boundary_V = is_silent_V & (not keeps_first_space)
         return cls(base_bytes_V, leading_space_V, boundary_V, CASE_MARKERS <= set(pieces))
 
     def count(self, prev_T: np.ndarray, target_T: np.ndarray) -> np.ndarray:
         """Return the bytes of each target, int64; prev_T holds the token before each."""
-        space_T = self.leading_space_V[target_T] & ~self.boundary_V[prev_T]
-        return self.base_bytes_V[target_T] + space_T
+        has_space_T = self.leading_space_V[target_T] & ~self.boundary_V[prev_T]
+        return self.base_bytes_V[target_T] + has_space_T
+
+    def of_targets(self, tokens_T: np.ndarray) -> np.ndarray:
+        """Return the bytes of each target; a stream as long as the sidecar is the sidecar's."""
+        if self._has_sidecar_of(tokens_T):
+            return self.sidecar_T[1:].astype(np.int64)
+        return self.count(tokens_T[:-1], tokens_T[1:])
 
     def total(self, tokens_T: np.ndarray) -> int:
-        """Return the bytes of all targets; a stream as long as the sidecar is the sidecar's."""
-        if self.sidecar_T is not None and len(self.sidecar_T) == len(tokens_T):
+        """Return the bytes of all targets."""
+        if self._has_sidecar_of(tokens_T):
             return int(self.sidecar_T[1:].sum(dtype=np.int64))
-        prev_T, target_T, step = tokens_T[:-1], tokens_T[1:], 1 << 20  # at once: 24 bytes a token
-        parts = (slice(a, a + step) for a in range(0, len(prev_T), step))
-        return sum(int(self.count(prev_T[part], target_T[part]).sum()) for part in parts)
+        total = 0
+        for first in range(0, len(tokens_T) - 1, BYTES_AT_ONCE):
+            part_T = tokens_T[first : first + BYTES_AT_ONCE + 1]
+            total += int(self.count(part_T[:-1], part_T[1:]).sum())
+        return total
+
+    def _has_sidecar_of(self, tokens_T: np.ndarray) -> bool:
+        return self.sidecar_T is not None and len(self.sidecar_T) == len(tokens_T)
 
     def check(self, model_path: str | Path, tokens_T: np.ndarray) -> None:
         """Compare the table with the decoded text of every document.
@@ -189,16 +169,22 @@ class ByteTable:
         stream cut to a round length may stop inside a character.
         Raises: ValueError naming the first document that differs, by how much, and its text.
         """
-        tokens_T, model = _as_stream(tokens_T, self), SentencePieceProcessor(str(model_path))
-        byte_V = np.array([model.is_byte(i) for i in range(len(self.base_bytes_V))])
+        tokens_T = as_stream(tokens_T, self)
+        model = SentencePieceProcessor(str(model_path))
+        is_byte_V = np.array([model.is_byte(i) for i in range(self.vocab_size)])
         starts = np.union1d([0], np.flatnonzero(tokens_T == BOS_ID))
-        end = len(tokens_T) - int(byte_V[tokens_T[::-1]].argmin())
-        for number, ids_T in enumerate(np.split(tokens_T[:end].astype(np.int64), starts[1:])):
+        end = len(tokens_T) - int(is_byte_V[tokens_T[::-1]].argmin())
+        documents = np.split(tokens_T[:end].astype(np.int64), starts[1:])
+        for number, ids_T in enumerate(documents):
             text = model.decode(ids_T.tolist())
-            wrong = int(self.count(np.append(BOS_ID, ids_T[:-1]), ids_T).sum()) - len(text.encode())
-            what = f"document {number} (from token {starts[number]}) counts {wrong:+} bytes against"
-            remedy = "name the tokenizer of these shards, made from text that it can spell"
-            require(not wrong, f"{what} its decoded text, {text[:60]!r}; {remedy}")
+            counted = int(self.count(np.append(BOS_ID, ids_T[:-1]), ids_T).sum())
+            surplus = counted - len(text.encode())
+            require(
+                surplus == 0,
+                f"document {number} (from token {starts[number]}) counts {surplus:+} bytes against"
+                f" its decoded text, {text[:60]!r}; name the tokenizer of these shards, made from"
+                " text that it can spell",
+            )
 
 
 def read_validation(data_path: str | Path, table: ByteTable) -> tuple[np.ndarray, ByteTable]:
@@ -207,28 +193,61 @@ def read_validation(data_path: str | Path, table: ByteTable) -> tuple[np.ndarray
     That is val_bpb where documents and bytes are those of the manifest, or of FINEWEB_VAL.
     Raises: ShardError for a sidecar that is missing or gives a token more bytes than it spells.
     """
-    tokens_T = _as_stream(read_split(data_path, "val"), table)
-    paths = [sidecar_path(shard) for shard in find_shards(data_path, "val")]
-    if table.needs_sidecar or any(path.exists() for path in paths):
-        sidecar_T = np.concatenate([read_shard(path) for path in paths])
-        sizes = f"{len(sidecar_T)} entries for {len(tokens_T)} tokens"
-        refuse(len(sidecar_T) != len(tokens_T), f"{paths[0]}: {sizes}")
-        above_T = sidecar_T[1:] > table.count(tokens_T[:-1], tokens_T[1:])
-        place = f"{paths[0]}: entry {1 + above_T.argmax()}"
-        refuse(above_T.any(), f"{place} is more bytes than its token spells")
-        table = replace(table, sidecar_T=sidecar_T)
-    path, found = Path(data_path) / "manifest.json", (tokens_T == table.bos_id).sum()
+    tokens_T = as_stream(read_split(data_path, "val"), table)
+    sidecars = [sidecar_path(shard) for shard in find_shards(data_path, "val")]
+    if table.needs_sidecar or any(path.exists() for path in sidecars):
+        table = replace(table, sidecar_T=_read_sidecars(sidecars, tokens_T, table))
+    manifest = Path(data_path) / "manifest.json"
     try:
-        want = json.loads(path.read_bytes())["splits"]["val"] if path.exists() else FINEWEB_VAL
-        whole = (found, table.total(tokens_T)) == (want["documents"], want["bytes"])
+        published = FINEWEB_VAL
+        if manifest.exists():
+            published = json.loads(manifest.read_bytes())["splits"]["val"]
+        expected = (published["documents"], published["bytes"])
     except (ValueError, KeyError, TypeError):
-        raise ShardError(f"{path} is damaged, or not of data/prepare.py: move it away") from None
-    return tokens_T, replace(table, metric="val_bpb" if whole else "val_bpb_partial")
+        raise ShardError(f"{manifest} is damaged, or not of golf.py data: move it away") from None
+    documents = int((tokens_T == table.bos_id).sum())
+    is_complete = (documents, table.total(tokens_T)) == expected
+    return tokens_T, replace(table, metric="val_bpb" if is_complete else "val_bpb_partial")
+
+
+def _read_sidecars(paths: list[Path], tokens_T: np.ndarray, table: ByteTable) -> np.ndarray:
+    sidecar_T = np.concatenate([read_shard(path) for path in paths])
+    if len(sidecar_T) != len(tokens_T):
+        sizes = f"{len(sidecar_T)} entries for {len(tokens_T)} tokens"
+        raise ShardError(f"{paths[0]}: {sizes}; build or fetch it again (golf.py data)")
+    is_above_T = sidecar_T[1:] > table.count(tokens_T[:-1], tokens_T[1:])
+    if is_above_T.any():
+        entry = 1 + int(is_above_T.argmax())
+        raise ShardError(
+            f"{paths[0]}: entry {entry} is more bytes than its token spells; build or fetch it"
+            " again (golf.py data)"
+        )
+    return sidecar_T
+
+
+def as_stream(tokens_T: np.ndarray, table: ByteTable) -> np.ndarray:
+    """Return the tokens as an array. Raises: ValueError for tokens that cannot be scored."""
+    tokens_T = np.asarray(tokens_T)
+    is_row = tokens_T.ndim == 1 and tokens_T.size > 1
+    require(is_row, f"tokens of shape {tokens_T.shape} must be one row of 2 or more")
+    highest = int(tokens_T.max())
+    require(
+        highest < table.vocab_size,
+        f"token {highest} at {tokens_T.argmax()} must be below {table.vocab_size}; give shards,"
+        " tokenizer and model that belong together",
+    )
+    return tokens_T
+
+
+# Scores -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Score:
-    """Nats, targets and bytes. Scores of disjoint targets add up."""
+    """Nats, targets and bytes. Scores of disjoint targets add up.
+
+    200 nats on 50 targets that stand for 120 bytes: loss 4.0 and 200 / ln 2 / 120 = 2.404 bpb.
+    """
 
     nats: float
     tokens: int
@@ -251,55 +270,93 @@ class Score:
 
 def unigram_score(tokens_T: np.ndarray, table: ByteTable) -> Score:
     """Score the targets by their own frequencies: the bound for a model that sees no context."""
-    counts = np.unique(_as_stream(tokens_T, table)[1:], return_counts=True)[1]
+    targets = as_stream(tokens_T, table)[1:]
+    counts = np.unique(targets, return_counts=True)[1]
     nats = -(counts * np.log(counts / counts.sum())).sum()
-    return Score(float(nats), len(tokens_T) - 1, table.total(tokens_T))
+    return Score(float(nats), len(targets), table.total(tokens_T))
 
 
-def _as_stream(tokens_T: np.ndarray, table: ByteTable) -> np.ndarray:
-    """Return the tokens as an array, or say why they cannot be scored."""
-    tokens_T, size = np.asarray(tokens_T), len(table.base_bytes_V)
-    fits, shape = tokens_T.ndim == 1 and tokens_T.size > 1, tokens_T.shape
-    require(fits, f"tokens {shape=} must be one row of 2 or more")
-    what = f"token {tokens_T.max()} at {tokens_T.argmax()} must be below {size}"
-    remedy = "give shards, tokenizer and model that belong together"
-    require(tokens_T.max() < size, f"{what}; {remedy}")
-    return tokens_T
+# Windows ------------------------------------------------------------------------------------------
 
 
-def plan_windows(tokens_T, seq_len: int, stride: int, isolate: bool, chunk_tokens: int, bos=BOS_ID):
+@dataclass(frozen=True)
+class Scheme:
+    """Which context each target gets, and how much is done at once.
+
+    Windows of seq_len inputs move by stride (stride == seq_len: plain blocks). With isolate no
+    context crosses a document start. chunk_tokens are the targets between two rounds of TTT; 0
+    makes the text one chunk.
+    Raises: ValueError for a stride outside 1..seq_len, and for sizes below 1.
+    """
+
+    seq_len: int
+    stride: int
+    isolate: bool = False
+    chunk_tokens: int = 0
+    batch_tokens: int = BATCH_TOKENS  # of one forward pass
+
+    def __post_init__(self):
+        require(
+            1 <= self.stride <= self.seq_len,
+            f"stride={self.stride} must lie in 1..seq_len={self.seq_len}; choose a smaller stride",
+        )
+        in_range = self.chunk_tokens >= 0
+        require(in_range, f"chunk_tokens={self.chunk_tokens} must not be negative")
+        require(self.batch_tokens > 0, f"batch_tokens={self.batch_tokens} must be positive")
+
+    @property
+    def is_blocks(self) -> bool:
+        return self.stride == self.seq_len
+
+
+def plan_windows(tokens_T: np.ndarray, scheme: Scheme, bos: int = BOS_ID) -> np.ndarray:
     """Return windows that score every target once, in order: int64 rows (start, first, end).
 
     The model reads inputs start..end and is scored on targets first..end. A document's windows
-    start every `stride` inputs (stride == seq_len: plain blocks); the first scores all it sees, the
-    others what is new. Where a chunk of targets ends, a window becomes two with one start, so each
-    target keeps its context. With `isolate` a document reaches from its BOS to the next one, which
-    it predicts; without, the stream is one document.
-    Raises: ValueError for a stride outside 1..seq_len and for chunk_tokens below 1.
+    start every `stride` inputs. The first scores all it sees, the others what is new. Where a chunk
+    of targets ends, a window becomes two with one start, so each target keeps its context. With
+    `isolate` a document reaches from its BOS to the next one, which it predicts; without, the
+    stream is one document.
+
+    Ten targets with seq_len 4 and stride 2:  (0, 0, 4)  (2, 4, 6)  (4, 6, 8)  (6, 8, 10)
     """
-    require(1 <= stride <= seq_len, f"{stride=} must lie in 1..{seq_len=}; choose a smaller stride")
-    require(chunk_tokens > 0, f"{chunk_tokens=} must be positive; the usual is {CHUNK_TOKENS}")
     num_targets = len(tokens_T) - 1
-    begin_D = np.union1d([0], np.flatnonzero(tokens_T[:-1] == bos) if isolate else [0])
-    spans = zip(begin_D, [*begin_D[1:], num_targets], strict=True)
-    later = [np.arange(begin + seq_len, end, stride) for begin, end in spans]
-    first_W = np.unique(np.concatenate([begin_D, range(0, num_targets, chunk_tokens), *later]))
+    chunk_tokens = scheme.chunk_tokens or num_targets
+    begin_D = np.array([0])
+    if scheme.isolate:
+        begin_D = np.union1d(begin_D, np.flatnonzero(tokens_T[:-1] == bos))
+    end_D = np.append(begin_D[1:], num_targets)
+    # Where windows begin to score: at document starts, at chunk starts, and every stride after
+    # the first window of a document is full.
+    first_of = [begin_D, np.arange(0, num_targets, chunk_tokens)]
+    for begin, end in zip(begin_D, end_D, strict=True):
+        first_of.append(np.arange(begin + scheme.seq_len, end, scheme.stride))
+    first_W = np.unique(np.concatenate(first_of))
     begin_W = begin_D[np.searchsorted(begin_D, first_W, side="right") - 1]
-    start_W = begin_W + stride * np.maximum(0, (first_W - begin_W - seq_len) // stride + 1)
-    return np.stack([start_W, first_W, np.append(first_W[1:], num_targets)], axis=1)
+    moves_W = np.maximum(0, (first_W - begin_W - scheme.seq_len) // scheme.stride + 1)
+    start_W = begin_W + scheme.stride * moves_W
+    end_W = np.append(first_W[1:], num_targets)
+    return np.stack([start_W, first_W, end_W], axis=1)
+
+
+# Order --------------------------------------------------------------------------------------------
 
 
 class IllegalScore(ValueError):
     """A score breaks a rule: its name in tools.legality.rules.RULES, and what happened."""
 
-    def __init__(self, rule: str, what: str):
-        super().__init__(f"{rule}: {what}")
+    def __init__(self, rule: str, event: str):
+        super().__init__(f"{rule}: {event}")
         self.rule = rule
 
 
 @dataclass
 class Ledger:
-    """Which targets were scored and trained on, as intervals first..end. Raises: IllegalScore."""
+    """Which targets were scored and trained on, as intervals first..end. Raises: IllegalScore.
+
+    Invariant: `scored` tiles 0..done without gap or overlap, and every interval of `trained` lay
+    below `done` when it was entered.
+    """
 
     scored: list[tuple[int, int]] = field(default_factory=list)
     trained: list[tuple[int, int]] = field(default_factory=list)
@@ -308,8 +365,10 @@ class Ledger:
 
     def score(self, first: int | np.ndarray, end: int | np.ndarray) -> None:
         """Enter targets just scored, one interval or an array of each: they tile what is next."""
-        first_W, end_W = np.atleast_1d(first), np.atleast_1d(end)
-        if not ((first_W == np.append(self.done, end_W[:-1])).all() and (first_W < end_W).all()):
+        first_W = np.atleast_1d(first)
+        end_W = np.atleast_1d(end)
+        is_tiling = (first_W == np.append(self.done, end_W[:-1])).all()
+        if not is_tiling or (first_W >= end_W).any():
             raise IllegalScore("one-pass", f"a target after {self.done} is scored twice or never")
         self.scored.append((self.done, int(end_W[-1])))
         self.done = int(end_W[-1])
@@ -317,14 +376,17 @@ class Ledger:
     def train(self, first: int, end: int) -> None:
         """Enter targets about to be trained on: all of them have been scored."""
         if not 0 <= first < end <= self.done:
-            what = f"targets {first} to {end} trained on when {self.done} were scored"
-            raise IllegalScore("score-first", what)
+            event = f"targets {first} to {end} trained on when {self.done} were scored"
+            raise IllegalScore("score-first", event)
         self.trained.append((first, end))
 
     def close(self, num_targets: int) -> None:
         """End the pass: no target is left."""
         if self.done != num_targets:
             raise IllegalScore("one-pass", f"{self.done} of {num_targets} targets were scored")
+
+
+# Probes -------------------------------------------------------------------------------------------
 
 
 def influence(nats_fn, tokens_T: np.ndarray, changed: slice, watched: slice, seed=0) -> float:
@@ -334,18 +396,21 @@ def influence(nats_fn, tokens_T: np.ndarray, changed: slice, watched: slice, see
     where they are. Of targets before a change a causal scorer gives 0.
     Source: the flip test of upstream PR #1240.
     """
-    flipped_T, ids = np.array(tokens_T), np.setdiff1d(tokens_T, BOS_ID)
+    original_T = np.array(tokens_T)
+    ids = np.setdiff1d(original_T, BOS_ID)
     require(len(ids) > 1, f"{len(ids)} ids besides BOS must be 2 or more; probe with real text")
-    part_T = flipped_T[changed]
+    part_T = original_T[changed]
+    # Another id at each place: so many further in the list of all ids, never all the way round.
     shift_T = np.random.default_rng(seed).integers(1, len(ids), size=len(part_T))
     others_T = ids[(np.searchsorted(ids, part_T) + shift_T) % len(ids)]
-    part_T[:] = np.where(part_T == BOS_ID, part_T, others_T)
-    moved_S = np.abs(nats_fn(flipped_T)[watched] - nats_fn(np.array(tokens_T))[watched])
+    flipped_T = original_T.copy()
+    flipped_T[changed] = np.where(part_T == BOS_ID, part_T, others_T)
+    moved_S = np.abs(nats_fn(flipped_T)[watched] - nats_fn(original_T)[watched])
     return float(np.nan_to_num(moved_S, nan=math.inf).max(initial=0.0))
 
 
 def total_mass(logp_PV: np.ndarray) -> np.ndarray:
-    """Return what the probabilities at each position add up to: 1, or they are none."""
+    """Return the sum of the probabilities at each position, which must be 1."""
     return np.exp(np.asarray(logp_PV, dtype=np.float64)).sum(axis=-1)
 
 
@@ -354,83 +419,137 @@ def implied_bytes(loss: float, bpb: float, targets: int) -> float:
     return loss / math.log(2) / bpb * targets
 
 
-def score_windows(logits_fn, tokens_T: np.ndarray, table: ByteTable, **how) -> Score:
-    """Score every target once by a fixed model: score_first, with its keywords, in one chunk."""
-    return score_first(logits_fn, None, tokens_T, table, chunk_tokens=len(tokens_T), **how)
+# Scoring ------------------------------------------------------------------------------------------
+
+
+def score_windows(
+    logits_fn: Callable[[Tensor], Tensor],
+    tokens_T: np.ndarray,
+    table: ByteTable,
+    scheme: Scheme,
+    ranks: Ranks | None = None,
+) -> Score:
+    """Score every target once by a model that does not change."""
+    return score_first(logits_fn, None, tokens_T, table, scheme, ranks)
 
 
 def score_first(
-    logits_fn: Callable[[Tensor], Tensor], adapt_fn: Callable[[Tensor, int, int], None] | None,
-    tokens_T: np.ndarray, table: ByteTable, *, seq_len: int, stride: int, isolate: bool,
-    device: torch.device | str, chunk_tokens: int = CHUNK_TOKENS, batch_tokens: int = BATCH_TOKENS,
-    rank: int = 0, world_size: int = 1, ledger: Ledger | None = None,
+    logits_fn: Callable[[Tensor], Tensor],
+    adapt_fn: AdaptFunction | None,
+    tokens_T: np.ndarray,
+    table: ByteTable,
+    scheme: Scheme,
+    ranks: Ranks | None = None,
+    *,
+    ledger: Ledger | None = None,
     progress: Callable[[float], None] = lambda done_frac: None,
 ) -> Score:
     """Score chunk after chunk, and let the model learn from each once its score is final.
 
-    adapt_fn(chunk_tokens_T, chunk_index, num_chunks) gets a copy of the chunk's inputs and targets,
-    no more; None trains nothing. The last chunk is never trained on: nothing is left to gain. Any
-    number of ranks returns one score: batches are planned before they are dealt out, and each has
-    its own place for its sum. Contexts reach back into earlier chunks.
+    adapt_fn gets a copy of the chunk's inputs and targets, no more; None trains nothing. The last
+    chunk is never trained on: nothing is left to gain. Any number of ranks returns one score:
+    batches are planned before they are dealt out, and each has its own place for its sum. Contexts
+    reach back into earlier chunks.
     Source: upstream's score-first rule, conditions C3 and C4 of its issue #1017.
     Raises: ValueError for tokens outside the vocabulary, logits of another shape or not finite.
     """
-    tokens_T, ledger = _as_stream(tokens_T, table), Ledger() if ledger is None else ledger
-    windows_W3 = plan_windows(tokens_T, seq_len, stride, isolate, chunk_tokens, table.bos_id)
-    limit = batch_tokens * 8192 // max(8192, len(table.base_bytes_V))  # so many logits, no more
-    rows = max(1, min(limit // seq_len, len(windows_W3)))
+    tokens_T = as_stream(tokens_T, table)
+    ranks = Ranks() if ranks is None else ranks
+    ledger = Ledger() if ledger is None else ledger
     num_targets = len(tokens_T) - 1
-    borders = np.searchsorted(windows_W3[:, 1], range(chunk_tokens, num_targets, chunk_tokens))
-    chunks = np.split(windows_W3, borders)
+    windows_W3 = plan_windows(tokens_T, scheme, table.bos_id)
+    chunks = _split_by_chunk(windows_W3, scheme.chunk_tokens or num_targets, num_targets)
+    V = table.vocab_size
+    most_tokens = scheme.batch_tokens * LARGE_VOCABULARY // max(LARGE_VOCABULARY, V)
+    rows = max(1, min(most_tokens // scheme.seq_len, len(windows_W3)))
+    batch_nats = BatchNats(logits_fn, tokens_T, V, scheme.seq_len, rows, ranks.device)
     for number, chunk_W3 in enumerate(chunks):
-        sorted_W3 = chunk_W3[np.argsort(chunk_W3[:, 2] - chunk_W3[:, 0], kind="stable")]
-        batches = np.split(sorted_W3, range(rows, len(sorted_W3), rows))
-        nats_N = torch.zeros(len(batches), dtype=torch.float64, device=device)
+        # Windows of like length share a batch, so that little of it is filling.
+        by_length = np.argsort(chunk_W3[:, 2] - chunk_W3[:, 0], kind="stable")
+        batches = np.split(chunk_W3[by_length], range(rows, len(chunk_W3), rows))
+        nats_N = torch.zeros(len(batches), dtype=torch.float64, device=ranks.device)
         # Not inference_mode: tensors that a model caches in it are unfit for training later on.
         with torch.no_grad():
-            for i in range(rank, len(batches), world_size):
-                nats_N[i] = _nats(logits_fn, tokens_T, batches[i], rows, seq_len, table, device)
+            for i in range(ranks.rank, len(batches), ranks.world_size):
+                nats_N[i] = batch_nats(batches[i])
                 progress((number + (i + 1) / len(batches)) / len(chunks))
-        if world_size > 1:
+        if ranks.world_size > 1:
             dist.all_reduce(nats_N)  # exact: all other ranks hold 0.0
         ledger.nats.append(math.fsum(nats_N.tolist()))
         ledger.score(chunk_W3[:, 1], chunk_W3[:, 2])
-        if number + 1 < len(chunks) and adapt_fn:
+        if adapt_fn and number + 1 < len(chunks):
             first, end = ledger.scored[-1]
             ledger.train(first, end)
             chunk_tokens_T = torch.from_numpy(tokens_T[first : end + 1].astype(np.int64))
-            adapt_fn(chunk_tokens_T.to(device), number, len(chunks))
+            adapt_fn(chunk_tokens_T.to(ranks.device), number, len(chunks))
     ledger.close(num_targets)
     return Score(math.fsum(ledger.nats), num_targets, table.total(tokens_T))
 
 
-def _nats(logits_fn, tokens_T, windows_B3, rows, seq_len, table, device) -> Tensor:
-    """Return the nats of one batch: log-softmax in float32, sum in float64.
+def _split_by_chunk(windows_W3: np.ndarray, chunk_tokens: int, num_targets: int) -> list:
+    borders = np.searchsorted(windows_W3[:, 1], range(chunk_tokens, num_targets, chunk_tokens))
+    return np.split(windows_W3, borders)
 
-    Every shape is a compilation, so inputs are padded to a power of two on the right, where a
+
+@dataclass
+class BatchNats:
+    """The nats of one batch of windows: log-softmax in float32, sum in float64.
+
+    Every shape is a compilation. So inputs are filled up to a power of two on the right, where a
     causal model does not look, and to a constant number of rows.
     """
-    start_B1, first_B1, end_B1 = np.split(windows_B3, 3, axis=1)
-    width = min(seq_len, max(64, 1 << int((end_B1 - start_B1).max() - 1).bit_length()))
-    at_BT = start_B1 + np.arange(width)
-    inside_BT = at_BT < end_B1
-    scored_BT = inside_BT & (at_BT >= first_B1)
-    input_BT = np.zeros((rows, width), dtype=np.int64)
-    input_BT[: len(windows_B3)][inside_BT] = tokens_T[at_BT[inside_BT]]
-    target_S = torch.from_numpy(tokens_T[at_BT[scored_BT] + 1].astype(np.int64)).to(device)
-    place_S = torch.from_numpy(np.flatnonzero(scored_BT)).to(device)
-    logits_BTV = logits_fn(torch.from_numpy(input_BT).to(device))
-    found, want = tuple(logits_BTV.shape), (rows, width, len(table.base_bytes_V))
-    require(found == want, f"logits of shape {found} must be {want}; score every token there is")
-    logits_SV = logits_BTV.flatten(0, 1)[place_S].float()
-    finite_S = logits_SV.isfinite().all(dim=1)
-    token = 1 + at_BT[scored_BT][int(finite_S.int().argmin())]
-    require(finite_S.all(), f"logits for token {token} of the stream must be finite; train again")
-    return F.cross_entropy(logits_SV, target_S, reduction="none").double().sum()
+
+    logits_fn: Callable[[Tensor], Tensor]
+    tokens_T: np.ndarray
+    vocab_size: int
+    seq_len: int
+    rows: int
+    device: torch.device
+
+    def __call__(self, windows_B3: np.ndarray) -> Tensor:
+        """Raises: ValueError for logits of another shape or not finite."""
+        start_B1, first_B1, end_B1 = np.split(windows_B3, 3, axis=1)
+        longest = int((end_B1 - start_B1).max())
+        power_of_two = 1 << (longest - 1).bit_length()
+        width = min(self.seq_len, max(FEWEST_INPUTS, power_of_two))
+        at_BT = start_B1 + np.arange(width)
+        is_inside_BT = at_BT < end_B1
+        is_scored_BT = is_inside_BT & (at_BT >= first_B1)
+
+        input_BT = np.zeros((self.rows, width), dtype=np.int64)
+        input_BT[: len(windows_B3)][is_inside_BT] = self.tokens_T[at_BT[is_inside_BT]]
+        target_S = self.tokens_T[at_BT[is_scored_BT] + 1].astype(np.int64)
+        place_S = np.flatnonzero(is_scored_BT)
+
+        logits_BTV = self.logits_fn(torch.from_numpy(input_BT).to(self.device))
+        shape = tuple(logits_BTV.shape)
+        expected = (self.rows, width, self.vocab_size)
+        require(
+            shape == expected,
+            f"logits of shape {shape} must be {expected}; score every token there is",
+        )
+        logits_SV = logits_BTV.flatten(0, 1)[torch.from_numpy(place_S).to(self.device)].float()
+        is_finite_S = logits_SV.isfinite().all(dim=1)
+        if not is_finite_S.all():
+            token = 1 + at_BT[is_scored_BT][int(is_finite_S.int().argmin())]
+            raise ValueError(f"logits for token {token} of the stream must be finite; train again")
+        target_S = torch.from_numpy(target_S).to(self.device)
+        return F.cross_entropy(logits_SV, target_S, reduction="none").double().sum()
 
 
-def sgd_adapter(model, *, seq_len, lr=0.002, momentum=0.9, epochs=3, freeze_blocks=2, rank=0,
-                world_size=1) -> Callable[[Tensor, int, int], None]:
+# Test-time training -------------------------------------------------------------------------------
+
+
+def sgd_adapter(
+    model,
+    *,
+    seq_len: int,
+    ranks: Ranks | None = None,
+    lr: float = 0.002,
+    momentum: float = 0.9,
+    epochs: int = 3,
+    freeze_blocks: int = 2,
+) -> AdaptFunction:
     """Return an adapt_fn that trains the model in place: its weights are changed for good.
 
     An epoch is one step on the chunk's mean loss, in rows of seq_len (the last may be short). The
@@ -440,28 +559,33 @@ def sgd_adapter(model, *, seq_len, lr=0.002, momentum=0.9, epochs=3, freeze_bloc
     Source: upstream PR #549.
     Raises: ValueError when there are no parameters blocks.N.* to freeze.
     """
+    ranks = Ranks() if ranks is None else ranks
     named = dict(model.named_parameters())
     frozen = tuple(f"blocks.{i}." for i in range(freeze_blocks))
     trained = [p for name, p in named.items() if not name.startswith(frozen)]
-    found = len(trained) < len(named) or not frozen
-    require(found, f"{freeze_blocks=} finds no parameters blocks.N.*; set it to 0")
+    has_frozen = len(trained) < len(named)
+    remedy = f"{freeze_blocks=} finds no parameters blocks.N.*; set it to 0"
+    require(has_frozen or not frozen, remedy)
     optimizer = torch.optim.SGD(trained, lr=lr, momentum=momentum)
 
     def adapt(chunk_tokens_T: Tensor, chunk_index: int, num_chunks: int) -> None:
         num_targets = len(chunk_tokens_T) - 1
         width = min(seq_len, num_targets)
-        spare = (0, -num_targets % (width * world_size))  # no rank is left without a row
-        input_RT = F.pad(chunk_tokens_T[:-1], spare).view(-1, width)[rank::world_size]
-        target_RT = F.pad(chunk_tokens_T[1:], spare, value=-100).view(-1, width)[rank::world_size]
+        filling = (0, -num_targets % (width * ranks.world_size))  # no rank is left without a row
+        input_RT = F.pad(chunk_tokens_T[:-1], filling).view(-1, width)
+        target_RT = F.pad(chunk_tokens_T[1:], filling, value=-100).view(-1, width)
+        own_rows = slice(ranks.rank, None, ranks.world_size)
         angle = math.pi * chunk_index / max(1, num_chunks - 1)
         optimizer.param_groups[0]["lr"] = lr * (1 + math.cos(angle)) / 2
         for _ in range(epochs):
             with torch.enable_grad():
-                logits = model(input_RT).float().flatten(0, 1)
-                nats = F.cross_entropy(logits, target_RT.flatten(), reduction="sum")
+                logits = model(input_RT[own_rows]).float().flatten(0, 1)
+                targets = target_RT[own_rows].flatten()
+                nats = F.cross_entropy(logits, targets, reduction="sum")
                 (nats / num_targets).backward(inputs=trained)
-            for parameter in trained if world_size > 1 else []:
-                dist.all_reduce(parameter.grad)
+            if ranks.world_size > 1:
+                for parameter in trained:
+                    dist.all_reduce(parameter.grad)
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
             optimizer.zero_grad()
@@ -469,104 +593,176 @@ def sgd_adapter(model, *, seq_len, lr=0.002, momentum=0.9, epochs=3, freeze_bloc
     return adapt
 
 
-def score_and_log(model, tokens_T, table, *, seq_len, stride, ttt=False, log=print, **how) -> dict:
-    """Log and return the score in blocks, by sliding window and with TTT; the last one is final.
+# Results and command line -------------------------------------------------------------------------
 
-    Keywords are those of score_windows; isolate is off unless given. TTT changes the weights.
+
+def score_and_log(
+    model,
+    tokens_T: np.ndarray,
+    table: ByteTable,
+    scheme: Scheme,
+    ranks: Ranks | None = None,
+    *,
+    adapt_fn: AdaptFunction | None = None,
+    log: Callable[[str], None] = print,
+) -> dict:
+    """Log and return the score in blocks, by sliding windows and with TTT; the last one is final.
+
+    adapt_fn changes the weights, so it comes last. The windows before it are then cut at the same
+    chunks, so that the gain of each chunk can be told.
     """
-    how = {"seq_len": seq_len, "isolate": False, **how}
-    ranks = {name: how[name] for name in ("rank", "world_size") if name in how}
-    results, nats, bpb = {}, {}, table.metric
-    for mode in ["blocks"] + ["sliding"] * (stride != seq_len) + ["ttt"] * ttt:
-        started, step = time.perf_counter(), seq_len if mode == "blocks" else stride
-        adapt_fn, ledger = None, Ledger()
-        if mode == "ttt":
-            adapt_fn = sgd_adapter(model, seq_len=seq_len, **ranks)
-        chunks = {} if ttt else {"chunk_tokens": len(tokens_T)}  # those of TTT, to compare with
-        how |= {"stride": step, "ledger": ledger}
-        score = score_first(model, adapt_fn, tokens_T, table, **how, **chunks)
-        nats[mode] = ledger.nats
-        time_ms = round(1000 * (time.perf_counter() - started))
-        line = (f"val_loss:{score.loss:.8f} {bpb}:{score.bpb:.8f} targets:{score.tokens}"
-                f" bytes:{score.bytes} eval_time:{time_ms}ms")
-        log(f"score mode:{mode} stride:{step} isolate:{how['isolate']:d} {line}")
-        results[mode] = {"val_loss": score.loss, bpb: score.bpb, "eval_time_ms": time_ms}
+    chunk_tokens = CHUNK_TOKENS if adapt_fn else 0
+    scheme = replace(scheme, chunk_tokens=scheme.chunk_tokens or chunk_tokens)
+    ranks = Ranks() if ranks is None else ranks
+    modes = {"blocks": replace(scheme, stride=scheme.seq_len)}
+    if not scheme.is_blocks:
+        modes["sliding"] = scheme
+    if adapt_fn:
+        modes["ttt"] = scheme
+    results = {}
+    nats_of_chunks = {}
+    for mode, mode_scheme in modes.items():
+        started = time.perf_counter()
+        ledger = Ledger()
+        more = {}
+        if ranks.is_first:  # a terminal has one last line for all ranks
+            more["progress"] = Progress(f"scoring, {mode}", log)
+        score = score_first(
+            model,
+            adapt_fn if mode == "ttt" else None,
+            tokens_T,
+            table,
+            mode_scheme,
+            ranks,
+            ledger=ledger,
+            **more,
+        )
+        nats_of_chunks[mode] = ledger.nats
+        fields = {
+            "val_loss": score.loss,
+            "metric": table.metric,
+            "bpb": score.bpb,
+            "targets": score.tokens,
+            "bytes": score.bytes,
+            "eval_ms": round(1000 * (time.perf_counter() - started)),
+        }
+        where_from = dict(mode=mode, stride=mode_scheme.stride, isolate=scheme.isolate)
+        log(log_lines.SCORE.write(**where_from, **fields))
+        results[mode] = {
+            "val_loss": score.loss,
+            table.metric: score.bpb,
+            "eval_time_ms": fields["eval_ms"],
+        }
     unigram = unigram_score(tokens_T, table)
-    log(f"unigram val_loss:{unigram.loss:.8f} {bpb}:{unigram.bpb:.8f}")
-    log(f"final {line}")
-    results |= {"final": results[mode], "unigram": {bpb: unigram.bpb}}
-    if ttt:  # what it gains by place; python -m tools.runs.plot draws it
-        is_plain, first_N = table.sidecar_T is None, [first for first, _ in ledger.scored]
-        bytes_S = table.count(tokens_T[:-1], tokens_T[1:]) if is_plain else table.sidecar_T[1:]
-        before, *_, after = nats.values() if stride == seq_len else list(nats.values())[1:]
-        results["chunks"] = {"targets": [end - first for first, end in ledger.scored],
-                             "bytes": np.add.reduceat(bytes_S, first_N, dtype=np.int64).tolist(),
-                             "before": before, "after": after}
+    log(log_lines.UNIGRAM.write(val_loss=unigram.loss, metric=table.metric, bpb=unigram.bpb))
+    log(log_lines.FINAL.write(**fields))
+    results["final"] = results[mode]
+    results["unigram"] = {table.metric: unigram.bpb}
+    if adapt_fn:
+        before = nats_of_chunks["blocks" if scheme.is_blocks else "sliding"]
+        results["chunks"] = _chunk_gains(ledger, before, table.of_targets(tokens_T))
     return {"targets": score.tokens, "bytes": score.bytes, **results}
 
 
-def score_artifact(args: argparse.Namespace, log: Callable[[str], None], **ranks) -> dict:
-    """Load an artifact with the code that ran, check the bytes of the text, and score."""
-    folder = args.artifact.resolve().parent
-    sys.path.insert(0, str(folder))  # its own sources, or where it has none those beside this file
-    saved = folder / "settings.json"
-    known = (json.loads(saved.read_text()) if saved.exists() else {}) | vars(args)
-    code = importlib.import_module(str(known.get("code", "train_gpt")))
-    sys.path.remove(str(folder))
-    require(hasattr(code, "load_artifact"), f"{code.__name__} is no trainer; name one with --code")
-    model, settings = code.load_artifact(args.artifact, args.device)
-    settings = known | settings | vars(args)
-    for name, flag in (("data_path", "--data"), ("tokenizer_path", "--tokenizer")):
-        require(name in settings, f"{name} is not in {saved}; pass {flag}")
-    byte_table = getattr(code, "byte_table", ByteTable.from_sentencepiece)  # older code has none
-    table = byte_table(settings["tokenizer_path"], settings["vocab_size"])
-    tokens_T, table = read_validation(settings["data_path"], table)
+def _chunk_gains(ledger: Ledger, before: list[float], bytes_S: np.ndarray) -> dict:
+    """What TTT gains by place: targets, bytes and nats of each chunk (golf.py plot draws it)."""
+    first_N = [first for first, _ in ledger.scored]
+    return {
+        "targets": [end - first for first, end in ledger.scored],
+        "bytes": np.add.reduceat(bytes_S, first_N, dtype=np.int64).tolist(),
+        "before": before,
+        "after": ledger.nats,
+    }
+
+
+def score_artifact(args: argparse.Namespace, open_model, ranks: Ranks, log) -> dict:
+    """Open a model, check the bytes of the text, and score."""
+    opened = open_model(args.model, ranks.device, trust=args.trust)
+    saved = opened.run_settings
+    data_path = args.data or saved.get("data_path")
+    tokenizer_path = args.tokenizer or saved.get("tokenizer_path")
+    for value, flag in ((data_path, "--data"), (tokenizer_path, "--tokenizer")):
+        require(value, f"{opened.path} lies in no run's folder; pass {flag}")
+    vocab_size = opened.model_settings["vocab_size"]
+    if opened.recipe is None:
+        table = ByteTable.from_sentencepiece(tokenizer_path, vocab_size)
+    else:
+        table = opened.recipe.byte_table(tokenizer_path, vocab_size)
+    tokens_T, table = read_validation(data_path, table)
     if table.sidecar_T is None:
-        table.check(settings["tokenizer_path"], tokens_T)
-    if sys.stdout.isatty():
-        ranks["progress"] = lambda done_frac: log(f"scored:{done_frac:.1%}", end="\r")
-    how = {"seq_len": settings["train_seq_len"], "stride": settings.get("eval_stride", 64),
-           "isolate": args.isolate, "ttt": args.ttt}
-    return how | score_and_log(model, tokens_T, table, log=log, device=args.device, **how, **ranks)
+        table.check(tokenizer_path, tokens_T)
+    seq_len = opened.seq_len if args.seq_len is None else args.seq_len
+    stride = args.stride
+    if stride is None:
+        stride = min(saved.get("eval_stride", 64), seq_len)
+    scheme = Scheme(seq_len, stride, args.isolate)
+    adapt_fn = None
+    if args.ttt:
+        adapt_fn = opened.recipe and opened.recipe.adapter(opened.model, seq_len, ranks)
+        require(adapt_fn, f"--ttt: {opened.path} has no test-time adapter; score without it")
+    results = score_and_log(
+        opened.model, tokens_T, table, scheme, ranks, adapt_fn=adapt_fn, log=log
+    )
+    context = {"seq_len": seq_len, "stride": stride, "isolate": args.isolate, "ttt": args.ttt}
+    return context | results
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Score an artifact on validation text.")
-    add, on_off = parser.add_argument, argparse.BooleanOptionalAction
-    run = {"default": argparse.SUPPRESS}  # what is not given is as in the run's settings
-    add("artifact", type=Path)
-    add("--stride", dest="eval_stride", type=int, help="targets that a window adds", **run)
-    add("--seq-len", dest="train_seq_len", type=int, help="inputs that a window holds", **run)
-    add("--data", dest="data_path", metavar="DIR", help="folder with *_val_*.bin", **run)
-    add("--tokenizer", dest="tokenizer_path", metavar="FILE", help="of these shards", **run)
-    add("--code", metavar="MODULE", help="trainer that made it, as baselines.train", **run)
-    add("--isolate", action=on_off, default=False, help="let no context cross a document start")
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Score a model on validation text.")
+    add = parser.add_argument
+    add("model", type=Path, help="artifact, checkpoint, run folder or Hugging Face folder")
+    add("--stride", type=int, help="targets that a window adds (the run's)")
+    add("--seq-len", type=int, help="inputs that a window holds (those of training)")
+    add("--data", metavar="DIR", help="folder with *_val_*.bin (the run's)")
+    add("--tokenizer", metavar="FILE", help="of these shards (the run's)")
+    add(
+        "--isolate",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="let no context cross a document start",
+    )
     add("--ttt", action="store_true", help="score also while training on what has been scored")
     add("--json", action="store_true", help="print one JSON object; the lines go to stderr")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
-    args, rank, world_size = parser.parse_args(argv), 0, 1
-    if dist.is_torchelastic_launched():
-        if args.device == "cuda":
-            torch.cuda.set_device(dist.get_node_local_rank())
-        dist.init_process_group("nccl" if args.device == "cuda" else "gloo")
-        rank, world_size = dist.get_rank(), dist.get_world_size()
+    add("--trust", action="store_true", help="run the code that a Hugging Face folder carries")
+    return parser.parse_args(argv)
 
-    def log(line: str, end: str = "\n") -> None:
-        if rank == 0:
-            print(line, end=end, file=sys.stderr if args.json else sys.stdout, flush=True)
 
+def start_ranks(device: str) -> Ranks:
+    """Join torchrun's processes, if there are any. Raises: ValueError where CUDA is missing."""
+    has_cuda = torch.cuda.is_available()
+    require(device == "cpu" or has_cuda, f"--device {device}: there is no CUDA here; use cpu")
+    if not dist.is_torchelastic_launched():
+        return Ranks(device=torch.device(device))
+    if device == "cuda":
+        torch.cuda.set_device(dist.get_node_local_rank())
+    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    return Ranks(dist.get_rank(), dist.get_world_size(), torch.device(device))
+
+
+def main(argv: list[str] | None, open_model) -> int:
+    """Run the command. open_model is engine.open_model's: the engine imports this module."""
+    args = parse_arguments(argv)
     try:
-        results = score_artifact(args, log, rank=rank, world_size=world_size)
+        ranks = start_ranks(args.device)
+
+        def log(line: str) -> None:
+            if ranks.is_first:
+                print(line, file=sys.stderr if args.json else sys.stdout, flush=True)
+
+        results = score_artifact(args, open_model, ranks, log)
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         print("error:", *str(error).split(), file=sys.stderr)
         return 2
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
-    if args.json and rank == 0:
-        print(json.dumps({"artifact": str(args.artifact)} | results))
+    if args.json and ranks.is_first:
+        print(json.dumps({"artifact": str(args.model)} | results))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from engine.open_model import open_model
+
+    sys.exit(main(None, open_model))

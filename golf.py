@@ -147,7 +147,7 @@ COMMANDS = (
         purpose="one recipe with several seeds or settings, every launch registered",
         module="tools.runs.seeds",
         example="seeds -n 3 --name mine",
-        extras_by_argument=((like("(--engine=)?slurm"), "sweep"),),
+        extras_by_argument=((like("(--(engine|on)=)?slurm"), "sweep"),),
     ),
     Command(
         name="score",

@@ -1,7 +1,7 @@
 """Turn a state dict into artifact bytes, and artifact bytes back into weights.
 
     python quantize.py CHECKPOINT --out A.pgz [--target-bytes N] [--trellis]
-    python quantize.py report A.pgz [--reference CHECKPOINT] [--json]
+    python -m codec.report A.pgz    says where its bytes go
 
 Two codecs share one container. The trellis codec (`encode_trellis`) is what train_gpt.py packs
 with: GPTQ around a trellis quantiser (trellis.py), whose points are entropy-coded (rans.py), to a
@@ -32,7 +32,6 @@ import os
 import re
 import struct
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -45,8 +44,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import rans
-import trellis
+from codec import rans, trellis
 
 CAP_BYTES = 16_000_000  # code and artifact together, by the rules of the challenge
 MAGIC = b"\x89PGZ"  # the first byte is not ASCII, so a transfer in text mode shows
@@ -66,6 +64,9 @@ STATES = 32  # of the trellis: 16 cost 0.009 bit a weight more and take nearly a
 # A token, by the Hessians; where it was measured, up to twice that (LOG.md).
 NEGLIGIBLE_NATS = 1e-4
 STEP_LOSS = 0.115  # nats a token that a weight of base step 1 adds, in units of its Hessian
+
+# What an artifact needs to be read: the sources that count, beside those of the model.
+SOURCES = tuple(module.__file__ for module in (trellis, rans)) + (__file__,)
 
 State = dict[str, Tensor]
 
@@ -225,7 +226,7 @@ def _symbols(state_dict: State, row_of: dict[str, PlanRow]) -> list[bytes]:
     return streams
 
 
-def _weight(entry: Entry, half_data: bytes, code_data: bytes) -> Tensor:
+def stored_weight(entry: Entry, half_data: bytes, code_data: bytes) -> Tensor:
     """The tensor of two decompressed streams, once their numbers are seen to be in range."""
     pairs = np.frombuffer(half_data, np.uint8).reshape(2, -1).T.copy()
     halves = torch.from_numpy(pairs.reshape(-1).view("<f2").astype(np.float16))
@@ -396,8 +397,8 @@ def decode(blob: bytes) -> tuple[State, dict]:
     """
     settings, entries, offset = read_header(blob)
     state = {entry.name: None for entry in entries}
-    for entry, *data in _read_streams(blob, entries, offset):
-        state[entry.name] = _weight(entry, *data)
+    for entry, *data in read_streams(blob, entries, offset):
+        state[entry.name] = stored_weight(entry, *data)
     for entry, points, base_step in read_points(blob, entries, offset):
         state[entry.name] = torch.from_numpy(points.dequantize(base_step))
     return state, settings
@@ -462,7 +463,7 @@ def _check_table(table: list, stream_bytes: int, version: int) -> None:
         raise ArtifactError(f"file and tensor table differ by {stream_bytes} bytes of streams")
 
 
-def _read_streams(blob: bytes, entries: list[Entry], offset: int):
+def read_streams(blob: bytes, entries: list[Entry], offset: int):
     """Each entry with its two streams decompressed, to the sizes that its shape demands."""
     _, decompress, zstd_error = load_zstd()
     for entry in entries:
@@ -541,87 +542,11 @@ def encode_to_target(
     )
 
 
-# --- Report ----------------------------------------------------------------------------------
-def report(blob: bytes, reference_state: State | None = None) -> dict:
-    """Where the bytes of an artifact go and, given the weights it was made from, what was lost.
-
-    Tensors whose names differ by a number form a group. entropy_bytes is the order-0 bound: what an
-    ideal coder needs that knows, for each tensor, how often each code and fp16 byte occurs, or of
-    points the entropy under the frequency tables in the artifact.
-    relative_rms is the norm of the error over that of the reference, sqnr_db its inverse in
-    decibels; both are None where there is nothing to compare. The plan is what was chosen for each
-    tensor: bits of its grid, or the base step of its points and the bits that a weight then took.
-    Raises: ArtifactError as decode; ValueError when the reference holds other tensors.
-    """
-    _, entries, offset = read_header(blob)
-    if reference_state is not None:
-        references = {(name, *tensor.shape) for name, tensor in reference_state.items()}
-        if different := references ^ {(entry.name, *entry.shape) for entry in entries}:
-            raise ValueError(f"artifact and reference differ in {sorted(map(str, different))[0]}")
-    groups, plan = {}, {entry.name: {"bits": entry.bits} for entry in entries}
-
-    def add(name: str, weight: Tensor, stored_bytes: float, entropy_bytes: float) -> None:
-        group = groups.setdefault(re.sub(r"\b\d+\b", "*", name), Counter())
-        group.update(tensors=1, parameters=weight.numel(), bytes=stored_bytes)
-        group.update(entropy_bytes=entropy_bytes)
-        if reference_state is not None:
-            reference = reference_state[name].detach().cpu().double()
-            error = float((weight - reference).square().sum())
-            group.update(error=error, power=float(reference.square().sum()))
-
-    for entry, half_data, code_data in _read_streams(blob, entries, offset):
-        planes = half_data[: len(half_data) // 2], half_data[len(half_data) // 2 :], code_data
-        weight, bound = _weight(entry, half_data, code_data), sum(map(order0_bytes, planes))
-        add(entry.name, weight, entry.half_bytes + entry.code_bytes, bound)
-    if decoded := list(read_points(blob, entries, offset)):
-        # one stream holds the points of all tensors: each is given its share of the coded words
-        shares = rans.coded_bytes([points for _, points, _ in decoded])
-        side_bytes, word_bytes = rans.parts(
-            blob[points_start(entries, offset) : -CHECKSUM_BYTES], len(decoded)
-        )
-        for share, (entry, points, base_step) in zip(shares, decoded, strict=True):
-            weight = torch.from_numpy(points.dequantize(base_step))
-            bits = 8 * share / max(weight.numel(), 1)
-            plan[entry.name] = {"base_step": base_step, "bits": bits}
-            add(entry.name, weight, share / max(sum(shares), 1) * word_bytes, share)
-        groups["exponents and tables of the points"] = Counter(
-            bytes=side_bytes, entropy_bytes=side_bytes
-        )
-    for group in groups.values():
-        error, power = group.pop("error", 0), group.pop("power", 0)
-        group["bytes"] = round(group["bytes"])
-        numbers = group["parameters"]
-        group["bits_per_parameter"] = 8 * group["bytes"] / numbers if numbers else None
-        group["relative_rms"] = math.sqrt(error / power) if power else None
-        group["sqnr_db"] = 10 * math.log10(power / error) if power and error else None
-    parameters = sum(group["parameters"] for group in groups.values())
-    return {
-        "bytes": len(blob),
-        "parameters": parameters,
-        "bits_per_parameter": 8 * len(blob) / max(parameters, 1),
-        "entropy_bytes": sum(group["entropy_bytes"] for group in groups.values()),
-        "groups": groups,
-        "plan": plan,
-    }
-
-
 def order0_bytes(symbols: bytes) -> float:
     """The entropy of symbols by how often each occurs, in bytes."""
     counts = np.bincount(np.frombuffer(symbols, np.uint8))
     counts = counts[counts > 0]
     return float((counts * np.log2(counts.sum() / counts)).sum() / 8)
-
-
-def format_report(summary: dict) -> str:
-    """The report as a table, largest group first."""
-    columns = ("tensors", "parameters", "bytes", "bits_per_parameter", "entropy_bytes")
-    columns += ("relative_rms", "sqnr_db")
-    groups = sorted(summary["groups"].items(), key=lambda item: -item[1]["bytes"])
-    lines = [("group", *columns)]
-    for name, group in [*groups, ("total, with header and checksum", summary)]:
-        cells = (group.get(column) for column in columns)
-        lines.append((name, *(f"{c:.4f}" if isinstance(c, float) else str(c or "") for c in cells)))
-    return "\n".join(f"{name:31}" + "".join(f"{t:>19}" for t in texts) for name, *texts in lines)
 
 
 # --- Files and command line ------------------------------------------------------------------
@@ -665,18 +590,17 @@ def load_checkpoint(path: str | Path) -> tuple[State, dict]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; returns 0, or 2 after one line on stderr where the input is at fault."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    """Pack a checkpoint; returns 0, or 2 after one line on stderr where the input is at fault."""
     try:
-        print(_report(arguments[1:]) if arguments[:1] == ["report"] else _pack(arguments))
+        print(_pack(arguments))
     except (ValueError, OSError, ImportError) as error:
         print("quantize.py:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     return 0
 
 
-def _pack(arguments: list[str]) -> str:
-    description = "Pack a checkpoint; `quantize.py report A.pgz` says where an artifact's bytes go."
+def _pack(arguments: list[str] | None) -> str:
+    description = "Pack a checkpoint; codec.report says where the bytes of an artifact go."
     parser = argparse.ArgumentParser("quantize.py", description=description)
     parser.add_argument("checkpoint", type=Path, help="from the trainer, or a plain state dict")
     parser.add_argument("--out", type=Path, required=True, help="artifact to write")
@@ -701,17 +625,6 @@ def _pack(arguments: list[str]) -> str:
     write_atomic(options.out, artifact)
     clips = " ".join(f"{row.pattern}:{row.clip_sigmas:.3f}" for row in plan if row.clip_sigmas)
     return f"artifact model_bytes:{len(artifact)} clip_sigmas {clips}"
-
-
-def _report(arguments: list[str]) -> str:
-    parser = argparse.ArgumentParser("quantize.py report", description="Say where the bytes go.")
-    parser.add_argument("artifact", type=Path)
-    parser.add_argument("--reference", type=Path, help="checkpoint to measure the error against")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    options = parser.parse_args(arguments)
-    reference = load_checkpoint(options.reference)[0] if options.reference else None
-    summary = report(options.artifact.read_bytes(), reference)
-    return json.dumps(summary) if options.json else format_report(summary)
 
 
 if __name__ == "__main__":

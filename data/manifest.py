@@ -1,30 +1,52 @@
 """What a prepared folder says about itself: manifest.json, and an index of document hashes.
 
-The manifest names source, tokenizer, split rule and counts, and the SHA-256 of every shard. The
-index holds 8 bytes for each document, so whether two splits meet is one intersection of integers.
+The manifest names source, tokenizer, split rule and counts, and the SHA-256 of every shard. In
+short (SCHEMA below has every key):
+
+    {"version": 1,
+     "source": {"name": "stories.jsonl", "sha256": "9f…"},
+     "tokenizer": {"kind": "bytes", "file": null, "sha256": null, "vocab_size": 260},
+     "split_rule": {"rule": "first", "val_documents": 2},
+     "splits": {"train": {"documents": 3, "tokens": 40, …}, "val": {"documents": 2, …}},
+     "shards": [{"file": "stories_train_000000.bin", "split": "train", "documents": 3,
+                 "tokens": 40, "sha256": "07…", "sidecar": {"file": …, "sha256": …}}, …],
+     "sidecar_required": true,
+     "bos_id": 1,
+     "document_index": {"file": "documents.idx", "sha256": "c2…", "of": "text",
+                        "train": 3, "val": 2}}
+
+A sidecar (NAME.bytes.bin) is a shard too: its "tokens" are the UTF-8 bytes of the original text
+that each token of the shard beside it stands for. BOS has 0, so "hi" as bytes is
+
+    shard    1 108 109        (BOS, "h" + 4, "i" + 4)
+    sidecar  0   1   1
+
+The index, documents.idx, is 8 bytes for each document, little-endian: the hashes of the training
+documents, sorted, then those of the validation documents, sorted. So whether two splits meet is
+one intersection of integers: train 10 20 30, val 4 20 -> they share the document 20.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from data import gpt2_tokenizer
-from evaluate import find_shards
+from data.files import sha256_file, write_atomic
+from engine.shards import find_shards
 
 VERSION = 1
 MANIFEST = "manifest.json"
 INDEX = "documents.idx"
 STAMP = ".verified.json"  # size and time of every file of the manifest when it was last hashed
 SPLITS = ("train", "val")
+HASH_BYTES = 8  # two of 10^9 documents have the same hash with a probability of 3 %
 
 # Every key of a manifest and the kind of its value: a type, a tuple of choices, or the same again.
 # A key that ends in "?" may hold null, where the fact is not known. More keys are allowed.
@@ -69,7 +91,7 @@ SCHEMA = {
 
 
 class ManifestError(ValueError):
-    """manifest.json is missing, damaged, or says what cannot be."""
+    """manifest.json is missing, damaged, or contradicts itself or the files it names."""
 
 
 def require(condition: bool, message: str) -> None:
@@ -77,15 +99,13 @@ def require(condition: bool, message: str) -> None:
         raise ManifestError(f"{message}; build or fetch the folder again (data/prepare.py)")
 
 
+# Schema -------------------------------------------------------------------------------------------
+
+
 def check_kind(value, kind, name: str) -> None:
     """Raise ManifestError, by the name of the key, where a value is not of its kind."""
     if isinstance(kind, dict):
-        require(isinstance(value, dict), f"{name} must be an object, not {value!r}")
-        for key, inner in kind.items():
-            bare = key.removesuffix("?")
-            require(bare in value, f"{name} lacks {bare!r}")
-            if not (key.endswith("?") and value[bare] is None):
-                check_kind(value[bare], inner, f"{name}.{bare}")
+        _check_object(value, kind, name)
     elif isinstance(kind, list):
         require(isinstance(value, list) and value != [], f"{name} must be a list that is not empty")
         for number, item in enumerate(value):
@@ -93,35 +113,68 @@ def check_kind(value, kind, name: str) -> None:
     elif isinstance(kind, tuple):
         require(value in kind, f"{name} must be one of {kind}, not {value!r}")
     else:
+        # type() and not isinstance(): True is an int in Python and must not pass for a count.
         fits = type(value) is kind and (kind is not int or value >= 0)
         require(fits, f"{name} must be of type {kind.__name__} and not negative, not {value!r}")
+
+
+def _check_object(value, kinds: dict, name: str) -> None:
+    require(isinstance(value, dict), f"{name} must be an object, not {value!r}")
+    for key, kind in kinds.items():
+        bare = key.removesuffix("?")
+        may_be_null = key.endswith("?")
+        require(bare in value, f"{name} lacks {bare!r}")
+        if value[bare] is None and may_be_null:
+            continue
+        check_kind(value[bare], kind, f"{name}.{bare}")
 
 
 def check_manifest(manifest: dict, name: str) -> None:
     """Raise ManifestError where the manifest breaks the schema or contradicts itself."""
     check_kind(manifest, SCHEMA, name)
-    shards, index = manifest["shards"], manifest["document_index"]
-    files = [shard["file"] for shard in shards]
-    files += [shard["sidecar"]["file"] for shard in shards if shard["sidecar"]]
-    files += [index["file"]] if index else []
+    _check_file_names(manifest, name)
+    for split in SPLITS:
+        _check_counts(manifest, split, name)
+    if manifest["sidecar_required"]:
+        val_shards = [shard for shard in manifest["shards"] if shard["split"] == "val"]
+        bare = [shard for shard in val_shards if not shard["sidecar"]]
+        require(not bare, f"{name} requires sidecars and names none for {bare[:1]}")
+
+
+def named_files(manifest: dict) -> list[dict]:
+    """Return the entry, with file and sha256, of every shard and sidecar."""
+    shards = manifest["shards"]
+    return shards + [shard["sidecar"] for shard in shards if shard["sidecar"]]
+
+
+def _check_file_names(manifest: dict, name: str) -> None:
+    files = [entry["file"] for entry in named_files(manifest)]
+    if manifest["document_index"]:
+        files.append(manifest["document_index"]["file"])
     for file in files:
+        # A manifest comes from elsewhere at times: it must not reach out of its folder.
         plain = file == os.path.basename(file) and file not in ("", ".", "..")
         require(plain, f"{name}: file {file!r} must be a plain name in the folder")
     require(len(set(files)) == len(files), f"{name} names a file twice")
-    for split in SPLITS:
-        may_lack = split == "train" and manifest["split_rule"]["rule"] == "whole"
-        found = manifest["splits"][split]["documents"] > 0 or may_lack
-        require(found, f"{name}: no {split} documents")
-        for key in ("documents", "tokens"):
-            want = manifest["splits"][split][key]
-            total = sum(shard[key] for shard in shards if shard["split"] == split)
-            require(total == want, f"{name}: {split} shards hold {total} {key}, split says {want}")
-        if index:
-            count, want = index[split], manifest["splits"][split]["documents"]
-            require(count == want, f"{name}: {count} {split} hashes for {want} documents")
-    if manifest["sidecar_required"]:
-        bare = [s["file"] for s in shards if s["split"] == "val" and not s["sidecar"]]
-        require(not bare, f"{name} requires sidecars and names none for {bare[:1]}")
+
+
+def _check_counts(manifest: dict, split: str, name: str) -> None:
+    counts = manifest["splits"][split]
+    # A test file for evaluation alone is validation as a whole, with nothing to train on.
+    may_be_empty = split == "train" and manifest["split_rule"]["rule"] == "whole"
+    require(counts["documents"] > 0 or may_be_empty, f"{name}: no {split} documents")
+    shards = [shard for shard in manifest["shards"] if shard["split"] == split]
+    for key in ("documents", "tokens"):
+        total = sum(shard[key] for shard in shards)
+        message = f"{name}: {split} shards hold {total} {key}, split says {counts[key]}"
+        require(total == counts[key], message)
+    index = manifest["document_index"]
+    if index:
+        message = f"{name}: {index[split]} {split} hashes for {counts['documents']} documents"
+        require(index[split] == counts["documents"], message)
+
+
+# Reading and writing ------------------------------------------------------------------------------
 
 
 def read_manifest(folder: str | Path) -> dict:
@@ -131,8 +184,8 @@ def read_manifest(folder: str | Path) -> dict:
     """
     path = Path(folder) / MANIFEST
     if not path.is_file():
-        what = "the folder was not made, or not finished, by data/prepare.py"
-        raise FileNotFoundError(errno.ENOENT, what, str(path))
+        message = "the folder was not made, or not finished, by data/prepare.py"
+        raise FileNotFoundError(errno.ENOENT, message, str(path))
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -153,77 +206,76 @@ def write_manifest(folder: str | Path, manifest: dict) -> None:
     check_manifest(manifest, str(path))
     if manifest["document_index"]:
         index = read_index(folder, manifest)
-        both, allowed = len(shared(index["train"], index["val"])), manifest.get("shared_documents")
-        what = f"{path}: {both} validation documents are in the training text"
-        require(both <= (allowed or 0), what)
+        both = len(shared(index["train"], index["val"]))
+        allowed = manifest.get("shared_documents") or 0
+        message = f"{path}: {both} validation documents are in the training text"
+        require(both <= allowed, message)
     write_atomic(path, json.dumps(manifest, indent=1) + "\n")
     write_stamp(folder, manifest)
 
 
 def write_stamp(folder: str | Path, manifest: dict) -> None:
-    """Note size and time of the shards and sidecars, whose hashes have been compared just now."""
-    folder, stamp = Path(folder), {}
-    for shard in manifest["shards"]:
-        for entry in filter(None, (shard, shard["sidecar"])):
-            status = (folder / entry["file"]).stat()
-            stamp[entry["file"]] = [entry["sha256"], status.st_size, status.st_mtime_ns]
+    """Note size and time of the shards and sidecars, whose hashes have been compared just now.
+
+    Example: {"x_val_000000.bin": ["c2…", 2048, 1790000000000000000]}
+    """
+    folder = Path(folder)
+    stamp = {entry["file"]: _stamp_entry(folder, entry) for entry in named_files(manifest)}
     write_atomic(folder / STAMP, json.dumps(stamp))
+
+
+def _stamp_entry(folder: Path, entry: dict) -> list:
+    status = (folder / entry["file"]).stat()
+    return [entry["sha256"], status.st_size, status.st_mtime_ns]
 
 
 def check_files(folder: str | Path, manifest: dict, tokenizer_path: str | Path) -> None:
     """Raise ManifestError where shards, sidecars or tokenizer are not those of the manifest.
 
-    A file that was touched since it was verified is hashed.
+    A file that was touched since it was verified is hashed. All others cost one stat.
     """
     folder = Path(folder)
-    stamp = folder / STAMP
-    stamps = json.loads(stamp.read_bytes()) if stamp.exists() else {}
-    known = {e["file"]: e["sha256"] for s in manifest["shards"] for e in (s, s["sidecar"]) if e}
-    for name, sha256 in known.items():
-        path = folder / name
+    stamp_path = folder / STAMP
+    stamp = json.loads(stamp_path.read_bytes()) if stamp_path.exists() else {}
+    names = set()
+    for entry in named_files(manifest):
+        path = folder / entry["file"]
+        names.add(path.name)
         require(path.is_file(), f"{path} is missing")
-        same = stamps.get(name) == [sha256, path.stat().st_size, path.stat().st_mtime_ns]
-        require(same or sha256_file(path) == sha256, f"{path} is not the file that was verified")
+        if stamp.get(path.name) != _stamp_entry(folder, entry):
+            same = sha256_file(path) == entry["sha256"]
+            require(same, f"{path} is not the file that was verified")
     for path in [*find_shards(folder, "train"), *find_shards(folder, "val")]:
-        require(path.name in known, f"{path} is not in {MANIFEST}, so nobody verified it")
-    want = manifest["tokenizer"]["sha256"]  # null where the tokenizer came without a file
-    same = want is None or sha256_file(gpt2_tokenizer.vocabulary_file(tokenizer_path)) == want
-    require(same, f"{tokenizer_path} is not the tokenizer of {folder}")
+        require(path.name in names, f"{path} is not in {MANIFEST}, so nobody verified it")
+    sha256 = manifest["tokenizer"]["sha256"]  # null where the tokenizer came without a file
+    if sha256 is not None:
+        same = sha256_file(gpt2_tokenizer.vocabulary_file(tokenizer_path)) == sha256
+        require(same, f"{tokenizer_path} is not the tokenizer of {folder}")
 
 
-def write_atomic(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
-def sha256_file(path: str | Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+# The document index -------------------------------------------------------------------------------
 
 
 def hash_document(document: str | np.ndarray) -> int:
-    """Return 8 bytes of BLAKE2b of a text, or of tokens (uint16, without BOS), as an integer."""
-    text = isinstance(document, str)
-    data = document.encode() if text else np.ascontiguousarray(document, dtype="<u2").tobytes()
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+    """Return the hash of a text, or of tokens (uint16, without BOS): BLAKE2b of 8 bytes."""
+    if isinstance(document, str):
+        content = document.encode()
+    else:
+        content = np.ascontiguousarray(document, dtype="<u2").tobytes()
+    return int.from_bytes(hashlib.blake2b(content, digest_size=HASH_BYTES).digest(), "little")
 
 
 def write_index(folder: str | Path, hashes: dict[str, Iterable[int]], of: str) -> dict:
     """Write the hashes of both splits, sorted; return the manifest's entry for them."""
     path = Path(folder) / INDEX
-    sorted_splits = {}
+    sorted_hashes = {}
     for split in SPLITS:
-        given = hashes[split]
-        given = given if isinstance(given, np.ndarray) else list(given)
-        sorted_splits[split] = np.sort(np.asarray(given, dtype="<u8"))
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(b"".join(sorted_splits[split].tobytes() for split in SPLITS))
-    partial.replace(path)
-    counts = {split: len(sorted_splits[split]) for split in SPLITS}
+        values = hashes[split]
+        if not isinstance(values, np.ndarray):
+            values = list(values)
+        sorted_hashes[split] = np.sort(np.asarray(values, dtype="<u8"))
+    write_atomic(path, b"".join(sorted_hashes[split].tobytes() for split in SPLITS))
+    counts = {split: len(sorted_hashes[split]) for split in SPLITS}
     return {"file": path.name, "sha256": sha256_file(path), "of": of, **counts}
 
 
@@ -235,34 +287,22 @@ def read_index(folder: str | Path, manifest: dict) -> dict[str, np.ndarray]:
     entry = manifest["document_index"]
     path = Path(folder) / entry["file"]
     require(path.is_file(), f"{path} is missing")
-    found, want = path.stat().st_size, 8 * (entry["train"] + entry["val"])
-    require(found == want, f"{path} holds {found} bytes, must be {want}")
+    size = path.stat().st_size
+    right_size = HASH_BYTES * (entry["train"] + entry["val"])
+    require(size == right_size, f"{path} holds {size} bytes, must be {right_size}")
     require(sha256_file(path) == entry["sha256"], f"{path} is not as it was written")
-    hashes = np.memmap(path, dtype="<u8", mode="r") if want else np.zeros(0, dtype="<u8")
+    # An empty file cannot be mapped.
+    hashes = np.memmap(path, dtype="<u8", mode="r") if size else np.zeros(0, dtype="<u8")
     return {"train": hashes[: entry["train"]], "val": hashes[entry["train"] :]}
 
 
 def shared(train_D: np.ndarray, val_D: np.ndarray) -> np.ndarray:
-    """Return the distinct hashes of val that are among those of train, which are sorted."""
+    """Return the distinct hashes of val that are among those of train, which are sorted.
+
+    Example: train 10 20 30, val 20 4 20 -> 20
+    """
     val_D = np.unique(val_D)
     at_D = np.searchsorted(train_D, val_D)
     inside_D = at_D < len(train_D)
     inside_D[inside_D] = train_D[at_D[inside_D]] == val_D[inside_D]
     return val_D[inside_D]
-
-
-@contextlib.contextmanager
-def folder_lock(folder: str | Path) -> Iterator[Path]:
-    """Hold a folder, made if absent, for one preparation; freed however the process ends.
-
-    Raises: BlockingIOError when another one is writing there.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            what = f"another preparation is writing to {folder}; wait for it, or name another"
-            raise BlockingIOError(what) from None
-        yield folder

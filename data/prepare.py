@@ -9,248 +9,27 @@
 """
 
 import argparse
-import ast
-import fcntl
-import hashlib
-import importlib
-import os
-import re
-import shutil
 import sys
-import sysconfig
-import tempfile
-import time
-from collections.abc import Iterable, Iterator
-from pathlib import Path
 
-import numpy as np
+from data import build, fetch, toy, verify
+from data.toy import build_toy
 
-import evaluate
-from data import build, fetch, verify
-from data.manifest import (
-    hash_document,
-    read_manifest,
-    sha256_file,
-    write_index,
-    write_manifest,
-)
-from data.tokenizers import train_bpe
-
-HERE = Path(__file__).resolve().parent
-TOY_DATASET = "datasets/toy_sp1024"
-TOY_TOKENIZER = "tokenizers/toy_1024_bpe.model"
-TOY_VOCAB_SIZE = 1024
-TOY_VAL_BYTES = 115_000  # about 45,000 tokens: enough to rank smoke runs, seconds to score
-TOY_MIN_BYTES = 1_000_000
-TOY_RECIPE = (
-    2  # raise when text, split, tokenizer or manifest change: older folders are then made again
-)
-# Other people's packages, test fixtures, and a grammar library whose docstrings are code.
-SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "lib2to3"}
-HEADING = re.compile(r'\n(?=[^\n]+\n[*=~"-]{3,}\n)')
-DOCTEST = re.compile(r"^[ \t]*>>> .*\n?(?:.*\S.*\n?)*", re.MULTILINE)
-
-
-def docstrings(folder: Path) -> Iterator[str]:
-    """Docstrings of every module, class and function under the folder, read without importing."""
-    definitions = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-    for path in sorted(folder.rglob("*.py")):
-        if SKIPPED_FOLDERS & set(path.relative_to(folder).parts):
-            continue
-        nodes: list = [ast.parse(path.read_bytes(), path)]
-        while nodes:
-            node = nodes.pop()
-            yield ast.get_docstring(node) or ""
-            nodes += [child for child in node.body if isinstance(child, definitions)]
-
-
-def clean(text: str) -> str:
-    """The text without doctests and trailing blanks; empty when what is left is not prose."""
-    text = DOCTEST.sub("", text.expandtabs())
-    text = re.sub(r"\n{3,}", "\n\n", "\n".join(line.rstrip() for line in text.splitlines()))
-    text = text.strip()
-    dense = sum(map(str.isalpha, text)) >= 0.75 * sum(not char.isspace() for char in text)
-    # U+2581 is SentencePiece's own sign for a space and would come back as one.
-    plain = all(char.isprintable() or char == "\n" for char in text) and "▁" not in text
-    return text if len(text) >= 80 and dense and plain else ""
-
-
-def distinct(documents: Iterable[str], shared_frac: float = 0.2) -> list[str]:
-    """The documents of which at most shared_frac of the 8-word runs stand in one kept before.
-
-    Reference pages quote each other and modules copy docstrings; a copy on both sides of the split
-    would let memory pass for skill. Long ones are kept first, so that excerpts go and sources stay.
-    """
-    seen: set[int] = set()
-    kept = []
-    for document in sorted(set(documents), key=lambda text: (-len(text), text)):
-        words = re.findall(r"\w+", document.lower())
-        # Only membership counts, so the per-process salt of hash() changes nothing.
-        runs = {hash(tuple(words[i : i + 8])) for i in range(max(1, len(words) - 7))}
-        if len(runs & seen) <= shared_frac * len(runs):
-            seen |= runs
-            kept.append(document)
-    return kept
-
-
-def toy_documents() -> list[str]:
-    """Distinct English documents from this Python, in the order of their hashes.
-
-    Raises: FileNotFoundError when this Python comes without its documentation or its sources.
-    """
-    stdlib = Path(sysconfig.get_path("stdlib"))
-    try:
-        pages = list(importlib.import_module("pydoc_data.topics").topics.values())
-    except ModuleNotFoundError:
-        pages = []
-    sections = [section for page in pages for section in HEADING.split(page)]
-    documents = distinct(filter(None, map(clean, [*sections, *docstrings(stdlib)])))
-    size_bytes = sum(len(document.encode()) for document in documents)
-    if not pages or size_bytes < TOY_MIN_BYTES:
-        raise FileNotFoundError(
-            f"toy data is made of the text that comes with Python; {sys.executable} has "
-            f"{len(pages)} help pages (pydoc_data.topics) and, with the sources under {stdlib}, "
-            f"{size_bytes:,} bytes of prose; {TOY_MIN_BYTES:,} are needed. Use a complete CPython, "
-            "or set DATA_PATH and TOKENIZER_PATH to data of your own"
-        )
-    return sorted(documents, key=lambda text: hashlib.sha256(text.encode()).digest())
-
-
-def split_documents(documents: list[str], val_bytes: int) -> dict[str, list[str]]:
-    """Whole documents for "val" until val_bytes are reached, all others for "train"."""
-    splits: dict[str, list[str]] = {"train": [], "val": []}
-    for document in documents:
-        splits["val" if val_bytes > 0 else "train"].append(document)
-        val_bytes -= len(document.encode())
-    return splits
-
-
-def write_split(documents: list[str], model_path: Path, shard: Path) -> dict[str, int]:
-    """Write one shard, read it back, and prove that it holds these documents byte for byte."""
-    import sentencepiece
-
-    tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(model_path))
-    encoded = [[evaluate.BOS_ID, *ids] for ids in tokenizer.encode(documents, num_threads=1)]
-    evaluate.write_shard(shard, np.concatenate([np.array(ids, np.uint16) for ids in encoded]))
-    tokens_T = np.array(evaluate.read_shard(shard))
-    table = evaluate.ByteTable.from_sentencepiece(model_path, tokenizer.vocab_size())
-    counted = int(table.count(tokens_T[:-1], tokens_T[1:]).sum())  # the first token, a BOS, has 0
-    size_bytes = sum(len(document.encode()) for document in documents)
-    back = np.split(tokens_T, np.flatnonzero(tokens_T == evaluate.BOS_ID)[1:])
-    assert tokenizer.decode([ids[1:].tolist() for ids in back]) == documents, f"{shard}: lossy"
-    assert counted == size_bytes, f"{shard}: byte table says {counted}, the text has {size_bytes}"
-    return {"documents": len(documents), "tokens": len(tokens_T), "bytes": size_bytes}
-
-
-def toy_fault(out: Path) -> str:
-    """Why the toy data under out cannot be used as it is; empty when it can."""
-    folder = out / TOY_DATASET
-    try:
-        manifest = read_manifest(folder)
-        recipe = manifest["source"].get("recipe")
-        if recipe != TOY_RECIPE:
-            return f"made by recipe {recipe}, this is {TOY_RECIPE}"
-        files = [manifest["tokenizer"], manifest["document_index"], *manifest["shards"]]
-        changed = [f["file"] for f in files if sha256_file(folder / f["file"]) != f["sha256"]]
-    except FileNotFoundError as error:
-        return f"no {Path(error.filename).name}"
-    except ValueError:
-        return "manifest.json is damaged"
-    return f"{changed[0]} is not as it was written" if changed else ""
-
-
-def write_toy(folder: Path) -> None:
-    """Tokenizer, shards, document index and manifest stand under the empty folder."""
-    dataset, tokenizer = folder / TOY_DATASET, folder / TOY_TOKENIZER
-    for path in (dataset, tokenizer.parent):
-        path.mkdir(parents=True)
-    documents = split_documents(toy_documents(), TOY_VAL_BYTES)
-    # Validation text takes no part in the tokenizer either.
-    tokenizer.write_bytes(train_bpe(documents["train"], TOY_VOCAB_SIZE))
-    shards, splits = [], {}
-    for split in ("train", "val"):
-        path = dataset / f"toy_{split}_000000.bin"
-        counts = write_split(documents[split], tokenizer, path)
-        splits[split] = {**counts, "raw_bytes": counts["bytes"], "changed_documents": 0}
-        shard = {"file": path.name, "split": split, "documents": counts["documents"]}
-        shard |= {"tokens": counts["tokens"], "sha256": sha256_file(path), "sidecar": None}
-        shards.append(shard)
-    hashes = {split: map(hash_document, documents[split]) for split in splits}
-    version = sys.version.split()[0]
-    manifest = {
-        "version": 1,
-        "source": {
-            "name": f"Python {version}: documentation and docstrings",
-            "sha256": None,
-            "recipe": TOY_RECIPE,
-        },
-        "tokenizer": {
-            "kind": "sentencepiece",
-            "file": os.path.relpath(tokenizer, dataset),
-            "sha256": sha256_file(tokenizer),
-            "vocab_size": TOY_VOCAB_SIZE,
-        },
-        "split_rule": {"rule": "first by hash", "val_documents": splits["val"]["documents"]},
-        "splits": splits,
-        "shards": shards,
-        "sidecar_required": False,
-        "bos_id": evaluate.BOS_ID,
-        "document_index": write_index(dataset, hashes, "text"),
-    }
-    write_manifest(dataset, manifest)
-
-
-def build_toy(out: Path = HERE) -> dict:
-    """Toy shards and tokenizer stand under out, whole; returns their manifest.
-
-    Everything is made in a side folder and renamed, tokenizer first. The manifest moves with the
-    shards and holds the hashes of all three files, so a mixture of two builds is never trusted.
-    """
-    out = Path(out).resolve()
-    dataset, tokenizer = out / TOY_DATASET, out / TOY_TOKENIZER
-    for folder in (dataset.parent, tokenizer.parent):
-        folder.mkdir(parents=True, exist_ok=True)
-    with (out / ".toy.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # freed by the system however this process ends
-        for leftover in out.glob(".toy_build_*"):  # of a build that was killed
-            shutil.rmtree(leftover)
-        fault = toy_fault(out)
-        if fault:
-            print(f"toy data: building under {out} ({fault})", flush=True)
-            started = time.perf_counter()
-            side = Path(tempfile.mkdtemp(prefix=".toy_build_", dir=out))
-            try:
-                write_toy(side)
-                os.replace(side / TOY_TOKENIZER, tokenizer)
-                if dataset.exists():
-                    dataset.rename(side / "old")
-                (side / TOY_DATASET).rename(dataset)
-            finally:
-                shutil.rmtree(side)
-            print(f"toy data: built in {time.perf_counter() - started:.1f}s")
-        manifest = read_manifest(dataset)
-    facts = [f"toy data: {dataset}"]
-    for split, counts in manifest["splits"].items():
-        facts += [f"{split}_{name}:{counts[name]}" for name in ("documents", "tokens", "bytes")]
-        facts.append(f"{split}_bytes_per_token:{counts['bytes'] / counts['tokens']:.3f}")
-    print(" ".join(facts))
-    return manifest
+__all__ = ["build_toy", "main"]
+COMMANDS = {"toy": toy, "fetch": fetch, "build": build, "verify": verify}
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run one command; return its status, 1 with one line on stderr where it failed."""
     parser = argparse.ArgumentParser(prog="data.prepare", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    toy = commands.add_parser("toy", help="English text from this Python, offline, in seconds")
-    toy.add_argument("--out", type=Path, default=HERE, help="folder to write under (%(default)s)")
-    toy.set_defaults(run=lambda args: build_toy(args.out) and None)
-    for name, module in (("fetch", fetch), ("build", build), ("verify", verify)):
+    for name, module in COMMANDS.items():
         summary = module.__doc__.splitlines()[0]
         command = commands.add_parser(name, help=summary, description=summary)
         module.add_arguments(command)
         command.set_defaults(run=module.main)
     args = parser.parse_args(argv)
     try:
-        return args.run(args) or 0
+        return args.run(args)
     except (ValueError, OSError, ImportError) as error:
         print(f"data.prepare {args.command}: {error}", file=sys.stderr)
         return 1

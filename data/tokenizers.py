@@ -4,7 +4,11 @@ Every kind offers the same: encode(texts) gives the documents as one row of toke
 of every token; decode(tokens) gives back the text of one document, its marks left out or not.
 
 Documents are told apart by marks: BOS "before" each, BOS before and EOS after ("around"), or BOS
-alone and "after" each, which then ends it.
+alone and "after" each, which then ends it. The texts "ab" and "c" as bytes ("a" is 97 + 4):
+
+    before   1 101 102 1 103          bytes of text  0 1 1 0 1
+    around   1 101 102 2 1 103 2                     0 1 1 0 0 1 0
+    after    101 102 1 103 1                         1 1 0 1 0
 """
 
 import io
@@ -18,7 +22,8 @@ import numpy as np
 
 import evaluate
 from data import caseops, gpt2_tokenizer
-from data.manifest import sha256_file
+from data.files import sha256_file
+from data.gpt2_tokenizer import MOST_PIECES
 
 MODEL_FILE = "tokenizer.model"
 BYTE_OFFSET = 4  # after pad, BOS, EOS and unknown, as upstream's byte tokenizer has it
@@ -60,25 +65,18 @@ class SentencePiece:
 
         Raises: ValueError naming what the model lacks, and how to train one that has it.
         """
-        import sentencepiece
-
-        if not Path(path).is_file():
-            what = "give a model, a folder of GPT-2's form, bpe:N, bytes or gpt2"
-            raise FileNotFoundError(f"no tokenizer at {path}; {what}")
-        try:
-            model = sentencepiece.SentencePieceProcessor(model_file=str(path))
-        except (RuntimeError, OSError) as error:
-            raise ValueError(f"{path} is no SentencePiece model ({error}); name another") from None
+        model = _read_model(path)
         table = evaluate.ByteTable.from_sentencepiece(path, model.vocab_size())
-        if model.vocab_size() > 1 << 16:
-            raise ValueError(f"{path} has {model.vocab_size()} pieces; shards hold at most 65,536")
+        if model.vocab_size() > MOST_PIECES:
+            message = f"{path} has {model.vocab_size()} pieces; shards hold at most"
+            raise ValueError(f"{message} {MOST_PIECES:,}")
         if (marks == "around" or pad_to) and model.eos_id() != EOS_ID:
-            what = f"{path} has eos_id={model.eos_id()}, must have {EOS_ID} to end documents"
-            raise ValueError(f"{what}; name a model that has, or another --recipe")
+            message = f"{path} has eos_id={model.eos_id()}, must have {EOS_ID} to end documents"
+            raise ValueError(f"{message}; name a model that has, or another --corpus")
         marker_ids = [model.piece_to_id(marker) for marker in caseops.MARKERS]
         if use_caseops and any(model.is_byte(i) or model.is_unknown(i) for i in marker_ids):
-            what = f"{path} lacks the CaseOps pieces U+E001..U+E004"
-            raise ValueError(f"{what}; train one with --tokenizer bpe:N --caseops")
+            message = f"{path} lacks the CaseOps pieces U+E001..U+E004"
+            raise ValueError(f"{message}; train one with --tokenizer bpe:N --caseops")
         fused_ids = {
             model.piece_to_id(marker): model.piece_to_id(f"<0x{byte:02X}>")
             for marker, byte in caseops.FUSED_BYTES.items()
@@ -103,21 +101,27 @@ class SentencePiece:
     def encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         if self.pad_to:
             texts = [text[: PAD_CHARACTERS * self.pad_to] for text in texts]
-        texts = caseops.encode_all(texts) if self.marker_ids else texts
+        if self.marker_ids:
+            texts = caseops.encode_all(texts)
         rows = self.model.encode(texts, num_threads=1)
-        tokens_T = _marked(map(self._row, rows) if self.pad_to else rows, self.marks, self.bos_id)
-        bytes_T = self.table.count(np.append(self.bos_id, tokens_T[:-1]), tokens_T)
+        if self.pad_to:
+            rows = [self._padded(ids) for ids in rows]
+        tokens_T = _marked(rows, self.marks, self.bos_id)
+        # The table needs the token before each one: a leading space vanishes after BOS.
+        before_T = np.append(self.bos_id, tokens_T[:-1])
+        bytes_T = self.table.count(before_T, tokens_T)
         if self.marker_ids:
             bytes_T[caseops.marker_bytes(tokens_T, self.marker_ids)] = 0
         if self.fused_ids:
             tokens_T, bytes_T = caseops.fuse(tokens_T, bytes_T, self.space_id, self.fused_ids)
         return tokens_T, bytes_T.astype(np.uint16)
 
-    def _row(self, ids: list[int]) -> list[int]:
-        """A row's tokens but for BOS: cut, though never within a character, or filled with EOS."""
+    def _padded(self, ids: list[int]) -> list[int]:
+        """Return a row's tokens but for BOS: cut, never within a character, or filled with EOS."""
         size = self.pad_to - 1
         if len(ids) > size:
             ids = ids[:size]
+            # A character may be several byte pieces: half of it would decode to another text.
             while ids and self.model.is_byte(ids[-1]):
                 ids.pop()
         return ids + [EOS_ID] * (size - len(ids))
@@ -129,12 +133,28 @@ class SentencePiece:
         return caseops.decode(text) if self.marker_ids else text
 
     def changed(self, text: str, tokens_T: np.ndarray, excess_bytes: int) -> bool:
-        """Whether decoding gives another text; the tokens are decoded only where that is open."""
+        """Return whether decoding gives another text; it decodes only where that is open."""
         if excess_bytes or (self.drops_lines and "\n" in text):
             return True
         # Blanks that are dropped change the length, and so are known already.
         plain = self.keeps_plain and text.isascii() and text.isprintable()
-        return self.changes_text and not plain and self.decode(tokens_T) != text
+        if plain or not self.changes_text:
+            return False
+        return self.decode(tokens_T) != text
+
+
+def _read_model(path: str | Path):
+    """Read a SentencePiece model's file. Raises: FileNotFoundError, ValueError."""
+    import sentencepiece
+
+    if not Path(path).is_file():
+        remedy = "give a model, a folder of GPT-2's form, bpe:N, bytes or gpt2"
+        raise FileNotFoundError(f"no tokenizer at {path}; {remedy}")
+    try:
+        return sentencepiece.SentencePieceProcessor(model_file=str(path))
+    except (RuntimeError, OSError) as error:
+        message = f"{path} is not a SentencePiece model ({error}); name another"
+        raise ValueError(message) from None
 
 
 @dataclass(frozen=True)
@@ -145,10 +165,12 @@ class Bytes:
     bos_id: int = evaluate.BOS_ID
 
     def encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        joined = b"".join(b"\xff" + text.encode() for text in texts)  # no UTF-8 text holds FF
+        # The byte FF never stands in UTF-8 text, so it can mark the starts.
+        joined = b"".join(b"\xff" + text.encode() for text in texts)
         bytes_T = np.frombuffer(joined, np.uint8).astype(np.uint16)
-        text_T = bytes_T != 0xFF
-        return np.where(text_T, bytes_T + BYTE_OFFSET, self.bos_id), text_T.astype(np.uint16)
+        is_text_T = bytes_T != 0xFF
+        tokens_T = np.where(is_text_T, bytes_T + BYTE_OFFSET, self.bos_id)
+        return tokens_T, is_text_T.astype(np.uint16)
 
     def decode(self, tokens_T: np.ndarray) -> str:
         return (np.asarray(tokens_T) - BYTE_OFFSET).astype(np.uint8).tobytes().decode()
@@ -174,26 +196,12 @@ class Gpt2:
         OSError when the download fails.
         """
         if marks == "around":
-            raise ValueError("--recipe c4 ends documents with EOS, which GPT-2 lacks; name a model")
+            raise ValueError("--corpus c4 ends documents with EOS, which GPT-2 lacks; name a model")
         if folder is None:
             return cls(*_from_tiktoken(), marks=marks)
         pieces = gpt2_tokenizer.read_pieces(folder)
-        names = (gpt2_tokenizer.VOCABULARY, gpt2_tokenizer.MERGES)
-        files = [str(Path(folder) / name) for name in names]
-        if not Path(files[1]).is_file():
-            raise FileNotFoundError(f"no {gpt2_tokenizer.MERGES} in {folder}; copy GPT-2's there")
-        try:
-            from tokenizers import Tokenizer, models, pre_tokenizers
-        except ImportError:
-            raise ImportError("GPT-2 files need tokenizers: pip install tokenizers") from None
-        try:
-            model = Tokenizer(models.BPE.from_file(*files))
-        except Exception as error:  # the library raises no narrower one
-            what = f"{files[1]} does not belong to {gpt2_tokenizer.VOCABULARY} ({error})"
-            raise ValueError(f"{what}; copy GPT-2's as published") from None
-        model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        bos_id = pieces.index(b"")
-        return cls(lambda text: model.encode(text).ids, pieces, bos_id, marks)
+        model = _from_folder(Path(folder))
+        return cls(lambda text: model.encode(text).ids, pieces, pieces.index(b""), marks)
 
     @property
     def vocab_size(self) -> int:
@@ -201,7 +209,8 @@ class Gpt2:
 
     def encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         bytes_V = np.array([len(piece) for piece in self.pieces], np.uint16)
-        tokens_T = _marked(map(self.encode_plain, texts), self.marks, self.bos_id)
+        rows = [self.encode_plain(text) for text in texts]
+        tokens_T = _marked(rows, self.marks, self.bos_id)
         return tokens_T, bytes_V[tokens_T]
 
     def decode(self, tokens_T: np.ndarray) -> str:
@@ -211,21 +220,40 @@ class Gpt2:
         return False
 
 
+def _from_folder(folder: Path):
+    """Load vocab.json and merges.txt into the tokenizers library's byte-level BPE."""
+    names = (gpt2_tokenizer.VOCABULARY, gpt2_tokenizer.MERGES)
+    files = [str(folder / name) for name in names]
+    if not Path(files[1]).is_file():
+        raise FileNotFoundError(f"no {gpt2_tokenizer.MERGES} in {folder}; copy GPT-2's there")
+    try:
+        from tokenizers import Tokenizer, models, pre_tokenizers
+    except ImportError:
+        raise ImportError("GPT-2 files need tokenizers: pip install tokenizers") from None
+    try:
+        model = Tokenizer(models.BPE.from_file(*files))
+    except Exception as error:  # the library raises no narrower one
+        message = f"{files[1]} does not belong to {gpt2_tokenizer.VOCABULARY} ({error})"
+        raise ValueError(f"{message}; copy GPT-2's as published") from None
+    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return model
+
+
 def _from_tiktoken() -> tuple[Callable[[str], list[int]], list[bytes]]:
     try:
         import tiktoken
     except ImportError:
-        what = "GPT-2 tokens need tiktoken: pip install tiktoken"
-        raise ImportError(f"{what}; or name a folder with vocab.json and merges.txt") from None
+        message = "GPT-2 tokens need tiktoken: pip install tiktoken"
+        raise ImportError(f"{message}; or name a folder with vocab.json and merges.txt") from None
     try:
         model = tiktoken.get_encoding("gpt2")  # downloads its vocabulary on first use
     except OSError as error:
-        what = f"tiktoken could not get the vocabulary of GPT-2 ({error})"
-        raise OSError(f"{what}; go online once, or set TIKTOKEN_CACHE_DIR to a copy") from None
-    found = {*model.token_byte_values()}
-    assert len(found) <= GPT2_BOS_ID, f"{len(found)} pieces are not those of GPT-2"
+        message = f"tiktoken could not get the vocabulary of GPT-2 ({error})"
+        raise OSError(f"{message}; go online once, or set TIKTOKEN_CACHE_DIR to a copy") from None
+    spellings = set(model.token_byte_values())
+    assert len(spellings) <= GPT2_BOS_ID, f"{len(spellings)} pieces are not those of GPT-2"
     pieces = [b""] * (GPT2_BOS_ID + 1)
-    for piece in found:
+    for piece in spellings:
         pieces[model.encode_single_token(piece)] = piece
     return model.encode_ordinary, pieces
 
@@ -234,16 +262,18 @@ Tokenizer = SentencePiece | Bytes | Gpt2
 
 
 def _marked(rows: Iterable[list[int]], marks: str, bos_id: int) -> np.ndarray:
-    """The documents as one row, with their marks."""
+    """Return the documents as one row, with their marks."""
     before = [] if marks == "after" else [bos_id]
     after = {"before": [], "around": [EOS_ID], "after": [bos_id]}[marks]
     marked = [[*before, *ids, *after] for ids in rows]
+    # With the length given, numpy makes no list of Python integers on the way.
     return np.fromiter(chain.from_iterable(marked), np.uint16, sum(map(len, marked)))
 
 
 def load(entry: dict, folder: str | Path) -> Tokenizer:
     """Load what the "tokenizer" entry of a manifest describes, from the manifest's folder."""
-    marks, pad_to = entry.get("marks", "before"), entry.get("pad_to", 0)
+    marks = entry.get("marks", "before")
+    pad_to = entry.get("pad_to", 0)
     if entry["kind"] == "bytes":
         if marks != "before" or pad_to:
             raise ValueError("the byte tokenizer marks starts alone; name a model with --tokenizer")
@@ -253,32 +283,38 @@ def load(entry: dict, folder: str | Path) -> Tokenizer:
         if pad_to:
             raise ValueError(f"--pad-to {pad_to} fills up with EOS, which GPT-2 does not have")
         return Gpt2.load(path and path.parent, marks)
-    caseops_too = entry.get("caseops", False), entry.get("fused", False)
-    return SentencePiece.load(path, *caseops_too, marks, pad_to)
+    use_caseops = entry.get("caseops", False)
+    fused = entry.get("fused", False)
+    return SentencePiece.load(path, use_caseops, fused, marks, pad_to)
 
 
-def describe(kind: str, path: Path | None, use_caseops: bool, fused: bool, **facts) -> dict:
-    """The "tokenizer" entry of a manifest, once the tokenizer has been loaded and found good.
+def describe(kind: str, path: Path | None, use_caseops: bool, fused: bool, **more) -> dict:
+    """Return the "tokenizer" entry of a manifest, once the tokenizer has loaded well.
 
-    Facts are more of the entry: marks and pad_to where they are not the usual ones.
+    More keys of the entry may be given: marks and pad_to where they are not the usual ones.
     """
-    entry = {"kind": kind, "file": path.name if path else None}
-    entry |= {"sha256": sha256_file(path) if path else None}
-    entry |= {"caseops": use_caseops, "fused": fused, **facts}
+    entry = {
+        "kind": kind,
+        "file": path.name if path else None,
+        "sha256": sha256_file(path) if path else None,
+        "caseops": use_caseops,
+        "fused": fused,
+        **more,
+    }
     tokenizer = load(entry, path.parent if path else ".")
     return entry | {"vocab_size": tokenizer.vocab_size}
 
 
 def train_bpe(documents: Iterable[str], vocab_size: int, use_caseops: bool = False) -> bytes:
-    """A lossless SentencePiece BPE model with byte fallback, the same for the same documents.
+    """Train a lossless SentencePiece BPE model with byte fallback; same documents, same bytes.
 
     Raises: ValueError when the documents cannot fill the vocabulary.
     """
     import sentencepiece
 
-    model = io.BytesIO()
     if use_caseops:
         documents = map(caseops.encode, documents)
+    model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(documents),
@@ -293,12 +329,15 @@ def train_bpe(documents: Iterable[str], vocab_size: int, use_caseops: bool = Fal
             add_dummy_prefix=False,
             remove_extra_whitespaces=False,
             max_sentence_length=1 << 30,  # longer documents would be left out without a word
-            num_threads=1,
+            num_threads=1,  # with more, ties are broken by who comes first
             minloglevel=2,
             user_defined_symbols=list(caseops.MARKERS) if use_caseops else [],
-            **{"pad_id": 0, "bos_id": evaluate.BOS_ID, "eos_id": 2, "unk_id": 3},
+            pad_id=0,
+            bos_id=evaluate.BOS_ID,
+            eos_id=EOS_ID,
+            unk_id=3,
         )
     except RuntimeError as error:
-        what = f"cannot train {vocab_size} pieces on this text ({error})"
-        raise ValueError(f"{what}; ask for fewer, or give more text") from None
+        message = f"cannot train {vocab_size} pieces on this text ({error})"
+        raise ValueError(f"{message}; ask for fewer, or give more text") from None
     return model.getvalue()

@@ -1,4 +1,7 @@
-"""The shape of the repository: import direction, one reader of settings, where tests lie."""
+"""The shape of the repository: who imports whom, who reads the environment, where tests lie.
+
+How a file reads is judged by reading it. Here stands what is structural.
+"""
 
 import ast
 import graphlib
@@ -8,28 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from train_gpt import PRESETS, Hyperparameters
-
 ROOT = Path(__file__).parents[1]
-OURS = {"train_gpt", "quantize", "evaluate", "golf", "data", "tools", "baselines"}
-OURS |= {"trellis", "rans"}
 SOURCES = [
     path
     for path in sorted(ROOT.rglob("*.py"))
     if not {"logs", ".venv", "build"} & set(path.relative_to(ROOT).parts)
     and not path.match("records/*/*/*.py")  # frozen
 ]
-
-
-def imports(path: Path) -> set[str]:
-    """Top-level names of every module that a file imports, wherever the statement stands."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            names.add(node.module.split(".")[0])
-    return names
+TEST_HELPERS = ("conftest.py", "test_style.py", "tiny_runs.py")
 
 
 def module_name(path: Path) -> str:
@@ -40,62 +29,99 @@ def module_name(path: Path) -> str:
 MODULES = {module_name(path): path for path in SOURCES}
 
 
-def imported_modules() -> dict[str, set[str]]:
-    """For every module of ours those of ours that it imports, wherever the statement stands."""
-    graph = {}
-    for name, path in MODULES.items():
-        package = name if path.stem == "__init__" else name.rpartition(".")[0]
-        found = set()
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                found |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                above = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join([*above * bool(node.level), *[node.module] * bool(node.module)])
-                names = {f"{base}.{alias.name}" for alias in node.names}
-                found |= {full if full in MODULES else base for full in names}
-        graph[name] = found & MODULES.keys()
-    return graph
+def is_script_guard(node: ast.AST) -> bool:
+    """Whether this is `if __name__ == "__main__":`, which no importer runs."""
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
 
 
-def test_presets_name_settings():
-    """A preset changes settings that exist."""
-    for preset in PRESETS.values():
-        Hyperparameters(**preset)
+def imported_names(path: Path) -> set[str]:
+    """Full names of all that a module imports, inside functions too; relative ones resolved."""
+    name = module_name(path)
+    package = name if path.stem == "__init__" else name.rpartition(".")[0]
+    names = set()
+    statements = [node for node in ast.parse(path.read_text()).body if not is_script_guard(node)]
+    for node in (inner for statement in statements for inner in ast.walk(statement)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = package.split(".")
+                above = parts[: len(parts) - node.level + 1]
+                base = ".".join([*above, base] if base else above)
+            full_names = {f"{base}.{alias.name}" for alias in node.names}
+            names |= {full if full in MODULES else base for full in full_names}
+    return names
 
 
-def test_leaves_import_nothing_of_ours():
-    """evaluate.py and the codec are leaves; train_gpt.py imports these alone."""
-    assert not imports(ROOT / "evaluate.py") & OURS
-    assert not imports(ROOT / "trellis.py") & OURS
-    assert imports(ROOT / "rans.py") & OURS == {"trellis"}
-    assert imports(ROOT / "quantize.py") & OURS == {"trellis", "rans"}
-    own = {"quantize", "trellis", "rans", "evaluate"}
-    assert imports(ROOT / "train_gpt.py") & OURS == own
+IMPORTS = {name: imported_names(path) & MODULES.keys() for name, path in MODULES.items()}
 
 
-@pytest.mark.parametrize("name", ["d12", "gpt2", "preln", "distill"])
-def test_a_baseline_needs_pytorch_alone(name):
-    """A baseline's file is published as it is, so that it runs where nothing of ours is."""
-    assert imports(ROOT / "baselines" / f"{name}.py") <= {"dataclasses", "math", "torch"}
+def room(module: str) -> str:
+    """The folder of a module; a file at the top is a room of its own."""
+    return module.split(".")[0]
+
+
+def test_no_two_modules_import_each_other():
+    """No circle of imports, those inside functions included."""
+    list(graphlib.TopologicalSorter(IMPORTS).static_order())  # CycleError shows it
+
+
+@pytest.mark.parametrize(
+    "importer, allowed",
+    [
+        ("codec", {"codec"}),
+        ("quantize", {"codec"}),
+        ("evaluate", {"engine"}),
+        ("engine", {"engine", "evaluate", "quantize", "codec"}),
+        ("train_gpt", {"engine", "evaluate", "quantize"}),
+        ("baselines", {"baselines", "engine", "evaluate", "quantize", "train_gpt", "data"}),
+        ("data", {"data", "engine", "evaluate", "quantize"}),
+    ],
+)
+def test_rooms_import_one_way(importer, allowed):
+    """codec <- quantize <- engine <- recipes <- baselines; nothing imports tools but tools."""
+    for name, needs in IMPORTS.items():
+        if room(name) == importer and name != "codec.report":  # it reads artifacts, for people
+            others = {need for need in needs if room(need) not in allowed}
+            assert not others, f"{name} imports {others}"
+
+
+def test_the_score_needs_only_leaves_of_the_engine():
+    """evaluate.py stands below the engine: what it takes from there imports nothing of ours."""
+    for need in IMPORTS["evaluate"]:
+        assert not IMPORTS[need] - {"engine"}, need
+
+
+def test_nothing_but_tools_and_tests_imports_tools():
+    """Tools act on runs from outside; golf.py starts them by name."""
+    for name, needs in IMPORTS.items():
+        if room(name) not in ("tools", "tests"):
+            assert not [need for need in needs if room(need) == "tools"], name
+
+
+@pytest.mark.parametrize("name", ["d12", "gpt2", "preln"])
+def test_a_published_model_needs_pytorch_alone(name):
+    """Its file is published as it is, so that it runs where nothing of ours is."""
+    names = {full.split(".")[0] for full in imported_names(ROOT / f"baselines/models/{name}.py")}
+    assert names <= {"dataclasses", "math", "torch"}
 
 
 def test_one_place_reads_the_environment():
-    """Only main of train_gpt.py touches os.environ; the other sources have no hidden settings."""
+    """Only the trainer touches os.environ; the other sources have no hidden settings."""
     readers = {}
-    for path in SOURCES:
-        if "tests" not in path.parts and path.name != "golf.py":
+    for name, path in MODULES.items():
+        if room(name) not in ("tests", "golf"):
             text = path.read_text()
-            readers[path.name] = text.count("os.environ") + text.count("getenv")
-    assert readers.pop("train_gpt.py") == 2
-    assert readers.pop("fetch.py") == 1  # the field names its repositories by variables
-    assert not any(readers.values()), readers
+            readers[name] = text.count("os.environ") + text.count("getenv")
+    assert readers.pop("engine.trainer") == 2
+    assert readers.pop("data.fetch") == 1  # the field names its repositories by variables
+    assert not any(readers.values()), {name: n for name, n in readers.items() if n}
 
 
 def test_importing_has_no_effect(tmp_path):
     """Importing the sources and every tool writes nothing and prints nothing."""
-    modules = ["train_gpt", "quantize", "trellis", "rans", "evaluate", "data.prepare"]
-    modules += ["baselines.train", *(name for name in MODULES if name.startswith("tools."))]
+    modules = [name for name in MODULES if room(name) not in ("tests", "golf")]
     modules = [name for name in modules if "remote_code" not in name]  # needs transformers
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {', '.join(modules)}"
     done = subprocess.run([sys.executable, "-B", "-c", code], cwd=tmp_path, capture_output=True)
@@ -109,29 +135,19 @@ def test_no_error_is_swallowed(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ExceptHandler):
             assert node.type is not None, f"bare except in line {node.lineno}"
-            broad = ast.unparse(node.type) in ("Exception", "BaseException")
+            is_broad = ast.unparse(node.type) in ("Exception", "BaseException")
             only_passes = all(isinstance(step, ast.Pass) for step in node.body)
-            assert not (broad and only_passes), f"swallowed error in line {node.lineno}"
+            assert not (is_broad and only_passes), f"swallowed error in line {node.lineno}"
 
 
 def test_every_source_file_has_its_tests():
-    """Code in FOLDER/x.py is tested by tests/FOLDER/test_x.py, and every test file has its source;
-    what is published is tested as published."""
-    code = {path.relative_to(ROOT) for path in SOURCES if path.stem != "__init__"}
-    tests = {path.relative_to("tests") for path in code if path.parts[0] == "tests"}
-    code = {path for path in code if not {"tests", "remote_code"} & set(path.parts)}
-    wanted = {path.with_name(f"test_{path.name}") for path in code}
-    tests -= {Path("conftest.py"), Path("test_style.py")}
-    assert (wanted - tests, tests - wanted) == (set(), set())
+    """Code in FOLDER/x.py is tested by tests/FOLDER/test_x.py, and every test file has its source.
 
-
-def test_no_two_modules_import_each_other():
-    """No circle of imports, those inside functions included."""
-    list(graphlib.TopologicalSorter(imported_modules()).static_order())  # CycleError shows it
-
-
-def test_nothing_but_tools_and_tests_imports_tools():
-    """Tools act on runs from outside; golf.py starts them by name."""
-    for name, needs in imported_modules().items():
-        if name.split(".")[0] not in ("tools", "tests"):
-            assert not [need for need in needs if need.split(".")[0] == "tools"], name
+    What is published is tested as published.
+    """
+    places = {path.relative_to(ROOT) for path in SOURCES if path.stem != "__init__"}
+    tests = {path.relative_to("tests") for path in places if path.parts[0] == "tests"}
+    tests = {path for path in tests if path.name not in TEST_HELPERS}
+    code = {path for path in places if not {"tests", "remote_code"} & set(path.parts)}
+    expected = {path.with_name(f"test_{path.name}") for path in code}
+    assert (expected - tests, tests - expected) == (set(), set())

@@ -20,14 +20,22 @@ import pytest
 import sentencepiece
 
 import evaluate
-from data import fetch, prepare, verify
-from data import manifest as manifests
-from data.fetch import FetchError, Mirror
+from data import fetch, mirrors, prepare, verify
+from data.files import folder_lock
+from data.mirrors import FetchError, Mirror
+from data.shard_facts import documents_of
+from data.start_check import check_start
+from engine.shards import read_shard, write_shard
 
 pytest.importorskip("huggingface_hub", reason="pip install huggingface_hub")
 
+
 ROOT = Path(__file__).parents[2]
+
+
 NAME = "fineweb10B_sp1024"
+
+
 COMMIT = "c" * 40
 
 
@@ -112,8 +120,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def texts(toy):
     """Documents for three training shards and one of validation, and the toy tokenizer."""
     model = (toy / "tokenizers/toy_1024_bpe.model").read_bytes()
-    stream_T = np.array(evaluate.read_shard(toy / "datasets/toy_sp1024/toy_train_000000.bin"))
-    documents = list(verify.documents_of(stream_T, evaluate.BOS_ID))
+    stream_T = np.array(read_shard(toy / "datasets/toy_sp1024/toy_train_000000.bin"))
+    documents = list(documents_of(stream_T, evaluate.BOS_ID))
     return model, [documents[i : i + 150] for i in range(0, 600, 150)]
 
 
@@ -136,14 +144,14 @@ def hub(texts, tmp_path, monkeypatch):
         *(("train", i, parts[i + 1]) for i in range(3)),
     ]:
         path = tmp_path / "shard.bin"
-        evaluate.write_shard(path, np.concatenate(part))
+        write_shard(path, np.concatenate(part))
         server.put(f"datasets/{NAME}/fineweb_{split}_{number:06d}.bin", path.read_bytes())
     server.put("tokenizers/fineweb_1024_bpe.model", model)
     server.put("manifest.json", json.dumps(listing()).encode())
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     size = sum(len(processor.decode(ids[1:].tolist()).encode()) for ids in parts[0])
     monkeypatch.setattr(evaluate, "FINEWEB_VAL", {"documents": 150, "bytes": size})
-    monkeypatch.setattr(fetch, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(mirrors, "FIRST_PAUSE_SECONDS", 0.01)
     yield server
     server.shutdown()
     server.server_close()
@@ -236,7 +244,7 @@ def test_fewer_shards_than_published_are_reported(hub, tmp_path):
     levels = {f.check: f.level for f in verify.verify(folder)}
     assert levels["shards"] == "warning" and "fault" not in levels.values()
     model = tmp_path / "tokenizers/fineweb_1024_bpe.model"
-    assert "train_shards:1/3" in verify.check_start(folder, model, 1024)
+    assert "train_shards:1/3" in check_start(folder, model, 1024)
 
 
 def test_mirrors_are_tried_in_order(hub, tmp_path):
@@ -305,7 +313,7 @@ def test_a_full_disk_is_noticed_before_anything_is_fetched(hub, tmp_path, monkey
 
 def test_two_fetches_never_share_a_folder(hub, tmp_path):
     """The second is told, and the first goes on."""
-    with manifests.folder_lock(tmp_path / "datasets" / f".{NAME}.partial"):
+    with folder_lock(tmp_path / "datasets" / f".{NAME}.partial"):
         with pytest.raises(BlockingIOError, match="another preparation is writing"):
             get(hub, tmp_path)
     get(hub, tmp_path)
@@ -331,17 +339,17 @@ def test_case_sidecars_are_fetched_with_their_shards(hub, tmp_path, texts, monke
     for path in [p for p in hub.files if NAME in p]:
         hub.files[path.replace(NAME, name)] = hub.files.pop(path)
     bytes_T = np.where(stream_T == 1, 0, 1).astype(np.uint16)
-    evaluate.write_shard(tmp_path / "side.bin", bytes_T)
+    write_shard(tmp_path / "side.bin", bytes_T)
     hub.put(f"datasets/{name}/fineweb_val_bytes_000000.bin", (tmp_path / "side.bin").read_bytes())
     hub.put("manifest.json", json.dumps(listing(name)).encode())
-    want = {"documents": 150, "bytes": int(bytes_T.sum())}
-    monkeypatch.setattr(evaluate, "FINEWEB_VAL", want)
+    expected = {"documents": 150, "bytes": int(bytes_T.sum())}
+    monkeypatch.setattr(evaluate, "FINEWEB_VAL", expected)
     # The toy model has no markers, which a real one must have.
     load = fetch.tokenizers.load
     monkeypatch.setattr(fetch.tokenizers, "load", lambda e, f: load(e | {"caseops": False}, f))
     mirror = Mirror("a/b", "datasets", hub.url)
     manifest = fetch.fetch(name, 1, tmp_path, [mirror], jobs=2)
-    assert manifest["sidecar_required"] and manifest["splits"]["val"]["bytes"] == want["bytes"]
+    assert manifest["sidecar_required"] and manifest["splits"]["val"]["bytes"] == expected["bytes"]
     assert manifest["shards"][-1]["sidecar"]["file"] == "fineweb_val_bytes_000000.bin"
 
 
@@ -357,8 +365,8 @@ def test_the_fields_variables_choose_the_repository():
 
 def test_the_command_fetches_over_the_clients_own_endpoint(hub, tmp_path):
     """A process of its own, HF_ENDPOINT and the field's variables set: files, bar and a summary."""
-    want = evaluate.FINEWEB_VAL
-    code = f"import evaluate, sys; evaluate.FINEWEB_VAL = {want}; from data import prepare; "
+    expected = evaluate.FINEWEB_VAL
+    code = f"import evaluate, sys; evaluate.FINEWEB_VAL = {expected}; from data import prepare; "
     code += "sys.exit(prepare.main(sys.argv[1:]))"
     arguments = ["fetch", "--variant", "sp1024", "--train-shards", "2", "--out", str(tmp_path)]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path)}
@@ -367,7 +375,8 @@ def test_the_command_fetches_over_the_clients_own_endpoint(hub, tmp_path):
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "train_shards:2/3" in done.stdout and "val_documents:150" in done.stdout
-    assert "fetch: 100%" in done.stderr and done.stderr.count("100%") == 1
+    assert f"next: DATA_PATH={tmp_path / 'datasets' / NAME} " in done.stdout
+    assert done.stderr == ""  # a line a minute, and this takes a second
     command = [*command[:3], "fetch", "--train-shards", "0", "--out", str(tmp_path)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "--train-shards 0 must be at least 1" in done.stderr

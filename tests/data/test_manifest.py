@@ -2,12 +2,13 @@
 
 import copy
 import json
-import multiprocessing
 
 import numpy as np
 import pytest
 
+from data import files
 from data import manifest as manifests
+from data.files import sha256_file
 from data.manifest import ManifestError
 
 
@@ -19,7 +20,7 @@ def folder(tmp_path):
         path = tmp_path / f"x_{split}_000000.bin"
         path.write_bytes(split.encode() * 7)
         facts = {"file": path.name, "split": split, "documents": documents, "tokens": 9}
-        shards.append(facts | {"sha256": manifests.sha256_file(path), "sidecar": None})
+        shards.append(facts | {"sha256": sha256_file(path), "sidecar": None})
     counts = {"tokens": 9, "bytes": 20, "raw_bytes": 20, "changed_documents": 0}
     hashes = {"train": [30, 10, 20], "val": [5, 4]}
     manifests.write_manifest(
@@ -48,8 +49,8 @@ def test_what_was_written_is_read_back(folder):
     stamp = json.loads((folder / manifests.STAMP).read_text())
     path = folder / "x_val_000000.bin"
     status = path.stat()
-    want = [manifests.sha256_file(path), status.st_size, status.st_mtime_ns]
-    assert set(stamp) == {"x_train_000000.bin", path.name} and stamp[path.name] == want
+    expected = [sha256_file(path), status.st_size, status.st_mtime_ns]
+    assert set(stamp) == {"x_train_000000.bin", path.name} and stamp[path.name] == expected
     assert not list(folder.glob("*.partial")) and not list(folder.glob(".*.partial"))
 
 
@@ -143,8 +144,8 @@ def test_a_damaged_index_is_refused(folder, damage):
     path.write_bytes(data[:-8] if damage == "short" else data[:-1] + b"x")
     if damage == "gone":
         path.unlink()
-    want = {"gone": "is missing", "short": "32 bytes, must be 40", "changed": "not as it was"}
-    with pytest.raises(ManifestError, match=want[damage]):
+    expected = {"gone": "is missing", "short": "32 bytes, must be 40", "changed": "not as it was"}
+    with pytest.raises(ManifestError, match=expected[damage]):
         manifests.read_index(folder, manifest)
 
 
@@ -165,32 +166,8 @@ def test_shared_finds_what_is_in_both():
     rng = np.random.default_rng(0)
     for _ in range(50):
         train, val = (rng.integers(0, 40, size=n, dtype=np.uint64) for n in rng.integers(0, 30, 2))
-        found = manifests.shared(np.sort(train), val).tolist()
-        assert found == sorted(set(train.tolist()) & set(val.tolist()))
-
-
-def try_lock(folder, results):
-    try:
-        with manifests.folder_lock(folder):
-            results.put("held")
-    except BlockingIOError as error:
-        results.put(str(error))
-
-
-def test_two_preparations_never_write_to_one_folder(tmp_path):
-    """The second is told, by the name of the folder; afterwards the folder is free."""
-    context = multiprocessing.get_context("fork")
-    results = context.Queue()
-
-    def second() -> str:
-        process = context.Process(target=try_lock, args=(tmp_path / "new", results))
-        process.start()
-        process.join()
-        return results.get(timeout=10)
-
-    with manifests.folder_lock(tmp_path / "new"):
-        assert f"another preparation is writing to {tmp_path / 'new'}" in second()
-    assert second() == "held"
+        actual = manifests.shared(np.sort(train), val).tolist()
+        assert actual == sorted(set(train.tolist()) & set(val.tolist()))
 
 
 def test_a_manifest_is_never_half_written(folder, monkeypatch):
@@ -198,7 +175,7 @@ def test_a_manifest_is_never_half_written(folder, monkeypatch):
     manifest = manifests.read_manifest(folder)
     changed = copy.deepcopy(manifest)
     changed["source"]["name"] = "another"
-    monkeypatch.setattr(manifests.os, "fsync", lambda fd: (_ for _ in ()).throw(OSError("full")))
+    monkeypatch.setattr(files.os, "fsync", lambda fd: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
         manifests.write_manifest(folder, changed)
     assert manifests.read_manifest(folder) == manifest

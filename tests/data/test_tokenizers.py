@@ -11,10 +11,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data import caseops, tokenizers
-from data.manifest import sha256_file
+from data.files import sha256_file
 
 WORDS = "The quick brown fox said: NASA and McDonald met in Zürich, 42 times. " * 3
+
+
 PARTS = "aA bB.\n\0\t▁é\ue000\ue001\ue002\ue003\ue004 ﬁＡ\u0301日😀 "
+
+
 HOSTILE = st.lists(
     st.text(st.one_of(st.sampled_from(PARTS), st.characters(exclude_categories=["Cs"]))),
     min_size=1,
@@ -151,7 +155,7 @@ def test_what_is_no_model_is_refused(tmp_path):
     """A damaged file and a missing one are named."""
     path = tmp_path / "broken.model"
     path.write_bytes(b"not a model")
-    with pytest.raises(ValueError, match=f"{path} is no SentencePiece model"):
+    with pytest.raises(ValueError, match=f"{path} is not a SentencePiece model"):
         tokenizers.SentencePiece.load(path)
     with pytest.raises(FileNotFoundError, match="bpe:N, bytes or gpt2"):
         tokenizers.SentencePiece.load(tmp_path / "none.model")
@@ -173,3 +177,14 @@ def test_description_holds_the_hash(tmp_path):
     assert (entry["vocab_size"], entry["sha256"]) == (300, sha256_file(path))
     loaded = tokenizers.load(entry, tmp_path)
     assert loaded.decode(loaded.encode(["The NASA"])[0][1:]) == "The NASA"
+
+
+def test_fused_case_markers_are_decoded(models, tmp_path):
+    """The pairs of a space and a marker count as one byte, and the text comes back."""
+    tokenizer = tokenizers.SentencePiece
+    path = tmp_path / "m.model"
+    path.write_bytes(models["caseops"])
+    fused = tokenizer.load(path, use_caseops=True, fused=True)
+    tokens_T, bytes_T = fused.encode(["People of the WORLD"])
+    assert fused.decode(tokens_T[1:]) == "People of the WORLD" and bytes_T.sum() == 19
+    assert caseops.FUSED_BYTES

@@ -53,8 +53,8 @@ import torch
 
 import evaluate
 import quantize
-import rans
-import trellis
+from codec import rans, trellis
+from codec.report import byte_account
 from quantize import PlanRow, Quantized, State
 
 PERCENTILE = 99.99984
@@ -288,7 +288,7 @@ def nnc_codec(python: str, step: int, shapes: dict[str, torch.Size]) -> Codec:
 
 
 def report_bytes(blob: bytes) -> float:
-    return quantize.report(blob)["entropy_bytes"]
+    return byte_account(blob)["entropy_bytes"]
 
 
 def codecs(subject: Subject, quick: bool = False, nncodec: str | None = None) -> Iterator[Codec]:

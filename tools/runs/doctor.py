@@ -42,11 +42,11 @@ import torch.nn.functional as F
 import evaluate
 import quantize
 import train_gpt
-import trellis
+from codec import trellis
 from data import verify
+from golf import child_environment
 from tools.legality.rules import LEVELS
 from tools.runs.logs import Run, read_runs
-from tools.runs.seeds import environment
 from train_gpt import Hyperparameters
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -150,7 +150,7 @@ def check_software() -> Iterator[Check]:
 def check_machine(parameters: int) -> Iterator[Check]:
     """Cores, threads, load, memory and disk, against what a run needs."""
     cores, threads = len(os.sched_getaffinity(0)), torch.get_num_threads()
-    load, environ = os.getloadavg()[0], environment()
+    load, environ = os.getloadavg()[0], child_environment()
     policy = environ.get("OMP_WAIT_POLICY", "not set")
     what = f"{cores} of {os.cpu_count()} cores, {threads} threads, OMP_WAIT_POLICY {policy}"
     if load > 0.6 * cores:
@@ -371,7 +371,7 @@ def measure_scoring(model, hp: Hyperparameters, device: torch.device, seconds: f
 
 def run_probe(hp: Hyperparameters, seconds: float) -> tuple[dict, str]:
     """What a process measured until its time was over, by kind; and why it ended, if badly."""
-    path = ":".join([str(ROOT), *filter(None, [environment().get("PYTHONPATH")])])
+    path = ":".join([str(ROOT), *filter(None, [child_environment().get("PYTHONPATH")])])
     command = ["env", f"PYTHONPATH={path}", sys.executable, "-P", "-u", "-m", "tools.runs.doctor"]
     command += ["--measure", json.dumps(asdict(hp) | {"seconds": 0.8 * seconds})]
     pipe = subprocess.PIPE
@@ -567,7 +567,7 @@ def resolve(args: argparse.Namespace) -> tuple[Hyperparameters, dict, Run | None
 
     Raises: ValueError, OSError.
     """
-    environ = {name: text for name, text in environment().items() if name != "RESUME"}
+    environ = {name: text for name, text in child_environment().items() if name != "RESUME"}
     paths = {"DATA_PATH": args.data, "TOKENIZER_PATH": args.tokenizer}
     environ |= {name: str(path) for name, path in paths.items() if path}
     hp, _, given = train_gpt.settings_from_env(environ, torch.cuda.is_available())

@@ -35,7 +35,7 @@ from pathlib import Path
 import numpy as np
 
 from tools.runs.logs import Run, read_runs
-from tools.runs.seeds import settings_hash
+from tools.runs.registry import settings_hash
 
 # Okabe and Ito's colours, which all kinds of colour vision tell apart, without their yellow.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -185,7 +185,7 @@ def tensors(folder: Path) -> list[dict]:
     missing, damaged, or not of one run.
     """
     import quantize
-    import rans
+    from codec import rans
 
     paths = {name: folder / name for name in ("artifact.pgz", "checkpoint.pt")}
     for name, path in paths.items():
@@ -335,7 +335,7 @@ def draw_speed(groups: list[Group]):
 def byte_rows(summary: dict, code_bytes: int | None) -> list[dict]:
     """Name, bytes, entropy bytes and parameters of each part, the largest first; they add up.
 
-    summary is quantize.report's. Groups under 1 % are one row; header and code have no parameters.
+    summary is codec.report's. Groups under 1 % are one row; header and code have no parameters.
     """
     columns = ("bytes", "entropy_bytes", "parameters")
     groups = sorted(summary["groups"].items(), key=lambda item: -item[1]["bytes"])
@@ -356,9 +356,10 @@ def byte_rows(summary: dict, code_bytes: int | None) -> list[dict]:
 def draw_bytes(groups: list[Group]):
     """Bytes by tensor group of the first run that has an artifact."""
     import quantize
+    from codec.report import byte_account
 
     run = first_with(groups, "artifact.pgz")
-    summary = quantize.report((run.path.parent / "artifact.pgz").read_bytes())
+    summary = byte_account((run.path.parent / "artifact.pgz").read_bytes())
     rows = byte_rows(summary, run.code_bytes)
     unit, scale = ("MB", 1e6) if summary["bytes"] > 2e6 else ("kB", 1e3)
     fig, ((ax,),) = figure(1, 1, 9.4, 1.3 + 0.34 * len(rows))
@@ -532,9 +533,9 @@ def sketch(groups: list[Group], width: int = 68, height: int = 15) -> str:
 def sketch_bytes(groups: list[Group], width: int = 40) -> str:
     """Bytes by tensor group, as bars of characters. Raises: NothingToDraw."""
     run = first_with(groups, "artifact.pgz")
-    import quantize
+    from codec.report import byte_account
 
-    summary = quantize.report((run.path.parent / "artifact.pgz").read_bytes())["groups"]
+    summary = byte_account((run.path.parent / "artifact.pgz").read_bytes())["groups"]
     most = max(group["bytes"] for group in summary.values())
     lines = [f"bytes of {run.run_id or run.path.stem}"]
     for name, group in sorted(summary.items(), key=lambda item: -item[1]["bytes"]):

@@ -35,8 +35,9 @@ from evaluate import FINEWEB_VAL
 from quantize import CAP_BYTES
 from tools.legality import lint, sandbox
 from tools.legality.rules import Finding, report, status
-from tools.runs import seeds, stats
-from tools.runs.logs import Run, Submission, read_runs, read_submission
+from tools.runs import registry, stats
+from tools.runs.logs import Run, read_runs
+from tools.runs.submissions import Submission, read_submission
 from tools.submission import bundle, documents, leaderboard, size
 from tools.submission.tracks import TRACKS, Track
 from tools.submission.unwrap import Unwrapped, unwrap
@@ -668,7 +669,7 @@ def differing(runs: list[Run]) -> Iterator[str]:
         if changed:
             shown = [f"{k} {first.settings[k]} and {run.settings[k]}" for k in changed[:4]]
             yield f"{names} have different settings: {', '.join(shown)}"
-        elif run.sources and len({seeds.settings_hash(r.settings) for r in (first, run)}) > 1:
+        elif run.sources and len({registry.settings_hash(r.settings) for r in (first, run)}) > 1:
             yield f"{names} have different settings, as their hashes say"
         if None not in (run.train_shards, first.train_shards):
             if run.train_shards != first.train_shards:

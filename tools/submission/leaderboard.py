@@ -45,7 +45,8 @@ from pathlib import Path
 
 from evaluate import FINEWEB_VAL
 from quantize import CAP_BYTES, write_atomic
-from tools.runs.logs import Run, read_runs, read_submission
+from tools.runs.logs import Run, read_runs
+from tools.runs.submissions import read_submission
 from tools.submission.tracks import SECTIONS, TRACKS
 
 STATUS = ("record", "side", "non-record")

@@ -29,8 +29,9 @@ import time
 from pathlib import Path
 
 import quantize
+from codec.report import byte_account
 from tools.legality.rules import Finding, report
-from tools.runs import seeds
+from tools.runs import registry
 from tools.runs.logs import Run, read_log
 from tools.submission import bundle
 from tools.submission.check import LEGALITY_RULES, check
@@ -96,7 +97,7 @@ def list_launches(runs: list[Run], left_out: dict[str, str]) -> tuple[list[dict]
     """Every launch of the runs' code and settings, each with the reason why it is left out."""
     packed, kin, faults = {run.path.parent.name for run in runs}, {}, []
     for logs in sorted({run.path.parent.parent for run in runs}):
-        known = seeds.launches(logs)
+        known = registry.launches(logs)
         ours = {
             (row["settings_hash"], row["sources_hash"]) for row in known if row["run_id"] in packed
         }
@@ -179,7 +180,7 @@ def requirements(runs: list[Run], sources: dict[str, bytes]) -> str:
 def bytes_by_group(runs: list[Run]) -> dict:
     """Where the bytes of the largest artifact go."""
     run = max(runs, key=lambda run: run.model_bytes)
-    summary = quantize.report((run.path.parent / "artifact.pgz").read_bytes())
+    summary = byte_account((run.path.parent / "artifact.pgz").read_bytes())
     kept = ("tensors", "parameters", "bytes", "bits_per_parameter", "entropy_bytes")
     rows = sorted(summary["groups"].items(), key=lambda item: -item[1]["bytes"])
     groups = {name: {key: round(row[key] or 0, 4) for key in kept} for name, row in rows}

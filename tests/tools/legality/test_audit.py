@@ -578,7 +578,8 @@ def test_the_border_of_two_shards_is_probed(border, first):
 def test_a_whole_run_is_audited(tmp_path, toy, capsys):
     """Sources, settings, text: bytes, split and files as well; a source that peeks is caught."""
     for name in SOURCES:
-        shutil.copy(ROOT / name, tmp_path)
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
     artifact = write_artifact(tmp_path, vocab_size=1024)
     paths = {
         "data_path": str(toy / "datasets/toy_sp1024"),

@@ -547,6 +547,7 @@ def test_our_own_sources_have_no_finding(tmp_path, form):
     if form != "single files":
         files = {"train_gpt.py": pack(files, plain=form == "plain")}
     for name, source in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(source)
     assert lint(tmp_path) == []
 
@@ -561,6 +562,7 @@ def test_a_change_to_our_own_trainer_is_found(tmp_path):
             "            for i in range(0, len(val_T) - 1, 256):\n"
             "                trainer.model.loss(val_T[i : i + 257]).backward()\n",
         )
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     [finding] = lint(tmp_path)
     assert (finding.rule, finding.level) == ("score-first", "fail")
@@ -571,6 +573,7 @@ def test_a_change_to_our_own_trainer_is_found(tmp_path):
 def test_an_adapter_of_ours_that_trains_first_is_found(tmp_path):
     """evaluate.py with scoring and learning swapped: the finding stands in the adapter's line."""
     for name in SOURCES:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     text = (tmp_path / "evaluate.py").read_text()
     head, scoring = text.split(

@@ -11,6 +11,7 @@ import torch
 import evaluate
 import quantize
 import train_gpt
+from codec.report import byte_account
 from quantize import PlanRow, Quantized
 from tools.runs import codec_bench
 from tools.runs.codec_bench import Codec, Row, Subject, bench, gptq_rows, percentile_rows
@@ -204,9 +205,9 @@ def test_the_parts_of_an_artifact_add_up():
     found = codec_bench.side_information(blob)
     assert abs(found["words_over_entropy"]) < 0.02
     assert found["header_share"] == (quantize.read_header(blob)[2] + 32) / len(blob)
-    halves = quantize.report(blob)["groups"]["a.gain"]["bytes"]
+    halves = byte_account(blob)["groups"]["a.gain"]["bytes"]
     assert found["fp16_share"] == pytest.approx(halves / len(blob), abs=1e-6)
-    rest = quantize.report(blob)["groups"]["exponents and tables of the points"]["bytes"]
+    rest = byte_account(blob)["groups"]["exponents and tables of the points"]["bytes"]
     assert found["side_share"] == pytest.approx(rest / len(blob))
 
 

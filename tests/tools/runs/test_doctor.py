@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import evaluate
 import quantize
 import train_gpt
-import trellis
+from codec import trellis
 from tools.runs import doctor
 from tools.runs.doctor import Check, main
 from tools.runs.logs import read_log

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import quantize
+from codec.report import byte_account
 from tools.runs import plot
 from tools.runs.logs import Run, read_log
 from tools.runs.plot import NothingToDraw, group_runs, main
@@ -172,12 +173,12 @@ def test_the_gain_of_ttt_is_in_bits_per_byte(tmp_path, runs, matplotlib):
 
 
 def test_the_error_of_a_matrix_is_that_of_the_report(tmp_path):
-    """Bits and relative error, tensor by tensor, agree with quantize.report's groups."""
+    """Bits and relative error, tensor by tensor, agree with codec.report's groups."""
     weights = add_weights(tmp_path)
     found = {row["name"]: row for row in plot.tensors(tmp_path)}
-    report = quantize.report((tmp_path / "artifact.pgz").read_bytes(), weights)["groups"]["emb"]
-    assert found["emb"]["relative_rms"] == pytest.approx(report["relative_rms"])
-    assert found["emb"]["stored_bits"] == pytest.approx(report["bits_per_parameter"])
+    account = byte_account((tmp_path / "artifact.pgz").read_bytes(), weights)["groups"]["emb"]
+    assert found["emb"]["relative_rms"] == pytest.approx(account["relative_rms"])
+    assert found["emb"]["stored_bits"] == pytest.approx(account["bits_per_parameter"])
     assert [row["bits"] for row in found.values()] == [5, 5, 8, 16]
     for other in ({"emb": weights["emb"]}, weights | {"emb": weights["emb"][:, :1]}):
         torch.save(other, tmp_path / "checkpoint.pt")
@@ -200,7 +201,7 @@ def test_a_tensor_on_the_trellis_has_its_share_of_the_points(tmp_path):
     (tmp_path / "artifact.pgz").write_bytes(blob)
     found = {row["name"]: row for row in plot.tensors(tmp_path)}
     assert [row["bits"] for row in found.values()] == [quantize.POINT_BITS] * 3 + [16]
-    groups = quantize.report(blob, weights)["groups"].values()
+    groups = byte_account(blob, weights)["groups"].values()
     stored = sum(row["stored_bits"] * row["parameters"] / 8 for row in found.values())
     assert stored == pytest.approx(sum(group["bytes"] for group in groups), abs=len(groups))
     coarse, fine = found["blocks.0.w"], found["blocks.1.w"]

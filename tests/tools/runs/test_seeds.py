@@ -20,9 +20,10 @@ import pytest
 import torch
 
 import quantize
-from tools.runs import seeds
+from tools.runs import launchers, seeds
 from tools.runs.logs import read_log
-from tools.runs.seeds import launches, main, register, settings_hash, sources_hash
+from tools.runs.registry import launches, register
+from tools.runs.seeds import main
 from tools.submission.bundle import SOURCES
 
 STAND_IN = """
@@ -230,7 +231,7 @@ def test_a_second_ctrl_c_kills(run):
 
 def test_patience_ends(run, monkeypatch):
     """A run that a cap has told to end is killed after the grace."""
-    monkeypatch.setattr(seeds, "GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(launchers, "GRACE_SECONDS", 0.1)
     status, out, _ = run("--seeds", "1", "--max-hours", "0.0001", ACT="wait+deaf")
     assert status == 1 and "stopped: the cap" in out
     assert "stopped step:" not in Path("logs/run_seed1/train.log").read_text()
@@ -301,9 +302,9 @@ REFUSED = {
     "no seeds": (["-n", "0"], {}, "-n 0 must be 1 to 10"),
     "a spend without a price": (["--max-spend", "5"], {}, "needs --price-per-hour"),
     "no time": (["--max-hours", "0"], {}, "--max-hours 0.0 must be positive"),
-    "nine processes": (["--nproc", "9"], {}, "--nproc 9 must be"),
+    "nine processes": (["--gpus", "9"], {}, "--gpus 9 must be"),
     "no validations": (["-n", "1", "--stop-above", "1@1"], {}, "has VAL_LOSS_EVERY=0"),
-    "SLURM's words": (["--slurm", "a=b"], {}, "needs --engine slurm"),
+    "SLURM's words": (["--slurm", "a=b"], {}, "needs --on slurm"),
     "no script": (["--script", "none.py"], {}, "name a train_gpt.py"),
     "another's script": (["--script", "other.py"], {}, "no settings_from_env"),
 }
@@ -319,7 +320,7 @@ def test_what_cannot_be_done_is_one_line_and_status_2(run, words, settings, said
     Path("other.py").write_text("")
     status, out, err = run(*words, **settings)
     assert (status, out) == (2, "")
-    assert said in err and err.startswith("tools.runs.seeds: ") and err.count("\n") == 1
+    assert said in err and err.startswith("golf.py seeds: ") and err.count("\n") == 1
     assert not Path("logs/registry.jsonl").exists()
 
 
@@ -354,6 +355,7 @@ def test_a_run_killed_before_its_settings_starts_afresh(run):
     folder.mkdir(parents=True)
     (folder / ".lock").touch()
     for name in SOURCES:
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).touch()
     register(Path("logs"), {"run_id": "run_seed1", "seed": 1, "status": "launched"})
     assert run("--seeds", "1")[0] == 0
@@ -362,110 +364,6 @@ def test_a_run_killed_before_its_settings_starts_afresh(run):
     Path("logs/run_seed2/checkpoint.pt").touch()
     status, _, err = run("--seeds", "2")
     assert status == 2 and "checkpoint.pt but no settings.json" in err
-
-
-def test_the_registry_survives_a_kill_in_the_middle_of_a_line(tmp_path):
-    """What follows a cut line stands whole on its own; the cut one is passed over."""
-    register(tmp_path, {"run_id": "a", "seed": 1, "status": "launched"})
-    with open(tmp_path / "registry.jsonl", "a") as file:
-        file.write('{"time": "2026", "run_id": "b", "se')
-    register(tmp_path, {"run_id": "c", "seed": 3, "status": "launched"})
-    assert [row["run_id"] for row in seeds.read_registry(tmp_path)] == ["a", "c"]
-    assert (tmp_path / "registry.jsonl").read_text().count("\n") == 3
-
-
-def test_writers_wait_for_each_other(tmp_path):
-    """While the registry is locked by one writer, another one's line is not written."""
-    register(tmp_path, {"run_id": "a", "seed": 1, "status": "launched"})
-    row = {"run_id": "b", "seed": 2, "status": "launched"}
-    thread = threading.Thread(target=register, args=[tmp_path, row])
-    with open(tmp_path / "registry.jsonl") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        thread.start()
-        time.sleep(0.1)
-        assert [row["run_id"] for row in seeds.read_registry(tmp_path)] == ["a"]
-    thread.join()
-    assert [row["run_id"] for row in seeds.read_registry(tmp_path)] == ["a", "b"]
-
-
-def make_folder(logs: Path, run_id: str, **settings) -> Path:
-    folder = logs / run_id
-    folder.mkdir(parents=True)
-    settings = {"run_id": run_id, "resume": "", "seed": 1, "lr": 0.5, **settings}
-    (folder / "settings.json").write_text(json.dumps(settings))
-    (folder / "train_gpt.py").write_text("x = 1\n")
-    return folder
-
-
-def test_a_launch_that_the_registry_does_not_know_counts(tmp_path):
-    """A run started without this command is listed from its folder, finished or not."""
-    make_folder(tmp_path, "by_hand")
-    done = make_folder(tmp_path, "done", seed=2)
-    done.joinpath("artifact.pgz").touch()
-    done.joinpath("train.log").write_text(
-        "run:logs/done preset:x\nfinal val_loss:1.0 val_bpb:1.0 targets:1 bytes:1 eval_time:1ms\n"
-    )
-    rows = {row["run_id"]: row for row in launches(tmp_path)}
-    assert {name: row["status"] for name, row in rows.items()} == {
-        "by_hand": "launched", "done": "finished"
-    }  # fmt: skip
-    assert rows["done"]["seed"] == 2 and rows["done"]["settings_hash"]
-    assert rows["done"]["sources_hash"] == sources_hash(done)
-
-
-def test_a_run_that_was_removed_and_started_anew_stands_there_twice(tmp_path):
-    """Deleting a folder and taking the run_id again does not hide the first launch."""
-    row = {"run_id": "a", "seed": 1, "settings_hash": "s", "sources_hash": "c"}
-    for status in ("launched", "finished", "launched", "stopped"):
-        register(tmp_path, {**row, "status": status, "resumed": False})
-    register(tmp_path, {**row, "status": "launched", "resumed": True})
-    register(tmp_path, {**row, "status": "finished"})
-    rows = launches(tmp_path)
-    assert [(row["run_id"], row["status"]) for row in rows] == [
-        ("a#1", "finished"), ("a", "finished")
-    ]  # fmt: skip
-    lines = seeds.read_registry(tmp_path)
-    lines[4]["time"] = "later"
-    (tmp_path / "registry.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert launches(tmp_path)[1]["time"] == lines[2]["time"]  # that of the start
-    register(tmp_path, {**row, "run_id": "b", "status": "failed", "began": False})
-    register(tmp_path, {**row, "run_id": "b", "status": "launched", "resumed": False})
-    assert [row["run_id"] for row in launches(tmp_path)] == ["a#1", "a", "b"]
-
-
-def test_damaged_settings_are_named(tmp_path):
-    """A settings.json that is no JSON is an error with its path, not a launch that vanishes."""
-    make_folder(tmp_path, "a").joinpath("settings.json").write_text("{")
-    with pytest.raises(ValueError, match=r"a/settings.json is damaged"):
-        launches(tmp_path)
-
-
-def test_hashes_tell_what_matters():
-    """Names, seed and preset do not change the hash of settings; anything else does."""
-    settings = {"run_id": "a", "resume": "", "seed": 1, "lr": 0.5}
-    same = settings | {"run_id": "b", "resume": "a", "seed": 2, "preset": "smoke"}
-    assert settings_hash(settings) == settings_hash(same)
-    assert settings_hash(settings) == settings_hash(dict(reversed(settings.items())))
-    assert settings_hash(settings) != settings_hash(settings | {"lr": 0.25})
-    assert settings_hash(settings) != settings_hash(settings | {"data_path": "other"})
-
-
-def test_sources_are_hashed_whole(tmp_path):
-    """Each of the sources counts, nothing else does, and a packed one stands alone."""
-    assert sources_hash(tmp_path) == ""
-    seen = set()
-    for name in SOURCES:
-        (tmp_path / name).write_text("a")
-        seen.add(sources_hash(tmp_path))
-    (tmp_path / "notes.py").write_text("a")
-    assert sources_hash(tmp_path) in seen and len(seen) == 5
-    beside_others = sources_hash(tmp_path)
-    (tmp_path / "settings.json").write_text("{}")  # now a run's: what lies there is what ran
-    assert sources_hash(tmp_path) not in seen
-    (tmp_path / "notes.py").unlink()
-    assert sources_hash(tmp_path) == beside_others
-    (tmp_path / "evaluate.py").write_text("b")
-    assert sources_hash(tmp_path) not in seen
 
 
 class StandInJob:
@@ -543,8 +441,8 @@ def test_slurm_without_submitit_says_what_to_install(run, monkeypatch):
 
 
 def test_several_processes_are_started_by_torchrun(run, tmp_path):
-    """--nproc puts torchrun between the environment and the script."""
-    args = seeds.parse(["--nproc", "4", "--script", "code/train_gpt.py"])
+    """--gpus puts torchrun between the environment and the script."""
+    args = seeds.parse(["--gpus", "4", "--script", "code/train_gpt.py"])
     runner = seeds.Runner(args, tmp_path, print)
     job = seeds.Job("x_seed1", 1, "", {"RUN_ID": "x_seed1", "SEED": "1"}, {})
     assert runner.command(job, resume=True) == [

@@ -8,11 +8,9 @@ import statistics
 import pytest
 
 from tools.runs.stats import (
-    compare,
     incomplete_beta,
     main,
     noncentral_t_tail,
-    read_side,
     readings,
     seeds_needed,
     t_quantile,
@@ -247,20 +245,40 @@ def test_one_seed_gets_a_sentence(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["readings"] == {}
 
 
-def test_what_to_mind_is_noted(tmp_path):
-    """A part of the text, another text and a seed that stands twice are said."""
-    folder = tmp_path / "r"
-    write_logs(folder, {1: 1.04, 2: 1.05})
-    (folder / "train_seed3.log").write_text(
-        "seed:2\nstep:1/9 train_loss:2.0 train_time:5ms\n"
-        "legal_ttt val_loss:2.0 val_bpb_partial:1.03 targets:9\n"
-    )
-    (folder / "train_seed4.log").write_text(
-        "seed:4\nfinal_int6 val_loss:2 val_bpb:1.1 targets:50\n"
-    )
-    notes = compare(read_side([str(folder)]), read_side(["1493"]))["notes"]
-    assert len(notes) == 3 and "seed 2 stands 2 times" in notes[2]
-    assert "part of the validation split" in notes[0] and "another text, of 131 bytes" in notes[1]
+def scored_on(folder, lines: str) -> str:
+    """A folder with one log whose score stands in these lines."""
+    folder.mkdir()
+    (folder / "train_seed9.log").write_text(f"step:1/9 train_loss:2.0 train_time:5ms\n{lines}\n")
+    return str(folder)
+
+
+def test_scores_of_different_texts_are_refused(tmp_path, capsys):
+    """Another text, a part of it, and one of equal length: one line with both, status 2, no p."""
+    short = scored_on(tmp_path / "short", "final_int6 val_loss:2 val_bpb:1.1 targets:50")
+    assert main([short, "1493", "--against", "1514"]) == 2
+    error = capsys.readouterr().err
+    assert "another on FineWeb's validation split" in error and "131 bytes" in error
+    part = "legal_ttt val_loss:2.0 val_bpb_partial:1.03 targets:9 bytes:50"
+    part = scored_on(tmp_path / "part", part)
+    assert main(["1493", "--against", part]) == 2
+    assert "part of a validation split, 50 bytes" in capsys.readouterr().err
+    final = "final val_loss:2.0 val_bpb:1.0 targets:100 bytes:300 eval_time:1ms"
+    folders = []
+    for name, unigram in (("a", 5.1), ("b", 5.2), ("c", 5.1)):
+        lines = f"unigram val_loss:{unigram} val_bpb:3.0\n{final}"
+        folders.append(scored_on(tmp_path / name, f"run:logs/{name} preset:x\n{lines}"))
+    assert main([folders[0], "--against", folders[1]]) == 2
+    assert "unigram losses 5.1 and 5.2" in capsys.readouterr().err
+    assert main([folders[0], "--against", folders[2]]) == 1  # one text, one seed: no p
+    assert "text    300 bytes" in capsys.readouterr().out
+
+
+def test_a_seed_that_stands_twice_is_refused(tmp_path, capsys):
+    """Two runs of one seed on one side are not two seeds; one on each side are fine."""
+    folder = write_logs(tmp_path / "r", {1: 1.04, 2: 1.05})
+    assert main([folder, folder, "--against", "1493"]) == 2
+    assert "seed 1 stands 2 times; leave one in" in capsys.readouterr().err
+    assert main([folder, "--against", folder]) == 1
 
 
 @pytest.mark.parametrize(

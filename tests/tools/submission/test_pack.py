@@ -15,7 +15,7 @@ import torch
 
 import quantize
 from tools.runs.logs import read_log
-from tools.runs.seeds import launches
+from tools.runs.registry import launches
 from tools.submission import bundle
 from tools.submission.check import main as check_main
 from tools.submission.documents import group_table

@@ -1,0 +1,342 @@
+"""Turn trellis points into bytes at their entropy, and back: rANS with frequency tables inside.
+
+The coder is static rANS with 32-bit states in interleaved lanes. All that it and its tables compute
+is integers, so a stream means the same everywhere. A point's table is chosen by its class, the
+spread of its row and column in quarter octaves, and by its parity, which the trellis tells. Points
+are coded step by step of their paths, all paths of a matrix side by side. A stream, little-endian:
+
+    PREFIX | LZMA: log2-frequencies | LZMA: exponents | base steps f32 | lane states u32 | words u16
+
+A point beyond MAX_POINT is coded as a small one of the same residue modulo 4 (trellis.folded), and
+what it lacks stands apart. A stream with such points has WITH_LARGE added to the first byte of its
+prefix, and after the base steps a LARGE with the size of an LZMA stream: first the places of those
+points among all weights, u32, rising, then what each lacks over 4, i32. So 40,003 at place 7 is
+coded as -1, and stands there as 7 and 10,001.
+
+LZMA is raw, by LZMA_FILTER. Log2-frequencies are K rows of M, of 255 where a cell is empty, and of
+falling 1/LOG_UNITS bits else, through mantissas of 31 bits; what rounding leaves goes to the first
+of the most frequent. Exponents are those of all rows' steps, matrix after matrix, then of columns'
+steps, rows' spreads and columns' spreads. In each step of the paths, point j is lane j % lanes'.
+
+Dimensions in names: K classes, M cells of magnitudes.
+"""
+
+import lzma
+import struct
+from dataclasses import replace
+
+import numpy as np
+
+from codec.trellis import (
+    LARGEST_POINT,
+    MAX_POINT,
+    PARITY_CHECKS,
+    Points,
+    folded,
+    path_steps,
+    transitions,
+)
+
+TABLE_BITS = 14
+LOG_UNITS = 16  # of a log2-frequency in a bit
+ABSENT = 255
+STATE_LOW = 1 << 16
+SMALLEST_STEP, LARGEST_STEP = 2.0**-60, 2.0**40  # with any exponents and points, fp32 holds it
+PREFIX = struct.Struct("<BhBHHII")  # states, low class, K, reach, lanes, two sizes
+WITH_LARGE = 128  # in the prefix, beside the number of states
+LARGE = struct.Struct("<II")  # points beyond MAX_POINT, bytes of their stream
+# Literals without context: 18 % smaller than zlib on exponents, which hardly repeat unless matrices
+# share their inputs; then whole rows of them do, and cost nothing.
+LZMA_FILTER = {
+    "id": lzma.FILTER_LZMA2,
+    "preset": 9,
+    "lc": 0,
+    "lp": 0,
+    "pb": 0,
+    "dict_size": 1 << 20,
+}
+
+
+class StreamError(ValueError):
+    """Bytes that are no stream of points."""
+
+
+def cell_of(magnitude: np.ndarray) -> np.ndarray:
+    """Cells of one frequency each: every magnitude below 32, then eighths of octaves."""
+    exponent = np.frexp(np.maximum(magnitude, 32))[1] - 6  # octaves above 32
+    return np.where(magnitude < 32, magnitude, 24 + 8 * exponent + (magnitude >> (exponent + 2)))
+
+
+class Tables:
+    """Frequencies of the points of each class and parity, as integers that add up to a power of 2.
+
+    They come from the log2-frequency of each cell; a point and its negative are equally frequent.
+    """
+
+    def __init__(self, logs_KM: np.ndarray, reach: int):
+        K, self.reach = len(logs_KM), reach
+        point = np.arange(-reach, reach + 1)
+        mantissas = np.array([round(2 ** (31 - i / LOG_UNITS)) for i in range(LOG_UNITS)])
+        whole, part = np.divmod(logs_KM.astype(np.int64), LOG_UNITS)
+        share_KM = np.where(logs_KM == ABSENT, 0, mantissas[part] >> whole)
+        share = np.repeat(share_KM[:, cell_of(np.abs(point))], 2, axis=0)  # class, then parity
+        share[(np.arange(2 * K)[:, None] + point) % 2 == 1] = 0
+        self.frequency = _normalised(share)
+        self.start = self.frequency.cumsum(axis=1) - self.frequency
+        self.symbol = np.full((2 * K, 1 << TABLE_BITS), reach, np.int16)
+        for row, frequency in zip(self.symbol, self.frequency, strict=True):
+            found = np.repeat(np.arange(2 * reach + 1), frequency)
+            row[: len(found)] = found
+        self.frequency = self.frequency.astype(np.uint32)
+        self.start = self.start.astype(np.uint32)
+
+
+def _normalised(share: np.ndarray) -> np.ndarray:
+    """Integers in proportion to each row, at least 1 where it is not 0, that add up exactly."""
+    present = share > 0
+    total = np.maximum(share.sum(axis=1, keepdims=True), 1)
+    room = (1 << TABLE_BITS) - present.sum(axis=1, keepdims=True)
+    frequency = present + share * room // total
+    largest = frequency.argmax(axis=1)
+    rest = (1 << TABLE_BITS) - frequency.sum(axis=1)
+    rows = np.arange(len(share))
+    frequency[rows, largest] += np.where(present.any(axis=1), rest, 0)
+    return frequency
+
+
+def count_logs(matrices: list[Points], low: int, K: int, reach: int) -> np.ndarray:
+    """logs_KM for Tables: how rare a cell's magnitudes are in each class, in 1/LOG_UNITS bits."""
+    counts = np.zeros(K * (reach + 1), np.int64)
+    for p in matrices:
+        index = p.classes(low, K).astype(np.int64) * (reach + 1) + np.abs(p.points_RC)
+        counts += np.bincount(index.reshape(-1), minlength=len(counts))
+    counts = counts.reshape(K, reach + 1).astype(np.float64)
+    counts[:, 0] *= 2  # 0 is its own negative, and any other magnitude stands for two points
+    cells = cell_of(np.arange(reach + 1))
+    mean_KM = np.zeros((K, cells[-1] + 1))
+    for parity in (0, 1):  # one state uses even points only
+        own = cells[parity::2]
+        for total, row in zip(mean_KM, counts[:, parity::2], strict=True):
+            size = np.bincount(own, minlength=mean_KM.shape[1])
+            here = np.bincount(own, row, minlength=mean_KM.shape[1])
+            np.maximum(total, here / np.maximum(size, 1), out=total)
+    ratio_KM = mean_KM.max(axis=1, keepdims=True) / np.where(mean_KM > 0, mean_KM, np.inf)
+    logs_KM = np.rint(LOG_UNITS * np.log2(np.maximum(ratio_KM, 1))).clip(max=ABSENT - 1)
+    return np.where(mean_KM > 0, logs_KM, ABSENT).astype(np.uint8)
+
+
+def class_range(matrices: list[Points]) -> tuple[int, int]:
+    """The lowest class and the number of classes; sparse ones at either end join the last."""
+    counts = np.zeros(1024, np.int64)
+    for p in matrices:
+        counts += np.bincount(p.classes(-512, 1024).reshape(-1), minlength=1024)
+    total = counts.cumsum()
+    low = int(np.searchsorted(total, total[-1] / 1000, side="right"))
+    high = min(int(np.searchsorted(total, total[-1] * 0.999)), 1023)
+    low = min(max(low, high - 254), high)
+    return low - 512, high - low + 1
+
+
+def encode(matrices: list[Points], base_steps: list[float], states: int) -> bytes:
+    """The stream that decode turns back into exactly these matrices, each with its base step.
+
+    Raises: ValueError for a base step that could leave the range of fp32.
+    """
+    for base_step in base_steps:
+        if not SMALLEST_STEP <= base_step <= LARGEST_STEP:
+            raise ValueError(f"base_step={base_step} must be {SMALLEST_STEP} to {LARGEST_STEP}")
+    large, matrices = _large_apart(matrices)
+    low, K = class_range(matrices)
+    reach = max((int(np.abs(p.points_RC).max(initial=0)) for p in matrices), default=0)
+    logs_KM = count_logs(matrices, low, K, reach)
+    tables = Tables(logs_KM, reach)
+    numbers = sum(p.points_RC.size for p in matrices)
+    lanes = 1 << min(max((numbers >> 14).bit_length(), 1), 10)
+    lane_states = np.full(lanes, STATE_LOW, np.uint32)
+    words = []
+    width = 2 * tables.reach + 1
+    for p in reversed(matrices):
+        steps = path_steps(len(p.points_RC))
+        for t in reversed(range(steps)):
+            points = p.points_RC[t::steps].reshape(-1).astype(np.int64)
+            classes = p.classes(low, K, slice(t, None, steps)).reshape(-1).astype(np.int64)
+            index = (2 * classes + (points & 1)) * width
+            index += points + tables.reach
+            frequency, start = tables.frequency.take(index), tables.start.take(index)
+            for at in reversed(range(0, len(points), lanes)):
+                f, first = frequency[at : at + lanes], start[at : at + lanes]
+                x = lane_states[: len(f)]
+                full = x >= f.astype(np.uint64) << (32 - TABLE_BITS)
+                words.append(x[full].astype(np.uint16)[::-1])
+                x = np.where(full, x >> 16, x)
+                lane_states[: len(f)] = (x // f << TABLE_BITS) + x % f + first
+    exponents = [
+        getattr(p, name)
+        for name in ("row_step", "column_step", "row_spread", "column_spread")
+        for p in matrices
+    ]
+    logs, packed = _deflated(logs_KM.tobytes()), _deflated(b"".join(e.tobytes() for e in exponents))
+    first = states + (WITH_LARGE if large else 0)
+    prefix = PREFIX.pack(first, low, K, reach, lanes, len(logs), len(packed))
+    steps = np.array(base_steps, "<f4").tobytes()
+    packed_words = np.concatenate([np.empty(0, np.uint16), *words])[::-1]
+    arrays = (lane_states.astype("<u4"), packed_words.astype("<u2"))
+    return b"".join((prefix, logs, packed, steps, large, *(array.tobytes() for array in arrays)))
+
+
+def _large_apart(matrices: list[Points]) -> tuple[bytes, list[Points]]:
+    """The bytes that stand for what points beyond MAX_POINT lack, and all points as coded."""
+    points = np.concatenate([np.empty(0, np.int32), *(p.points_RC.reshape(-1) for p in matrices)])
+    place = np.flatnonzero(np.abs(points) > MAX_POINT)
+    if not len(place):
+        return b"", matrices
+    lacking = (points[place] - folded(points[place])) // 4
+    stream = _deflated(place.astype("<u4").tobytes() + lacking.astype("<i4").tobytes())
+    coded = [replace(p, points_RC=folded(p.points_RC)) for p in matrices]
+    return LARGE.pack(len(place), len(stream)) + stream, coded
+
+
+def _large_back(stream: bytes, at: int, matrices: list[Points]) -> None:
+    """Give the points that stand apart, from byte `at` of a stream, their full size."""
+    count, size = LARGE.unpack_from(stream, at)
+    numbers = np.cumsum([0, *(p.points_RC.size for p in matrices)])
+    if not 0 < count <= numbers[-1]:
+        raise StreamError(f"{count} large points among {numbers[-1]} are not possible")
+    at += LARGE.size
+    place, lacking = _inflated(stream[at : at + size], 8 * count).reshape(2, -1)
+    place, lacking = place.view("<u4").astype(np.int64), lacking.view("<i4").astype(np.int64)
+    if (np.diff(place) <= 0).any() or place[-1] >= numbers[-1]:
+        raise StreamError("the places of large points do not rise")
+    for p, first, end in zip(matrices, numbers, numbers[1:], strict=False):
+        here = slice(*np.searchsorted(place, (first, end)))
+        flat = p.points_RC.reshape(-1)
+        points = flat[place[here] - first] + 4 * lacking[here]
+        if ((np.abs(points) <= MAX_POINT) | (np.abs(points) > LARGEST_POINT)).any():
+            raise StreamError("a point that stands apart is not a large one")
+        flat[place[here] - first] = points
+
+
+def coded_bytes(matrices: list[Points]) -> list[float]:
+    """The entropy of each matrix's points under the frequency tables of a stream of them all."""
+    _, matrices = _large_apart(matrices)
+    low, K = class_range(matrices)
+    reach = max((int(np.abs(p.points_RC).max(initial=0)) for p in matrices), default=0)
+    bits = -np.log2(np.maximum(Tables(count_logs(matrices, low, K, reach), reach).frequency, 1))
+    sizes = []
+    for p in matrices:
+        points = p.points_RC.astype(np.int64)
+        point_bits = bits[2 * p.classes(low, K) + (points & 1), points + reach] + TABLE_BITS
+        sizes.append(float(point_bits.sum()) / 8)
+    return sizes
+
+
+def parts(stream: bytes, matrices: int) -> tuple[int, int]:
+    """Bytes of all that describes the points of so many matrices, and of the coded words."""
+    first, *_, lanes, logs_bytes, exponents_bytes = PREFIX.unpack_from(stream)
+    side_bytes = PREFIX.size + logs_bytes + exponents_bytes + 4 * (matrices + lanes)
+    if first >= WITH_LARGE:
+        _, size = LARGE.unpack_from(stream, side_bytes - 4 * lanes)
+        side_bytes += LARGE.size + size
+    return side_bytes, len(stream) - side_bytes
+
+
+class Reader:
+    """Takes points from interleaved lanes."""
+
+    def __init__(self, tables: Tables, lane_states: np.ndarray, words: np.ndarray):
+        self.tables, self.lane_states, self.words = tables, lane_states, words
+        self.position = 0
+        self.width = np.uint32(2 * tables.reach + 1)
+
+    def read(self, table: np.ndarray) -> np.ndarray:
+        """The next points, one from each of these rows of the tables."""
+        points = np.empty(len(table), np.int16)
+        lanes = len(self.lane_states)
+        for at in range(0, len(table), lanes):
+            row = table[at : at + lanes]
+            x = self.lane_states[: len(row)]
+            slot = x & np.uint32((1 << TABLE_BITS) - 1)
+            symbol = self.tables.symbol.take((row << np.uint32(TABLE_BITS)) + slot)
+            points[at : at + lanes] = symbol
+            index = row * self.width + symbol
+            x >>= np.uint32(TABLE_BITS)
+            x *= self.tables.frequency.take(index)
+            x += slot - self.tables.start.take(index)
+            low = np.flatnonzero(x < STATE_LOW)
+            words = self.words[self.position : self.position + len(low)]
+            if len(words) < len(low):
+                raise StreamError("the coded points end early")
+            x[low] = (x[low] << np.uint32(16)) | words
+            self.position += len(low)
+        points -= self.tables.reach
+        return points
+
+
+def decode(stream: bytes, shapes: list[tuple[int, int]]) -> tuple[list[Points], list[float]]:
+    """The matrices of these shapes that a stream holds, and their base steps.
+
+    Raises: StreamError for bytes that encode cannot have written.
+    """
+    if len(stream) < PREFIX.size:
+        raise StreamError(f"{len(stream)} bytes cannot hold a stream of points")
+    first, low, K, reach, lanes, *sizes = PREFIX.unpack_from(stream)
+    has_large, states = divmod(first, WITH_LARGE)
+    # with few lanes for many points, a stream of zeros in 60 bytes would take hours
+    enough = lanes > min(sum(R * C for R, C in shapes) >> 14, 1023)
+    if not (states in PARITY_CHECKS and K and enough and reach <= MAX_POINT):
+        raise StreamError("the prefix of the points is not as this format has it")
+    at = PREFIX.size
+    cells = int(cell_of(np.array(reach))) + 1
+    logs_KM = _inflated(stream[at : at + sizes[0]], K * cells).reshape(K, cells)
+    at += sizes[0]
+    per_kind = (0, 1, 0, 1)
+    counts = [shape[axis] for axis in per_kind for shape in shapes]
+    exponents = _inflated(stream[at : at + sizes[1]], sum(counts)).view(np.int8)
+    exponents = np.split(exponents, np.cumsum(counts)[:-1])
+    at += sizes[1]
+    large_at = begin = at + 4 * len(shapes)
+    if has_large and begin + LARGE.size <= len(stream):
+        begin += LARGE.size + LARGE.unpack_from(stream, begin)[1]
+    end = begin + 4 * lanes
+    if end > len(stream) or (len(stream) - end) % 2:
+        raise StreamError("the coded points are cut off")
+    base_steps = np.frombuffer(stream[at:large_at], "<f4").astype(float)
+    if not ((SMALLEST_STEP <= base_steps) & (base_steps <= LARGEST_STEP)).all():
+        raise StreamError("a base step is not one of this format")
+    lane_states = np.frombuffer(stream[begin:end], "<u4").astype(np.uint32)
+    words = np.frombuffer(stream[end:], "<u2").astype(np.uint32)
+    reader = Reader(Tables(logs_KM, reach), lane_states, words)
+    next_state = transitions(states).astype(np.uint32)
+    matrices = []
+    for i, (R, C) in enumerate(shapes):
+        kinds = exponents[i :: len(shapes)]
+        p = Points(np.empty((R, C), np.int32), *kinds)
+        steps = path_steps(R)
+        state = np.zeros((-(-R // steps), C), np.uint32)
+        for t in range(steps if R * C else 0):
+            rows = 2 * p.classes(low, K, slice(t, None, steps)).astype(np.uint32)
+            now = state[: len(rows)]
+            points = reader.read((rows + (now & np.uint32(1))).reshape(-1)).reshape(rows.shape)
+            p.points_RC[t::steps] = points
+            state[: len(rows)] = next_state[now, (points >> 1) & 1]
+        matrices.append(p)
+    if reader.position != len(words) or (reader.lane_states != STATE_LOW).any():
+        raise StreamError("the coded points do not end where they should")
+    if has_large:
+        _large_back(stream, large_at, matrices)
+    return matrices, base_steps.tolist()
+
+
+def _deflated(data: bytes) -> bytes:
+    return lzma.compress(data, lzma.FORMAT_RAW, filters=[LZMA_FILTER])
+
+
+def _inflated(data: bytes, count: int) -> np.ndarray:
+    inflater = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[LZMA_FILTER])
+    try:
+        unpacked = inflater.decompress(data, count + 1)
+    except lzma.LZMAError as error:
+        raise StreamError(f"tables or exponents: {error}") from error
+    if len(unpacked) != count or not inflater.eof or inflater.unused_data:
+        raise StreamError(f"tables or exponents do not unpack to {count} bytes")
+    return np.frombuffer(unpacked, np.uint8)

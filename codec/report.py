@@ -1,0 +1,116 @@
+"""Where the bytes of an artifact go, and what packing cost each group of tensors.
+
+python -m codec.report A.pgz [--reference CHECKPOINT] [--json]
+"""
+
+import argparse
+import json
+import math
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import quantize
+from codec import rans
+from quantize import State
+
+
+def byte_account(blob: bytes, reference_state: State | None = None) -> dict:
+    """Where the bytes of an artifact go and, given the weights it was made from, what was lost.
+
+    Tensors whose names differ by a number form a group. entropy_bytes is the order-0 bound: what an
+    ideal coder needs that knows, for each tensor, how often each code and fp16 byte occurs, or of
+    points the entropy under the frequency tables in the artifact.
+    relative_rms is the norm of the error over that of the reference, sqnr_db its inverse in
+    decibels; both are None where there is nothing to compare. The plan is what was chosen for each
+    tensor: bits of its grid, or the base step of its points and the bits that a weight then took.
+    Raises: ArtifactError as decode; ValueError when the reference holds other tensors.
+    """
+    _, entries, offset = quantize.read_header(blob)
+    if reference_state is not None:
+        references = {(name, *tensor.shape) for name, tensor in reference_state.items()}
+        if different := references ^ {(entry.name, *entry.shape) for entry in entries}:
+            raise ValueError(f"artifact and reference differ in {sorted(map(str, different))[0]}")
+    groups, plan = {}, {entry.name: {"bits": entry.bits} for entry in entries}
+
+    def add(name: str, weight: Tensor, stored_bytes: float, entropy_bytes: float) -> None:
+        group = groups.setdefault(re.sub(r"\b\d+\b", "*", name), Counter())
+        group.update(tensors=1, parameters=weight.numel(), bytes=stored_bytes)
+        group.update(entropy_bytes=entropy_bytes)
+        if reference_state is not None:
+            reference = reference_state[name].detach().cpu().double()
+            error = float((weight - reference).square().sum())
+            group.update(error=error, power=float(reference.square().sum()))
+
+    for entry, half_data, code_data in quantize.read_streams(blob, entries, offset):
+        planes = half_data[: len(half_data) // 2], half_data[len(half_data) // 2 :], code_data
+        weight = quantize.stored_weight(entry, half_data, code_data)
+        bound = sum(map(quantize.order0_bytes, planes))
+        add(entry.name, weight, entry.half_bytes + entry.code_bytes, bound)
+    if decoded := list(quantize.read_points(blob, entries, offset)):
+        # one stream holds the points of all tensors: each is given its share of the coded words
+        shares = rans.coded_bytes([points for _, points, _ in decoded])
+        side_bytes, word_bytes = rans.parts(
+            blob[quantize.points_start(entries, offset) : -quantize.CHECKSUM_BYTES], len(decoded)
+        )
+        for share, (entry, points, base_step) in zip(shares, decoded, strict=True):
+            weight = torch.from_numpy(points.dequantize(base_step))
+            bits = 8 * share / max(weight.numel(), 1)
+            plan[entry.name] = {"base_step": base_step, "bits": bits}
+            add(entry.name, weight, share / max(sum(shares), 1) * word_bytes, share)
+        groups["exponents and tables of the points"] = Counter(
+            bytes=side_bytes, entropy_bytes=side_bytes
+        )
+    for group in groups.values():
+        error, power = group.pop("error", 0), group.pop("power", 0)
+        group["bytes"] = round(group["bytes"])
+        numbers = group["parameters"]
+        group["bits_per_parameter"] = 8 * group["bytes"] / numbers if numbers else None
+        group["relative_rms"] = math.sqrt(error / power) if power else None
+        group["sqnr_db"] = 10 * math.log10(power / error) if power and error else None
+    parameters = sum(group["parameters"] for group in groups.values())
+    return {
+        "bytes": len(blob),
+        "parameters": parameters,
+        "bits_per_parameter": 8 * len(blob) / max(parameters, 1),
+        "entropy_bytes": sum(group["entropy_bytes"] for group in groups.values()),
+        "groups": groups,
+        "plan": plan,
+    }
+
+
+def format_account(summary: dict) -> str:
+    """The report as a table, largest group first."""
+    columns = ("tensors", "parameters", "bytes", "bits_per_parameter", "entropy_bytes")
+    columns += ("relative_rms", "sqnr_db")
+    groups = sorted(summary["groups"].items(), key=lambda item: -item[1]["bytes"])
+    lines = [("group", *columns)]
+    for name, group in [*groups, ("total, with header and checksum", summary)]:
+        cells = (group.get(column) for column in columns)
+        lines.append((name, *(f"{c:.4f}" if isinstance(c, float) else str(c or "") for c in cells)))
+    return "\n".join(f"{name:31}" + "".join(f"{t:>19}" for t in texts) for name, *texts in lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the report; returns 0, or 2 after one line on stderr where the input is at fault."""
+    parser = argparse.ArgumentParser("codec.report", description=__doc__.splitlines()[0])
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument("--reference", type=Path, help="checkpoint to measure the error against")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    options = parser.parse_args(arguments)
+    try:
+        reference = quantize.load_checkpoint(options.reference)[0] if options.reference else None
+        summary = byte_account(options.artifact.read_bytes(), reference)
+    except (ValueError, OSError, ImportError) as error:
+        print("codec.report:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    print(json.dumps(summary) if options.json else format_account(summary))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

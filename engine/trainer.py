@@ -1,0 +1,710 @@
+"""Train, pack and score a recipe: what `torchrun train_gpt.py` runs, in the order of execution.
+
+train() reads the settings and the data, opens the run's folder, and hands over to a Trainer. That
+rehearses the end of the run on made-up numbers, steps until the clock or the iterations run out,
+chooses between averages of the weights, packs, and checks what it packed. The score is then taken
+from the bytes on disk, as a reader of them would.
+
+Shapes: B rows, T tokens.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import math
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+import evaluate
+import quantize
+from codec import trellis
+from engine import log_lines
+from engine.open_model import open_model
+from engine.ranks import Clock, Ranks
+from engine.recipe import Recipe, State, packed_settings
+from engine.run_folder import RunFolder
+from engine.settings import ROOT, Choice, RunSettings, read_settings
+from engine.text import Batches, Rows, TrainingText
+
+# What a run imports of ours beside the recipe's files and quantize.SOURCES: all that is code which
+# counts against the cap.
+COUNTED_MODULES = (
+    "engine.log_lines",
+    "engine.open_model",
+    "engine.progress",
+    "engine.ranks",
+    "engine.recipe",
+    "engine.run_folder",
+    "engine.settings",
+    "engine.shards",
+    "engine.text",
+    "engine.trainer",
+    "evaluate",
+)
+# Held-out tokens that show what errors of packing cost: at most these, and at most a quarter of
+# them. On the smoke model 2,816 tokens did as well as 11,264: packing added 0.0011 nats with either
+# (n = 1).
+CALIBRATION_TOKENS = 32_768
+CALIBRATION_BATCH_TOKENS = 16_384  # bounds memory: the pass keeps every input of every matrix
+# Nats a token on held-out text that packing may cost beyond 4 times what is foreseen. Smoke models
+# of 60 to 5,000 steps lost 0.0001 to 0.0025 (n = 5), the fault that this guards against 0.103.
+UNSEEN_LOSS = 0.005
+UNSEEN_FACTOR = 4
+# Of the rehearsal's time, kept back from training: packing depends on the weights, and on what else
+# the machine does.
+RESERVE_FACTOR = 2
+RATE_MEMORY = 0.95  # of the running mean of tokens a second, from step to step
+
+
+def train(recipe: Recipe) -> None:
+    """Train, pack and score what the environment describes. The only reader of the environment."""
+    # Read before anything else: an edit while the run goes on must not change what is counted.
+    sources = read_sources(recipe)
+    with plain_errors():
+        ranks = Ranks.start(os.environ)
+        choice = read_settings(recipe, os.environ, torch.cuda.is_available())
+        settings = choice.settings
+        data_note = check_data(recipe, choice, ranks)
+        table = recipe.byte_table(settings.tokenizer_path, settings.vocab_size)
+        val_T, table = evaluate.read_validation(settings.data_path, table)
+        text = recipe.text(settings)
+        refuse_oversize(recipe, settings)
+        run = RunFolder(recipe.name, choice, ranks, sources)
+
+    log_start(run, choice, sources, ranks)
+    run.log(data_note)
+    run.log(
+        log_lines.DATA.write(
+            train_shards=len(text.shards),
+            train_tokens=text.num_blocks * text.seq_len,
+            holdout_tokens=len(text.holdout_T),
+            val_tokens=len(val_T),
+        )
+    )
+    code_bytes = sum(len(source) for source in sources.values())
+    if not run.artifact_path.exists():
+        train_and_pack(recipe, settings, ranks, run, text, table, val_T, code_bytes)
+    ranks.wait()  # until the artifact is on disk
+
+    model_bytes = run.artifact_path.stat().st_size
+    total_bytes = model_bytes + code_bytes
+    run.log(
+        log_lines.ARTIFACT.write(
+            model_bytes=model_bytes,
+            code_bytes=code_bytes,
+            total_bytes=total_bytes,
+            cap_bytes=recipe.cap_bytes,
+        )
+    )
+    # From the bytes, never from the weights in memory: the score is that of the artifact.
+    model = open_model(run.artifact_path, ranks.device, compile=settings.compile).model
+    scheme = evaluate.Scheme(settings.train_seq_len, settings.eval_stride)
+    evaluate.score_and_log(model, val_T, table, scheme, ranks, log=run.log)
+    ranks.leave()
+    if total_bytes > recipe.cap_bytes:
+        sys.exit(f"error: {total_bytes} bytes are over the cap of {recipe.cap_bytes}")
+
+
+def train_and_pack(
+    recipe: Recipe,
+    settings: RunSettings,
+    ranks: Ranks,
+    run: RunFolder,
+    text: TrainingText,
+    table: evaluate.ByteTable,
+    val_T: np.ndarray,
+    code_bytes: int,
+) -> None:
+    """All that the clock measures, from the first step to the artifact on disk; resumed or not."""
+    trainer = Trainer(recipe, settings, ranks, run, text, table)
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    run.log(log_lines.PARAMETERS.write(model_params=parameters))
+    if run.checkpoint_path.exists():
+        with plain_errors():
+            trainer.load(read_checkpoint(run.checkpoint_path))
+        run.drop_metrics_after(trainer.step)
+        train_ms = 1000 * trainer.clock.seconds()
+        run.log(log_lines.RESUMED.write(step=trainer.step, train_ms=train_ms))
+
+    def validate() -> None:
+        score = trainer.score_blocks(val_T)
+        fields = dict(step=trainer.step, iterations=settings.iterations, val_loss=score.loss)
+        run.log(log_lines.VALIDATION.write(**fields, metric=table.metric, bpb=score.bpb))
+        run.metrics(step=trainer.step, val_loss=score.loss, **{table.metric: score.bpb})
+
+    # A run that was killed between the choice of weights and the artifact trains no further.
+    if trainer.exported is None:
+        with plain_errors():
+            trainer.rehearse()
+            trainer.train(validate)
+    trainer.finish(code_bytes)
+
+    seconds = trainer.clock.seconds()
+    cap = settings.max_wallclock_seconds
+    run.log(log_lines.TRAINED.write(steps=trainer.step, train_ms=1000 * seconds, cap_ms=1000 * cap))
+    if 0 < cap < seconds:
+        run.log(log_lines.OVERTIME.write(seconds=seconds, cap=cap))
+    if ranks.device.type == "cuda":
+        allocated = torch.cuda.max_memory_allocated() // 2**20
+        reserved = torch.cuda.max_memory_reserved() // 2**20
+        run.log(log_lines.MEMORY.write(allocated=allocated, reserved=reserved))
+
+
+# Before training ----------------------------------------------------------------------------------
+
+
+def read_sources(recipe: Recipe) -> dict[str, bytes]:
+    """The files that count, by their place in the project, as they are when the run starts."""
+    files = [Path(file) for file in quantize.SOURCES]
+    files += [Path(sys.modules[name].__file__) for name in COUNTED_MODULES]
+    files += recipe.source_files()
+    # Resolved: in a packed script all of them are that one file, and a checkout may be reached
+    # through a link.
+    places = [file.resolve() for file in files]
+    return {os.path.relpath(place, ROOT): place.read_bytes() for place in places}
+
+
+@contextlib.contextmanager
+def plain_errors():
+    """End with one line, not a traceback, where the user can mend what is wrong."""
+    try:
+        yield
+    except (ValueError, OSError, FloatingPointError) as error:
+        sys.exit("error: " + " ".join(str(error).split()))
+
+
+def check_data(recipe: Recipe, choice: Choice, ranks: Ranks) -> str:
+    """Make the smoke preset's text where it is used and absent; have any other checked.
+
+    Returns a line for the log. Raises: ValueError naming what is wrong, and the remedy.
+    """
+    settings = choice.settings
+    if not (ROOT / "data" / "prepare.py").exists():
+        return f"warning: {settings.data_path} is not verified: no data/prepare.py beside the code"
+    commands = []
+    toy_path = recipe.presets.get("smoke", {}).get("data_path")
+    if settings.data_path == toy_path and "data_path" not in choice.overrides:
+        commands.append(["toy", "--out", os.path.abspath("data")])
+    tokenizer = os.path.abspath(settings.tokenizer_path)
+    verify = ["verify", os.path.abspath(settings.data_path), "--tokenizer", tokenizer, "--start"]
+    commands.append([*verify, str(settings.vocab_size)])
+    # In a process of its own: data/ is a tool, not a part of what is counted.
+    failed, output = 0, ""
+    if ranks.is_first:
+        for command in commands:
+            done = subprocess.run(
+                [sys.executable, "-m", "data.prepare", *command],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+            )
+            failed = done.returncode
+            output = (done.stderr if failed else done.stdout).strip()
+            if failed:
+                break
+    failed, output = ranks.broadcast((failed, output))
+    if failed:
+        raise ValueError(output.removeprefix("data.prepare verify: "))
+    return output
+
+
+def refuse_oversize(recipe: Recipe, settings: RunSettings) -> None:
+    """Raises: ValueError for a model of more parameters than any artifact may hold."""
+    # On the meta device a tensor has a shape and no memory.
+    with torch.device("meta"):
+        model = recipe.model(recipe.model_settings(settings), torch.float32)
+    parameters = sum(p.numel() for p in model.parameters())
+    if parameters > quantize.MAX_NUMBERS:
+        raise ValueError(
+            f"the model would have {parameters:,} parameters, an artifact holds"
+            f" {quantize.MAX_NUMBERS:,} at most; lower NUM_LAYERS or MODEL_DIM"
+        )
+
+
+def log_start(run: RunFolder, choice: Choice, sources: dict[str, bytes], ranks: Ranks) -> None:
+    """Say what runs: the settings for everyone, sources and machine for the log file."""
+    run.log(log_lines.RUN.write(folder=run.path, preset=choice.preset, reason=choice.reason))
+    overrides = " ".join(f"{name.upper()}={value}" for name, value in choice.overrides.items())
+    run.log(log_lines.OVERRIDES.write(overrides=overrides or "none"))
+    settings = json.dumps(dataclasses.asdict(choice.settings))
+    run.log(log_lines.SETTINGS.write(settings=settings), console=False)
+    for name, source in sources.items():
+        digest = hashlib.sha256(source).hexdigest()
+        run.log(log_lines.SOURCE.write(file=name, sha256=digest), console=False)
+    for line in describe_machine(ranks):
+        run.log(line, console=False)
+    if ranks.device.type == "cpu":
+        run.log(log_lines.ON_CPU.write())
+
+
+def describe_machine(ranks: Ranks) -> list[str]:
+    """Versions and hardware, for the log file."""
+    versions = log_lines.VERSIONS.write(
+        python=platform.python_version(), torch=torch.__version__, device=ranks.device
+    )
+    processes = log_lines.PROCESSES.write(
+        world_size=ranks.world_size, cores=os.cpu_count(), threads=torch.get_num_threads()
+    )
+    lines = [versions, processes]
+    if ranks.device.type == "cuda":
+        name = torch.cuda.get_device_name(ranks.device)
+        lines.append(log_lines.GPU.write(gpu=name, cuda=torch.version.cuda))
+        # By a shell: a container without this program is no reason to stop.
+        table = subprocess.run("nvidia-smi", shell=True, capture_output=True, text=True).stdout
+        lines.append(table)
+    return lines
+
+
+# Dense bf16 peaks by what the device calls itself (vendor data sheets); the first match counts.
+PEAK_FLOPS = {
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "RTX 5090": 209e12,
+    "RTX 4090": 165e12,
+}
+
+
+def peak_flops(settings: RunSettings, ranks: Ranks) -> float | None:
+    """Peak of all ranks together: as set, else by the table; None where it is in neither."""
+    name = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "CPU"
+    of_table = next((peak for key, peak in PEAK_FLOPS.items() if key in name), 0.0)
+    return (settings.peak_flops or of_table) * ranks.world_size or None
+
+
+def read_checkpoint(path: Path) -> dict:
+    """What Trainer.state returned. Raises: ValueError where the file is damaged."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of ten kinds
+        raise ValueError(f"{path} is damaged ({type(error).__name__}); start a new run") from error
+
+
+# Training -----------------------------------------------------------------------------------------
+
+
+class Trainer:
+    """The state of one run, from made-up warm-up steps to weights ready for packing."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        settings: RunSettings,
+        ranks: Ranks,
+        run: RunFolder,
+        text: TrainingText,
+        table: evaluate.ByteTable,
+    ):
+        self.recipe = recipe
+        self.settings = settings
+        self.ranks = ranks
+        self.run = run
+        self.text = text
+        self.table = table
+        self.batches = Batches(text, settings, ranks)
+        self.model_settings = recipe.model_settings(settings)
+        model = recipe.model(self.model_settings, recipe.dtype(settings, ranks.device))
+        recipe.init_weights(model, settings)
+        self.model = model.to(ranks.device)
+        loss = recipe.loss(model, settings)
+        self.loss_fn = torch.compile(loss) if settings.compile else loss
+        self.logits_fn = torch.compile(model) if settings.compile else model
+        self.optimizer = recipe.optimizer(model, settings, ranks)
+        self.averages = recipe.averages(model, settings)
+        self.clock = Clock(ranks)
+        self.step = 0
+        self.exported: str | None = None  # name of the candidate to pack, once chosen
+        self.reserve_seconds = 0.0  # kept back from the cap for choosing, packing and writing
+
+    # Checkpoints ------------------------------------------------------------------------------
+
+    def state(self) -> dict:
+        """Everything that `load` needs to go on as if nothing had happened."""
+        return {
+            "model": {name: p.detach() for name, p in self.model.named_parameters()},
+            "averages": self.averages.state_dict(),
+            "exported": self.exported,
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "train_seconds": self.clock.seconds(),
+            "settings": dataclasses.asdict(self.settings),
+            "model_settings": packed_settings(self.recipe, self.settings),
+        }
+
+    def state_bytes(self) -> bytes:
+        buffer = io.BytesIO()
+        torch.save(self.state(), buffer)
+        return buffer.getvalue()
+
+    def save(self) -> None:
+        if self.run.is_writer:
+            quantize.write_atomic(self.run.checkpoint_path, self.state_bytes())
+
+    @torch.no_grad()
+    def load(self, state: dict) -> None:
+        """Continue from what `state` returned, in this process or a killed one."""
+        try:
+            self.put(state["model"])
+            self.averages.load_state_dict(state["averages"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.exported = state["exported"]
+            self.step = state["step"]
+            self.clock = Clock(self.ranks, state["train_seconds"])
+        except (KeyError, RuntimeError) as error:
+            raise ValueError(f"the checkpoint is not of this recipe: {error}") from error
+
+    @torch.no_grad()
+    def put(self, weights: State) -> None:
+        """Overwrite the model's parameters."""
+        for name, p in self.model.named_parameters():
+            p.copy_(weights[name])
+
+    # Steps ------------------------------------------------------------------------------------
+
+    def train_step(self, micro_batches: list[Rows], progress: float) -> tuple[Tensor, Tensor]:
+        """One optimizer step on the global batch: (mean loss in nats per token, gradient norm)."""
+        # What a model draws, as for dropout, follows from these: a resumed rank draws it again.
+        torch.manual_seed(hash((self.settings.seed, self.step, self.ranks.rank)))
+        # Micro-batches bound the memory. Each is divided by the tokens of the whole batch, so that
+        # their gradients add up to that of the mean, over ranks too.
+        loss = torch.zeros((), device=self.ranks.device)
+        for rows in micro_batches:
+            nats = self.loss_fn(rows.tokens_BT, rows.weights_BT)
+            part = nats / self.settings.train_batch_tokens
+            part.backward()
+            loss += part.detach()
+        if self.ranks.world_size > 1:
+            loss = self.add_up_gradients(loss)
+        grad_norm = self.optimizer.step(self.step, progress)
+        self.step += 1
+        return loss, grad_norm
+
+    def add_up_gradients(self, loss: Tensor) -> Tensor:
+        """Give every rank the sum of all gradients; returns that of the losses."""
+        # One message for all gradients: hundreds of small ones would take longer.
+        grads = [p.grad for p in self.optimizer.params]
+        flat = torch.cat([*(g.flatten() for g in grads), loss[None]])
+        dist.all_reduce(flat)
+        sums = flat[:-1].split([g.numel() for g in grads])
+        for g, summed in zip(grads, sums, strict=True):
+            g.copy_(summed.view_as(g))
+        return flat[-1]
+
+    def progress(self) -> float:
+        """Share of the run that is over, in [0, 1]: of time where there is a cap, else of steps."""
+        done = self.step / self.settings.iterations
+        cap = self.settings.max_wallclock_seconds
+        if cap:
+            # Rank 0's clock decides for all, else one rank could stop a step before the others.
+            seconds = self.ranks.broadcast_float(self.clock.seconds())
+            done = max(done, seconds / (cap - self.reserve_seconds))
+        return min(done, 1.0)
+
+    def rehearse(self) -> None:
+        """Compile, warm up, choose and pack once on made-up numbers, then restore every tensor.
+
+        It runs before the clock starts and reads no text. A missing codec or a lack of memory shows
+        now instead of after training, and the time that the end of the run takes is measured: that
+        much is kept back from the cap.
+
+        Raises: ValueError when the cap leaves no time for training; FloatingPointError when a
+        warm-up step gives a loss that is not a number.
+        """
+        settings = self.settings
+        rng = torch.Generator().manual_seed(0)
+        before = self.state_bytes()
+        started = time.perf_counter()
+        for i in range(settings.warmup_steps):
+            rows = self.batches.made_up(rng, settings.vocab_size)
+            loss, _ = self.train_step(rows, progress=1.0)
+            if not math.isfinite(loss.item()):
+                raise FloatingPointError(
+                    f"the loss of warm-up step {i + 1} is {loss.item()}; {self.optimizer.remedy}"
+                )
+            self.averages.update(self.step, 1.0)
+            self.run.progress(f"warm-up {i + 1}/{settings.warmup_steps}")
+        self.ranks.synchronize()
+        warmup_seconds = time.perf_counter() - started
+
+        shape = self.text.holdout_T.shape
+        made_up_T = torch.randint(settings.vocab_size, shape, generator=rng).numpy()
+        made_up_T = made_up_T.astype(np.uint16)
+        for _ in range(2 if settings.compile else 1):  # the first may compile, the last is timed
+            started = time.perf_counter()
+            self.choose(made_up_T)
+        # Made-up weights, because at this point the real ones are hardly trained.
+        noise = {
+            name: torch.randn(p.shape, generator=rng) for name, p in self.model.named_parameters()
+        }
+        blob, _ = self.pack(noise, made_up_T, code_bytes=0)
+        self.packed_loss(blob, made_up_T)
+        if self.run.is_writer:
+            scratch = self.run.path / "rehearsal.tmp"
+            quantize.write_atomic(scratch, self.state_bytes() + blob)
+            scratch.unlink()
+        seconds = self.ranks.broadcast_float(time.perf_counter() - started)
+        self.load(torch.load(io.BytesIO(before), map_location="cpu", weights_only=True))
+        self.reserve_seconds = RESERVE_FACTOR * seconds
+        cap = settings.max_wallclock_seconds
+        if 0 < cap <= self.reserve_seconds:
+            raise ValueError(
+                f"MAX_WALLCLOCK_SECONDS={cap} must be over {self.reserve_seconds:.0f} (or 0: no"
+                f" cap), because choosing, packing and writing took {seconds:.1f} s in rehearsal"
+            )
+        self.run.log(
+            log_lines.WARMUP.write(
+                steps=settings.warmup_steps,
+                warmup_ms=1000 * warmup_seconds,
+                reserve_ms=1000 * self.reserve_seconds,
+            )
+        )
+
+    def train(self, validate: Callable[[], None]) -> None:
+        """Start the clock and step until it or iterations run out; it stops during `validate`.
+
+        SIGTERM, as of a scheduler, and Ctrl-C end the process after a step and a checkpoint.
+        Raises: FloatingPointError when the loss is no longer a number.
+        """
+        settings = self.settings
+        stop_signals: list[int] = []
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, frame: stop_signals.append(number))
+        self.clock.run()
+        last_saved = self.clock.seconds()
+        speed = Speed(self, last_saved)
+        progress = self.progress()
+        previous_loss: Tensor | None = None
+        while progress < 1.0:
+            loss, grad_norm = self.train_step(self.batches.get(self.step), progress)
+            # Waiting for the step before keeps the queue of a GPU one step long: the clock stays
+            # right, and a run that diverged stops at once.
+            if previous_loss is not None and not math.isfinite(previous_loss.item()):
+                raise FloatingPointError(
+                    f"train_loss is {previous_loss.item()} at step {self.step - 1};"
+                    f" {self.optimizer.remedy}"
+                )
+            previous_loss = loss
+            progress = self.progress()
+            self.averages.update(self.step, progress)
+            seconds = self.clock.seconds()
+            speed.step(seconds)
+            # The first steps are all logged: that is where a run goes wrong.
+            every = settings.train_log_every
+            if self.step <= 10 or self.step % every == 0 or progress >= 1.0:
+                self.log_step(loss, grad_norm, progress, seconds, speed)
+            else:
+                self.run.progress(f"step {self.step}  {progress:.0%}  {seconds:.0f} s")
+            every = settings.val_loss_every
+            if every and self.step % every == 0 and progress < 1.0:
+                self.clock.pause()
+                validate()
+                self.clock.run()
+            # A signal may reach one rank alone, and a step later than another.
+            is_stopped = self.ranks.broadcast_float(bool(stop_signals))
+            if is_stopped or 0 < settings.checkpoint_seconds <= seconds - last_saved:
+                last_saved = seconds
+                self.save()
+            if is_stopped:
+                self.run.log(log_lines.STOPPED.write(step=self.step, run_id=self.run.run_id))
+                sys.exit(128 + (stop_signals or [signal.SIGTERM])[0])
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def log_step(
+        self, loss: Tensor, grad_norm: Tensor, progress: float, seconds: float, speed: "Speed"
+    ) -> None:
+        tokens_s = speed.tokens_per_second()
+        self.run.log(
+            log_lines.STEP.write(
+                step=self.step,
+                iterations=self.settings.iterations,
+                train_loss=loss.item(),
+                train_ms=1000 * seconds,
+                step_ms=1000 * speed.seconds_per_step(),
+                tokens_s=tokens_s,
+                mfu=speed.mfu(),
+            )
+        )
+        self.run.metrics(
+            step=self.step,
+            tokens=self.step * self.settings.train_batch_tokens,
+            train_seconds=seconds,
+            progress=progress,
+            train_loss=loss.item(),
+            grad_norm=grad_norm.item(),
+            lr_scale=self.optimizer.scale,
+            tok_s=tokens_s,
+        )
+
+    # The end of a run -------------------------------------------------------------------------
+
+    def score_blocks(self, tokens_T: np.ndarray) -> evaluate.Score:
+        """Score of the model as it is, in blocks of the training length."""
+        length = self.settings.train_seq_len
+        scheme = evaluate.Scheme(length, length, batch_tokens=self.settings.micro_batch_tokens)
+        return evaluate.score_windows(self.logits_fn, tokens_T, self.table, scheme, self.ranks)
+
+    @torch.no_grad()
+    def choose(self, holdout_T: np.ndarray) -> dict[str, evaluate.Score]:
+        """Set `exported` to the candidate with the lowest loss on held-out training text.
+
+        Returns every candidate's score; the model keeps its raw weights.
+        """
+        candidates = self.averages.candidates()
+        scores = {}
+        for name, weights in candidates.items():
+            self.put(weights)
+            scores[name] = self.score_blocks(holdout_T)
+        self.put(candidates["raw"])
+        self.exported = min(scores, key=lambda name: scores[name].loss)
+        return scores
+
+    def hessians(self, weights: State, tokens_T: np.ndarray) -> State:
+        """What errors of each matrix cost (trellis.Curvature), measured on the text's beginning."""
+        self.put(weights)
+        T = self.settings.train_seq_len
+        count = max(T, min(CALIBRATION_TOKENS, len(tokens_T) // 4)) // T
+        # Row b holds the tokens from b * T to (b + 1) * T: one more than its inputs.
+        tokens_T = torch.from_numpy(tokens_T[: count * T + 1].astype(np.int64))
+        rows_BT = tokens_T.unfold(0, T + 1, T)
+        batch_tokens = min(CALIBRATION_BATCH_TOKENS, self.settings.micro_batch_tokens)
+        with trellis.Curvature(self.model.named_parameters()) as curvature:
+            for part_BT in rows_BT.split(max(1, batch_tokens // T)):
+                self.model.loss(part_BT.to(self.ranks.device)).backward()
+        self.model.zero_grad(set_to_none=True)
+        return curvature.hessians(count * T)
+
+    def pack(self, weights: State, holdout_T: np.ndarray, code_bytes: int) -> tuple[bytes, float]:
+        """The artifact, on every rank, and the nats a token that its rounding should cost."""
+        blob = b""
+        foreseen = math.inf
+        if self.run.is_writer:
+            hessians = functools.cache(lambda: self.hessians(weights, holdout_T))
+            blob = self.recipe.pack(
+                weights,
+                packed_settings(self.recipe, self.settings),
+                self.recipe.cap_bytes - code_bytes,
+                hessians,
+            )
+            foreseen = quantize.foreseen_nats(blob, hessians)
+        return self.ranks.broadcast((blob, foreseen))
+
+    def packed_loss(self, blob: bytes, tokens_T: np.ndarray) -> float:
+        """Nats a target of the model that the artifact holds."""
+        weights, _ = quantize.decode(blob)
+        self.put(weights)
+        return self.score_blocks(tokens_T).loss
+
+    def pack_and_check(self, weights: State, code_bytes: int) -> bytes:
+        """The artifact, on every rank, after what it decodes to was scored on held-out text.
+
+        A loss out of proportion to what the codec foresees is a fault that no byte shows (a weight
+        beyond the largest point once cost 0.06 bpb, the more bytes the worse). Then int8 rows are
+        tried as well, where they fit, and the artifact that scores better is kept.
+        """
+        holdout_T = self.text.holdout_T
+        blob, foreseen = self.pack(weights, holdout_T, code_bytes)
+        self.put(weights)
+        unpacked = self.score_blocks(holdout_T).loss
+        packed = self.packed_loss(blob, holdout_T)
+        lost = packed - unpacked
+        fields = dict(unpacked=unpacked, packed=packed, lost=lost, foreseen=foreseen)
+        self.run.log(log_lines.PACKED.write(bytes=len(blob), **fields))
+        if lost > UNSEEN_LOSS + UNSEEN_FACTOR * foreseen:
+            plan = quantize.int8_plan(weights)
+            rows_blob = quantize.encode(weights, plan, packed_settings(self.recipe, self.settings))
+            rows_lost = math.inf
+            if len(rows_blob) + code_bytes <= self.recipe.cap_bytes:
+                rows_lost = self.packed_loss(rows_blob, holdout_T) - unpacked
+            kept = "rows" if rows_lost < lost else "first"
+            self.run.log(
+                log_lines.REPACKED.write(
+                    lost=lost,
+                    foreseen=foreseen,
+                    rows_bytes=len(rows_blob),
+                    rows_lost=rows_lost,
+                    kept=kept,
+                )
+            )
+            blob = rows_blob if kept == "rows" else blob
+        self.put(weights)
+        return blob
+
+    def finish(self, code_bytes: int) -> None:
+        """Choose the weights, save them, and write the artifact: the last part of the timed run."""
+        self.clock.run()
+        # A resumed run may come here with its choice made and saved.
+        if self.exported is None:
+            scores = self.choose(self.text.holdout_T)
+            losses = " ".join(f"{name}_loss:{score.loss:.4f}" for name, score in scores.items())
+            self.run.log(
+                log_lines.AVERAGE.write(
+                    losses=losses,
+                    exported=self.exported,
+                    gain=scores["raw"].loss - scores[self.exported].loss,
+                    holdout_tokens=len(self.text.holdout_T),
+                )
+            )
+            self.save()
+        weights = self.averages.candidates()[self.exported]
+        blob = self.pack_and_check(weights, code_bytes)
+        if self.run.is_writer:
+            quantize.write_atomic(self.run.artifact_path, blob)
+        self.clock.pause()
+
+
+class Speed:
+    """Tokens a second and the share of the devices' peak, as the log states them."""
+
+    def __init__(self, trainer: Trainer, seconds: float):
+        settings = trainer.settings
+        self.batch_tokens = settings.train_batch_tokens
+        self.started = self.before = self.seconds = seconds
+        self.steps = 0
+        self.rate = 0.0  # tokens a second of the last step
+        self.mean = 0.0  # running, begun with 0
+        self.peak = peak_flops(settings, trainer.ranks)
+        self.flops_per_token = trainer.model.flops_per_token(settings.train_seq_len)
+        peak = self.peak or "unknown"
+        trainer.run.log(log_lines.PEAK.write(flops_per_token=self.flops_per_token, peak_flops=peak))
+
+    def step(self, seconds: float) -> None:
+        """Take in one more step, at so many training seconds."""
+        self.steps += 1
+        self.rate = self.batch_tokens / (seconds - self.before)
+        self.before = self.seconds = seconds
+        if self.steps > 1:  # on a GPU the first step was only queued by now
+            self.mean = RATE_MEMORY * self.mean + (1 - RATE_MEMORY) * self.rate
+
+    def seconds_per_step(self) -> float:
+        return (self.seconds - self.started) / self.steps
+
+    def tokens_per_second(self) -> float:
+        """The running mean, corrected for the 0 that it began with."""
+        if self.steps < 2:
+            return self.rate
+        return self.mean / (1 - RATE_MEMORY ** (self.steps - 1))
+
+    def mfu(self) -> str:
+        """Share of the peak, or "unknown"."""
+        if not self.peak:
+            return "unknown"
+        return f"{self.tokens_per_second() * self.flops_per_token / self.peak:.3f}"

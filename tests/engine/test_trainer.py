@@ -1,0 +1,443 @@
+"""Runs from the first step to the score: clock, checkpoints, kills, ranks, packing."""
+
+import copy
+import json
+import math
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import quantize
+import train_gpt
+from engine import trainer as engine_trainer
+from engine.ranks import Ranks
+from engine.settings import Choice
+from engine.trainer import check_data, peak_flops, plain_errors, read_sources, refuse_oversize
+from tests.tiny_runs import (
+    CPU,
+    ROOT,
+    TINY,
+    environment,
+    final_line,
+    losses,
+    run,
+    start,
+    tiny,
+    tiny_model,
+    toy_paths,
+    trainer_on,
+)
+
+RECIPE = train_gpt.RECIPE
+
+
+@pytest.fixture(scope="module")
+def finished(toy, tmp_path_factory):
+    """A complete run of TINY: (folder it ran in, its console output)."""
+    folder = tmp_path_factory.mktemp("finished")
+    return folder, run(folder, environment(toy, run_id="one"))
+
+
+def resuming(toy: Path, run_id: str) -> dict:
+    """What a user sets to continue a run: nothing but its name."""
+    ours = {name.upper() for name in (*TINY, "data_path", "tokenizer_path")}
+    kept = {name: value for name, value in environment(toy).items() if name not in ours}
+    return {**kept, "RESUME": run_id}
+
+
+def kill_and_resume(folder: Path, toy: Path, run_id: str, delays, **settings) -> str:
+    """Start a run, kill -9 after each delay in seconds, resume; the last one's output."""
+    env = environment(toy, run_id=run_id, **settings)
+    for delay in delays:
+        process = start(folder, env)
+        begun = time.monotonic()
+        settings_file = folder / "logs" / run_id / "settings.json"
+        while not settings_file.exists() and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(max(0.0, delay - (time.monotonic() - begun)))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        env = resuming(toy, run_id)
+    return run(folder, env)
+
+
+def test_a_run_leaves_everything_in_its_folder(finished):
+    """Log, metrics, settings, sources as they ran, checkpoint, artifact; nothing elsewhere."""
+    folder, output = finished
+    assert [path.name for path in folder.iterdir()] == ["logs"]
+    run_folder = folder / "logs" / "one"
+    assert {path.name for path in run_folder.iterdir()} == {
+        "train.log",
+        "metrics.jsonl",
+        "settings.json",
+        "train_gpt.py",
+        "quantize.py",
+        "evaluate.py",
+        "engine",
+        "codec",
+        "checkpoint.pt",
+        "artifact.pgz",
+        ".lock",
+    }
+    for name in read_sources(RECIPE):
+        assert (run_folder / name).read_bytes() == (ROOT / name).read_bytes()
+    log = (run_folder / "train.log").read_text()
+    assert all(line in log for line in output.splitlines())
+    for key in (
+        "hparams {",
+        "source train_gpt.py sha256:",
+        "overrides ",
+        "model_params:",
+        "torch:",
+        "average ",
+        "artifact model_bytes:",
+    ):
+        assert key in log
+    assert len(losses(run_folder)) == TINY["iterations"]
+
+
+def test_the_score_is_that_of_the_bytes_on_disk(finished, toy):
+    """evaluate.py in a fresh process repeats the run's final line to the last digit, twice."""
+    folder, output = finished
+    command = [sys.executable, str(ROOT / "evaluate.py"), "logs/one"]
+    env = {**environment(toy), "PYTHONPATH": ""}
+    lines = [
+        final_line(
+            subprocess.run(
+                command, cwd=folder, env=env, capture_output=True, text=True, check=True
+            ).stdout
+        )
+        for _ in range(2)
+    ]
+    assert lines == [final_line(output)] * 2
+
+
+def test_the_artifact_holds_the_chosen_average(finished):
+    """The packed weights are those of the candidate with the lowest held-out loss."""
+    folder, output = finished
+    state = torch.load(folder / "logs/one/checkpoint.pt", weights_only=True)
+    line = next(line for line in output.splitlines() if line.startswith("average "))
+    fields = dict(part.split(":") for part in line.split()[1:])
+    best = min(("raw", "ema", "swa"), key=lambda name: float(fields[f"{name}_loss"]))
+    assert fields["exported"] == state["exported"] == best
+    candidates = {"raw": state["model"], **state["averages"]}
+    packed, _ = quantize.decode((folder / "logs/one/artifact.pgz").read_bytes())
+    gains = [name for name, p in state["model"].items() if p.ndim < 2]  # stored as fp16
+
+    def is_packed(weights):
+        return all(torch.equal(packed[name], weights[name].half().float()) for name in gains)
+
+    assert is_packed(candidates[best]) and not all(map(is_packed, candidates.values()))
+
+
+def test_an_error_that_a_user_can_mend_is_one_line():
+    """Whatever the library below wrote."""
+    with pytest.raises(SystemExit, match="^error: one two$"), plain_errors():
+        raise ValueError("one\n\n  two\n")
+
+
+def test_two_ranks_train_like_one(finished, toy, tmp_path):
+    """torchrun with two gloo ranks: same batches, the loss curve within 1e-4, the same score."""
+    folder, output = finished
+    both = run(tmp_path, environment(toy, run_id="two"), ranks=2)
+    one, two = losses(folder / "logs/one"), losses(tmp_path / "logs/two")
+    assert len(one) == len(two) and max(abs(a - b) for a, b in zip(one, two, strict=True)) < 1e-4
+    bpb = [float(final_line(text).split("val_bpb:")[1].split()[0]) for text in (output, both)]
+    assert bpb[0] == pytest.approx(bpb[1], abs=2e-3)  # int5 rounding can tip a weight over an edge
+
+
+def test_the_peak_is_that_of_all_ranks():
+    """As set, of each device; unknown where it is neither set nor in the table."""
+    eight = Ranks(0, 8)
+    assert peak_flops(tiny(peak_flops=1e12), eight) == 8e12
+    assert peak_flops(tiny(), eight) is None
+
+
+@pytest.mark.parametrize("peak", [0.0, 1e9])
+def test_the_log_has_rates_that_follow_and_the_peak_they_are_shares_of(
+    toy, tmp_path, monkeypatch, peak
+):
+    """tok_s: 0.05 for the last step, corrected for the 0 it began with, without the first step,
+    whose end a GPU does not wait for; PEAK_FLOPS is reported."""
+    sizes = dict(iterations=4, train_log_every=1, max_wallclock_seconds=0.0, peak_flops=peak)
+    trainer = trainer_on(toy, tmp_path, monkeypatch, **sizes)
+    ends = [10.0, 12.0, 13.0, 17.0, 18.0]  # seconds at the end of each step
+    trainer.clock.seconds = lambda: ends[trainer.step]
+    trainer.train(validate=None)
+    batch, average = trainer.settings.train_batch_tokens, 0.0
+    wanted = [batch / 2]
+    for i, seconds in enumerate([1.0, 4.0, 1.0], 1):
+        average = 0.95 * average + 0.05 * batch / seconds
+        wanted.append(average / (1 - 0.95**i))
+    assert wanted[1] == pytest.approx(batch)
+    lines = (trainer.run.path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["tok_s"] for line in lines] == pytest.approx(wanted)
+    log = (trainer.run.path / "train.log").read_text()
+    flops = trainer.model.flops_per_token(trainer.settings.train_seq_len)
+    assert f"mfu of flops_per_token:{flops} and peak_flops:{peak or 'unknown'}\n" in log
+    share = f"{wanted[-1] * flops / peak:.3f}" if peak else "unknown"
+    assert f"step_avg:2000.00ms tok_s:{wanted[-1]:.0f} mfu:{share}\n" in log
+
+
+def test_the_time_cap_drives_the_schedule(toy, tmp_path, monkeypatch):
+    """With a cap, the run ends when time less the reserve is over, the rate at its floor."""
+    trainer = trainer_on(toy, tmp_path, monkeypatch, max_wallclock_seconds=22.0, iterations=10**5)
+    trainer.reserve_seconds = 2.0
+    trainer.clock.seconds = lambda: float(trainer.step)  # each step takes a second
+    trainer.train(validate=None)
+    assert trainer.step == 20
+    records = [json.loads(line) for line in (trainer.run.path / "metrics.jsonl").open()]
+    assert [r["progress"] for r in records] == pytest.approx([s / 20 for s in range(1, 21)])
+    assert records[1]["lr_scale"] == 1.0 and records[-1]["lr_scale"] == pytest.approx(0.16)
+
+
+def test_a_cap_that_leaves_no_time_to_train_is_refused(toy, tmp_path, monkeypatch):
+    """The rehearsal measures the end of the run, before training, and says what is needed."""
+    trainer = trainer_on(toy, tmp_path, monkeypatch, max_wallclock_seconds=0.001)
+    with pytest.raises(ValueError, match="MAX_WALLCLOCK_SECONDS=0.001 must be over"):
+        trainer.rehearse()
+
+
+def test_the_rehearsal_leaves_no_trace(toy, tmp_path, monkeypatch):
+    """Warm-up steps and packing on made-up numbers change no tensor and no counter."""
+    trainer = trainer_on(toy, tmp_path, monkeypatch, warmup_steps=2)
+    before = copy.deepcopy(trainer.state())
+    trainer.rehearse()
+    after = trainer.state()
+    assert after.pop("settings") == before.pop("settings")
+    assert after.pop("model_settings") == before.pop("model_settings")
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+    assert trainer.reserve_seconds > 0 and not list(trainer.run.path.glob("*.tmp"))
+
+
+def test_a_loss_that_nobody_foresaw_is_packed_another_way(toy, tmp_path, monkeypatch, capsys):
+    """A codec that spoils a matrix without a word is caught by the score of what it wrote."""
+    trainer = trainer_on(toy, tmp_path, monkeypatch, iterations=40)
+    trainer.train(validate=None)
+    weights = trainer.averages.candidates()["raw"]
+    honest = trainer.recipe.pack
+
+    def spoiled(weights, *arguments):
+        worse = weights | {"tok_emb.weight": weights["tok_emb.weight"].roll(1, 0)}
+        return honest(worse, *arguments)
+
+    for codec in (honest, spoiled):
+        monkeypatch.setattr(trainer.recipe, "pack", codec, raising=False)
+        blob = trainer.pack_and_check(weights, code_bytes=0)
+        output = capsys.readouterr().out
+        assert re.search(r"packed bytes:\d+ unpacked_loss:\S+ packed_loss:\S+ lost:", output)
+        assert ("warning: packing lost" in output) == (codec is spoiled)
+        decoded, _ = quantize.decode(blob)
+        change = (decoded["tok_emb.weight"] - weights["tok_emb.weight"]).norm()
+        assert change < 0.1 * weights["tok_emb.weight"].norm()
+    # Nothing of the candidates is left in the model.
+    assert torch.equal(trainer.model.tok_emb.weight, weights["tok_emb.weight"])
+
+
+def test_calibration_reads_the_held_out_text_and_leaves_no_trace(toy, tmp_path, monkeypatch):
+    """No other token, and no more of it than it says; gradients and averages stay."""
+    monkeypatch.setattr(engine_trainer, "CALIBRATION_TOKENS", 320)
+    trainer = trainer_on(toy, tmp_path, monkeypatch)
+    loss = trainer.model.loss
+    batches = []
+    trainer.model.loss = lambda tokens_BT: batches.append(tokens_BT) or loss(tokens_BT)
+    trainer.averages.ema["skip_weights"] += 1  # the weights to pack need not be those of training
+    trainer.exported = "ema"
+    before = copy.deepcopy(trainer.state())
+    trainer.finish(code_bytes=0)
+    assert [len(tokens_BT) for tokens_BT in batches] == [8, 2]  # of 32 tokens: micro-batches
+    holdout_T = trainer.text.holdout_T.astype(np.int64)
+    assert len(holdout_T) > 4 * 320
+    tokens_BT = torch.cat(batches)
+    assert tokens_BT[:, :-1].flatten().tolist() == holdout_T[:320].tolist()
+    assert tokens_BT[:, 1:].flatten().tolist() == holdout_T[1:321].tolist()
+    assert all(p.grad is None for p in trainer.model.parameters())
+    torch.testing.assert_close(dict(trainer.model.named_parameters()), trainer.averages.ema)
+    trainer.put(before["model"])
+    after = trainer.state()
+    assert after.pop("train_seconds") > before.pop("train_seconds")
+    for key in ("settings", "model_settings", "exported"):
+        assert after.pop(key) == before.pop(key)
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+
+
+def test_every_matrix_and_no_gain_is_calibrated(toy, tmp_path, monkeypatch):
+    """A positive Hessian of its columns each, in nats a token: twice the text, the same numbers."""
+    trainer = trainer_on(toy, tmp_path, monkeypatch)
+    weights = tiny_model().state_dict()
+    block_T = np.arange(2, 34)
+    once, twice = (trainer.hessians(weights, np.tile(block_T, n)) for n in (4, 8))  # a quarter
+    groups = trainer.model.param_groups()
+    ours = {id(p) for p in groups["matrix"] + groups["embedding"]}
+    named = trainer.model.named_parameters()
+    sizes = {name: (p.shape[1], p.shape[1]) for name, p in named if id(p) in ours}
+    assert {name: tuple(hessian.shape) for name, hessian in once.items()} == sizes
+    assert all(torch.linalg.eigvalsh(h)[-1] > 0 for h in once.values())
+    torch.testing.assert_close(once, twice, rtol=1e-4, atol=1e-9)
+
+
+def test_a_diverged_run_stops_and_says_what_to_lower(toy, tmp_path, monkeypatch):
+    """A loss that is not a number ends the run at once."""
+    trainer = trainer_on(toy, tmp_path, monkeypatch)
+    trainer.model.tok_emb.weight.data.fill_(math.inf)
+    with pytest.raises(FloatingPointError, match="lower MATRIX_LR=0.04"):
+        trainer.train(validate=None)
+    assert trainer.step <= 2
+
+
+def test_a_killed_run_resumes_to_the_same_weights(finished, toy, tmp_path):
+    """kill -9 in the middle, RESUME, and the artifact is the uninterrupted one's to the byte."""
+    folder, output = finished
+    resumed = kill_and_resume(tmp_path, toy, "one", delays=[0.0])
+    assert final_line(resumed) == final_line(output)
+    assert losses(tmp_path / "logs/one") == losses(folder / "logs/one")
+    artifacts = [(f / "logs/one/artifact.pgz").read_bytes() for f in (folder, tmp_path)]
+    assert artifacts[0] == artifacts[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_told_to_stop_can_go_on(toy, tmp_path, monkeypatch, number):
+    """SIGTERM or Ctrl-C ends it after a step and a checkpoint; then the artifact is the same."""
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+    uninterrupted = trainer_on(toy, tmp_path, monkeypatch, run_id="all", checkpoint_seconds=0.0)
+    uninterrupted.train(validate=None)
+    uninterrupted.finish(code_bytes=0)
+    one = trainer_on(toy, tmp_path, monkeypatch, run_id="one", checkpoint_seconds=0.0)
+    train_step = one.train_step
+
+    def stopped_at_the_third(*arguments):
+        if one.step == 2:
+            signal.raise_signal(number)
+        return train_step(*arguments)
+
+    one.train_step = stopped_at_the_third
+    try:
+        with pytest.raises(SystemExit) as stop:
+            one.train(validate=None)
+    finally:
+        for n, handler in handlers.items():
+            signal.signal(n, handler)
+    assert stop.value.code == 128 + number and one.step == 3
+    assert "stopped step:3 continue with RESUME=one\n" in (one.run.path / "train.log").read_text()
+    assert not one.run.artifact_path.exists()
+    one.train_step = train_step
+    one.load(engine_trainer.read_checkpoint(one.run.checkpoint_path))
+    assert one.step == 3
+    one.train(validate=None)
+    one.finish(code_bytes=0)
+    assert one.run.artifact_path.read_bytes() == uninterrupted.run.artifact_path.read_bytes()
+
+
+def test_a_run_killed_after_its_choice_trains_no_further(toy, tmp_path, monkeypatch):
+    """Between choosing the average and writing the artifact, a kill repeats neither."""
+    trainer = trainer_on(toy, tmp_path, monkeypatch, max_wallclock_seconds=600.0)
+    trainer.train(validate=None)
+    trainer.finish(code_bytes=0)
+    artifact = trainer.run.artifact_path.read_bytes()
+    trainer.run.artifact_path.unlink()
+    trainer.run.lock.close()
+    output = run(tmp_path, resuming(toy, trainer.run.run_id))
+    assert f"trained steps:{trainer.step} " in output and "average " not in output
+    assert trainer.run.artifact_path.read_bytes() == artifact
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_change_nothing(toy, tmp_path):
+    """Training, packing and scoring survive kill -9 at 20 random moments, with the same weights."""
+    settings = dict(iterations=300, checkpoint_seconds=0.2)
+    whole = run(tmp_path, environment(toy, run_id="whole", **settings))
+    rng = random.Random(0)
+    delays = [rng.uniform(2.0, 12.0) for _ in range(20)]
+    killed = kill_and_resume(tmp_path, toy, "killed", delays, **settings)
+    assert final_line(killed) == final_line(whole)
+    artifacts = [(tmp_path / f"logs/{n}/artifact.pgz").read_bytes() for n in ("whole", "killed")]
+    assert artifacts[0] == artifacts[1]
+    assert not list((tmp_path / "logs/killed").glob("*.tmp"))
+
+
+def test_a_damaged_checkpoint_is_one_line(toy, tmp_path, monkeypatch):
+    """The file is named, not a traceback of the library that reads it."""
+    trainer = trainer_on(toy, tmp_path, monkeypatch)
+    trainer.save()
+    path = trainer.run.checkpoint_path
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="checkpoint.pt is damaged"):
+        engine_trainer.read_checkpoint(path)
+    with pytest.raises(ValueError, match="the checkpoint is not of this recipe"):
+        trainer.load({"model": trainer.model.state_dict()})
+
+
+def test_a_loss_that_is_not_a_number_in_rehearsal_says_what_to_lower(toy, tmp_path, monkeypatch):
+    """Before the clock starts."""
+    trainer = trainer_on(toy, tmp_path, monkeypatch)
+    trainer.model.tok_emb.weight.data.fill_(math.inf)
+    with pytest.raises(FloatingPointError, match="warm-up step 1 is nan; lower MATRIX_LR=0.04"):
+        trainer.rehearse()
+
+
+def test_a_model_that_no_artifact_holds_is_refused():
+    """By its parameters, counted without memory for them."""
+    refuse_oversize(RECIPE, tiny())
+    with pytest.raises(ValueError, match=r"would have \d[\d,]+ parameters, an artifact holds"):
+        refuse_oversize(RECIPE, tiny(model_dim=10**6))
+
+
+def test_sources_are_named_by_their_place():
+    """The recipe's and the engine's files, once each, as they lie in the project."""
+    sources = read_sources(RECIPE)
+    assert {"train_gpt.py", "evaluate.py", "quantize.py", "codec/rans.py"} <= set(sources)
+    assert {"engine/trainer.py", "engine/text.py"} <= set(sources)
+    assert not any(name.startswith(("tools", "tests", "baselines", "..")) for name in sources)
+    for name, source in sources.items():
+        assert (ROOT / name).read_bytes() == source
+
+
+def test_every_module_that_a_run_imports_is_counted():
+    """A fresh process: what train_gpt imports of ours is what read_sources returns."""
+    code = (
+        "import sys, pathlib, train_gpt; from engine.trainer import read_sources;"
+        "files = {getattr(m, '__file__', None) for m in list(sys.modules.values())};"
+        "root = pathlib.Path(train_gpt.__file__).parent;"
+        "own = {str(pathlib.Path(f).relative_to(root)) for f in files"
+        " if f and root in pathlib.Path(f).parents and '.venv' not in f};"
+        "own = {name for name in own if not name.endswith('__init__.py')};"
+        "counted = set(read_sources(train_gpt.RECIPE)); assert own == counted, own ^ counted"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def choice_of(toy, **overrides):
+    settings = tiny(**{**toy_paths(toy), **overrides})
+    return Choice(settings, "smoke", "as asked", overrides)
+
+
+def test_unfit_data_is_refused_by_the_tool_that_makes_it(tmp_path, toy):
+    """A folder that data.prepare refuses ends the start with its message; a good one is noted."""
+    assert check_data(RECIPE, choice_of(toy), CPU).startswith("data verified source:")
+    with pytest.raises(ValueError, match=r"^no \*_train_\*.bin in .*; run: "):
+        check_data(RECIPE, choice_of(toy, data_path=str(tmp_path)), CPU)
+
+
+def test_a_script_alone_says_that_nobody_checked_its_data(tmp_path, toy, monkeypatch):
+    """A packed record has no data/ beside it: it trains, and its log says what was not done."""
+    monkeypatch.setattr(engine_trainer, "ROOT", tmp_path)
+    note = check_data(RECIPE, choice_of(toy, data_path="x"), CPU)
+    assert note == "warning: x is not verified: no data/prepare.py beside the code"
+
+
+def test_missing_data_is_named_with_the_command_that_fetches_it(tmp_path):
+    """PRESET=record without shards stops at once and says what to type."""
+    env = {"PATH": os.environ["PATH"], "PRESET": "record", "PYTHONPATH": str(ROOT)}
+    process = start(tmp_path, env)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1 and output.startswith("error: ")
+    assert "fetch" in output and not (tmp_path / "logs").exists()

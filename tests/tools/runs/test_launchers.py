@@ -1,0 +1,41 @@
+"""Runs as processes and as jobs; what SLURM is told stands with the seeds that are sent there."""
+
+import signal
+import sys
+import time
+
+import pytest
+
+from tools.runs.launchers import LocalProcess, slurm_parameters
+
+
+def wait_for(process: LocalProcess) -> int:
+    ends = time.monotonic() + 20
+    while not process.done() and time.monotonic() < ends:
+        time.sleep(0.01)
+    return process.process.returncode
+
+
+def test_a_process_is_asked_to_stop_and_may_be_killed():
+    """stop() is SIGTERM, kill() SIGKILL to all of the session; a dead one can be killed again."""
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    process = LocalProcess(command, None)
+    assert not process.done()
+    process.stop()
+    assert wait_for(process) == -signal.SIGTERM
+    other = LocalProcess(command, None)
+    other.kill()
+    assert wait_for(other) == -signal.SIGKILL
+    other.kill()
+
+
+def test_slurm_parameters_are_numbers_where_they_can_be():
+    """NAME=VALUE, the value a number or a text; a word without = is refused."""
+    words = ["slurm_partition=gpu", "timeout_min=60", "slurm_comment=a=b"]
+    assert slurm_parameters(words) == {
+        "slurm_partition": "gpu",
+        "timeout_min": 60,
+        "slurm_comment": "a=b",
+    }
+    with pytest.raises(ValueError, match="--slurm gpu must be NAME=VALUE"):
+        slurm_parameters(["gpu"])

@@ -1,0 +1,592 @@
+"""Read the training logs of the field, which are written by hundreds of scripts.
+
+A log states many scores. The one that counts is found by this rule, and named in `score_reason`:
+
+1. Of the scores that were computed from the artifact, after the last start that computed any: the
+   most adapted kind (test-time training and other learning on scored text, before sliding windows,
+   before plain blocks), of that kind the last, whether or not it is the lowest, and of the lines
+   that print this evaluation the one with the most digits.
+2. Never: a validation between steps, and what calls itself a diagnostic, pre-quantisation, an
+   average before packing, a mean, a best, a bound. A name that says nothing (`val_bpb:1.2`) counts
+   when the artifact's size is printed before it.
+3. None: when nothing of rule 1 is there, when a traceback follows, and when the log ends within a
+   later evaluation.
+
+Example. Of these lines the third counts, because it is adapted to scored text:
+
+    final_int8_zlib_roundtrip_exact val_loss:2.0606 val_bpb:1.2244
+    final_sliding_window_exact val_loss:2.0101 val_bpb:1.1913
+    legal_ttt_exact val_loss:2.0001 val_bpb:1.1871
+    DIAGNOSTIC post_ema val_loss:1.9 val_bpb:1.1
+
+Our own logs are read here too until they are read by the definitions that they are written with:
+their score is the last `final` line, after the last start of the process.
+"""
+
+import json
+import math
+import re
+from collections import deque
+from pathlib import Path
+from typing import NamedTuple
+
+from tools.runs.run_log import Run, Scored, read_lines
+
+# Numbers ------------------------------------------------------------------------------------------
+
+NUMBER = r"[-+]?\d[\d,_]{0,20}(?![\d,_])(?:\.\d{1,20})?(?:[eE][-+]?\d{1,3})?|[-+]?(?:nan|inf)\b"
+# key:value, key=value, key (kind): value; a time has its unit: "eval_time: 61.2s".
+PAIR = re.compile(
+    rf"(?<![\w./+-])(?P<key>[A-Za-z_][\w./+-]*)(?:[ \t]*\((?P<kind>[^()]*)\))?[ \t]*[:=][ \t]*"
+    rf"(?P<number>{NUMBER})(?:[ \t]*(?P<unit>ms|s|sec|seconds|m|min|h)(?![\w:=/.]))?"
+)
+MILLISECONDS = {"ms": 1.0, "s": 1e3, "sec": 1e3, "seconds": 1e3, "m": 6e4, "min": 6e4, "h": 3.6e6}
+
+
+def as_number(text: str) -> float:
+    """15_728_640 and 15,728,640 are the same number."""
+    return float(text.replace(",", "").replace("_", ""))
+
+
+def milliseconds(pair: re.Match) -> float:
+    """A time in ms; without a unit its key tells it, and seconds are the field's habit."""
+    unit = pair["unit"]
+    if unit is None:
+        unit = "ms" if pair["key"].lower().endswith("ms") else "s"
+    return round(as_number(pair["number"]) * MILLISECONDS[unit], 3)
+
+
+def as_setting(text: str):
+    """A setting as Python has it: bool, int, float, None, or the text itself."""
+    constants = {"True": True, "False": False, "None": None}
+    if text in constants:
+        return constants[text]
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text
+
+
+# Kinds of lines -----------------------------------------------------------------------------------
+
+START = re.compile(r"Running Python (\d[\d.]*)|run:(?:\S*[/\\])?(?P<run_id>\S+) preset:(\S+)")
+# Many scripts print their own source first. It ends at a ruler, a start or a step.
+SOURCE_BEGINS = re.compile(r"from __future__ import|import \w+$|Source code:|#!/|\"\"\"")
+RULER = re.compile(r"={60,}$")
+CRASH = re.compile(
+    r"Traceback \(most recent call last\)|.*ChildFailedError|Killed$|Segmentation fault"
+)
+ERROR = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Interrupt)\b")
+# "step:3/9 …", "[iter 3] …", "Step 3: …"
+STEP = re.compile(
+    r"(?:\[?(?P<word>step|iter|iteration)\b[\s:=]*)?(?P<step>\d{1,12})"
+    r"(?:\s*/\s*(?P<last>\d{1,12}))?\b[\]:,|]?\s+(?=\D)",
+    re.IGNORECASE,
+)
+# "ttt_chunk [3/9]", "sliding_eval [ 5.0%]", "ttp: b7/782", "ttt:start"
+EVALUATION_GOES_ON = re.compile(
+    r"\s*\[?\w{0,40}(?:ttt|ttp|slid|gram|slot)\w*[\s:]+"
+    r"(?:start\b|\[?\s*(?:batch |phase:)?[a-z]?\d+(?:\.\d+)?\s*[/%])",
+    re.IGNORECASE,
+)
+PROGRESS = re.compile(r"\d\s*[/%]|running|chunk\b|\bbatch\b", re.IGNORECASE)
+SIZE = re.compile(
+    r"(?P<label>serialized[_ ]model|total[_ ]submission[_ ]size|total[_ ](?:artifact[_ ])?size"
+    r"|code[_ ]size|total[_ ]artifact|submission[_ ]size|total[_ ]bytes|artifact[_ ]bytes"
+    r"|model[_ ]bytes|code[_ ]bytes|(?<!\w)\w{1,20} artifact)(?P<form>[^:=]{0,40})[:=]\s*"
+    r"(?P<bytes>\d[\d,_]{0,17})(?![\d.]|\s*[MK]i?B)",
+    re.IGNORECASE,
+)
+PEAK_MEMORY = re.compile(r"peak memory allocated: (\d+) MiB")
+DEVICE = re.compile(
+    r"\|\s+\d+\s+((?:NVIDIA|Tesla|AMD|Quadro)\b[^|]*?)\s{2,}|gpu:(.+?) cuda:\S+$|\bdevice:(cpu)$"
+)
+VERSION = {
+    "python": re.compile(r"(?:Running Python |python:)(\d[\w.]*)"),
+    "torch": re.compile(r"(?:PyTorch[ :]+|(?<!\w)torch[ :=]+|pytorch_version[:=]\s*)(\d[\w.+]*)"),
+    "cuda": re.compile(r"CUDA Version:\s*([\d.]+)|gpu:.* cuda:(\S+)$"),
+}
+
+# Once training began, a line without any of these says nothing that is read here. Logs have up to
+# 100,000 such lines, and each of them would be tried against every pattern.
+WORDS_OF_USE = (
+    "loss bpb byte size seed tokens start stop trained error trace ttt ttp slid gram slot memory"
+    " artifact step python preset: shards params world nvidia cuda torch killed segm interrupt"
+    " exception === gpu: hyperparam"
+).split() + ["import "]
+
+# Keys ---------------------------------------------------------------------------------------------
+
+BPB = re.compile(r"(?:\w*_)?bpb(?:_exact|_partial|_final)?|bits_per_byte", re.IGNORECASE)
+PLAIN_BPB = ("val_bpb", "val_bpb_partial", "bpb")  # they add nothing to the name of a score
+LOSS_KEYS = ("val_loss", "loss", "val_nll", "nll")
+TIME_KEYS = ("eval_time", "time", "elapsed", "t", "eval_time_ms", "eval_ms", "eval_time_s")
+TARGETS_KEYS = ("targets", "scored_targets", "scored_tokens")
+BYTES_KEYS = ("bytes", "scored_bytes")
+CURVE_KEYS = {  # a step line's key -> ours
+    "train_loss": "train_loss",
+    "loss": "train_loss",
+    "val_loss": "val_loss",
+    "val_bpb": "val_bpb",
+    "val_bpb_partial": "val_bpb",
+    "tok_s": "tok_s",
+    "tok/s": "tok_s",
+    "mfu": "mfu",
+    "tokens": "tokens",
+}
+FACT_KEYS = {  # a key as printed -> ours; the first in a log counts
+    "seed": "seed",
+    "val_tokens": "val_tokens",
+    "train_shards": "train_shards",
+    "world_size": "world_size",
+    "max_wallclock_seconds": "cap_seconds",
+    "model_params": "model_params",
+    "total_params": "model_params",
+    "num_params": "model_params",
+    "params": "model_params",
+}
+SEED_OF_ANOTHER_STAGE = re.compile("calib|gptq|self-gen|autoreg|ttt|eval", re.IGNORECASE)
+
+# Kinds of scores, by their names ------------------------------------------------------------------
+
+NEVER = re.compile(
+    r"(?<![a-z])(?:diag|unquant|pre[-_ ]?(?:quant|ttt|export)|post[-_ ]?ema|raw|unigram|before)"
+    r"|(?<![a-z])best|(?<![a-z])(?:mean|avg|average|std|delta|gain|gap|target|baseline|sota|proxy"
+    r"|subset|oracle|improvement)(?![a-z])|^(?:ema|swa|lawa)\b(?!.*(?:quant|int\d|trip))",
+    re.IGNORECASE,
+)
+ADAPTED = re.compile(
+    r"ttt|lora|slot|adapt|n-?gram|tilt|ppm|cache|knn|mixture|etlb|hedge|online|phased",
+    re.IGNORECASE,
+)
+SLIDING = re.compile(r"slid|stride|window|(?:^|_|\b)sw(?:_|\b)|overlap", re.IGNORECASE)
+PACKED = re.compile(
+    r"final|quant|int\d|round_?trip|zlib|zstd|lzma|brotli|ternary|binary|artifact|submission"
+    r"|score|post",
+    re.IGNORECASE,
+)
+# The rank of a kind: the higher, the sooner it counts. 0: not a score of the artifact.
+RANKS = {3: "adapted to scored text", 2: "by sliding windows", 1: "of the artifact"}
+
+
+class Candidate(NamedTuple):
+    """A score that may be the one that counts."""
+
+    score: Scored
+    rank: int  # a key of RANKS, or 0
+    decimals: int  # with which its bpb is printed
+    start: int  # how many starts of a process stand before it
+
+
+class Size(NamedTuple):
+    """A line on bytes: "Total submission size int8+zlib: 15863489 bytes"."""
+
+    label: str  # "total submission size"
+    form: str  # "int8+zlib"
+    bytes: int
+
+
+def rank_of(score: Scored, after_size: bool) -> int:
+    """A key of RANKS, or 0 where the score is not known to be one of the artifact."""
+    if score.val_bpb is None or not math.isfinite(score.val_bpb) or NEVER.search(score.name):
+        return 0
+    if ADAPTED.search(score.name):
+        return 3
+    if SLIDING.search(score.name):
+        return 2
+    if PACKED.search(score.name):
+        return 1
+    return 1 if after_size else 0
+
+
+# Reading ------------------------------------------------------------------------------------------
+
+
+class Reader:
+    """What a log has told so far: read() takes its lines one by one."""
+
+    def __init__(self):
+        self.candidates: deque[Candidate] = deque(maxlen=1000)
+        self.curve: dict[int, dict] = {}  # by step
+        self.facts: dict = {}
+        self.sizes: list[Size] = []
+        self.settings: dict = {}
+        self.overrides: dict[str, str] = {}
+        self.sources: dict[str, str] = {}
+        self.versions: dict[str, str] = {}
+        self.starts = 0
+        # A line's number and text:
+        self.last = (0, "")
+        self.crash: tuple[int, str] | None = None
+        self.unfinished: tuple[int, str] | None = None  # an evaluation that goes on
+        self.in_source = False
+        self.in_settings = False
+        self.is_ours = False
+        self.resumed = False
+
+    def read(self, number: int, line: str) -> None:
+        """Take one line: first what kind it is, then the facts that any line may hold."""
+        if not line.strip():
+            return
+        self.last = (number, line)
+        lower = line.lower()
+        is_of_use = self.in_settings or any(word in lower for word in WORDS_OF_USE)
+        if self.curve and not is_of_use:
+            return
+        start = START.match(line)
+        is_step = "loss" in line and STEP.match(line)
+        if self.in_source and not (start or is_step or RULER.match(line)):
+            return
+        self.in_source = not start and bool(SOURCE_BEGINS.match(line))
+        self.in_settings = self.in_settings and line.startswith(" ")
+
+        if start:
+            self.read_start(start)
+        elif CRASH.match(line):
+            self.crash = self.crash or (number, line)
+        elif self.crash and ERROR.match(line):
+            self.crash = (self.crash[0], line)  # the error says more than "Traceback"
+        elif self.in_settings and ":" in line:
+            name, _, text = line.strip().partition(":")
+            self.settings[name] = as_setting(text.strip())
+        elif EVALUATION_GOES_ON.match(line):
+            self.unfinished = (number, line)
+        elif self.read_step(line) or self.read_score(number, line) or self.read_size(line):
+            return
+        self.read_facts(line)
+
+    def read_start(self, start: re.Match) -> None:
+        """A process starts: what went wrong in the one before does not count."""
+        self.starts += 1
+        self.crash = None
+        self.unfinished = None
+        if start["run_id"]:
+            self.is_ours = True
+            self.facts |= {"run_id": start["run_id"], "preset": start[3]}
+
+    def read_step(self, line: str) -> bool:
+        """Take a line of the curve; those of one step are put together."""
+        head = STEP.match(line) if "loss" in line else None
+        if not head or not (head["word"] or head["last"]):
+            return False
+        pairs = {pair["key"].lower(): pair for pair in PAIR.finditer(line, head.end())}
+        if not pairs.keys() & {"train_loss", "val_loss", "loss"}:
+            return False
+        step = int(head["step"])
+        if step <= 1 < max(self.curve, default=0):
+            self.curve.clear()  # another training in the same log
+        point = self.curve.setdefault(step, {"step": step, "train_time_ms": None})
+        for key, name in CURVE_KEYS.items():
+            if key in pairs:
+                point[name] = as_number(pairs[key]["number"])
+        for key in ("elapsed", "train_time"):
+            if key in pairs:
+                point["train_time_ms"] = milliseconds(pairs[key])
+        if "val_bpb_partial" in pairs:
+            point["is_partial"] = True
+        return True
+
+    def read_score(self, number: int, line: str) -> bool:
+        """Take every score of a line."""
+        if "bpb" not in line.lower() and "val_loss" not in line and "bits_per_byte" not in line:
+            return False
+        pairs = list(PAIR.finditer(line))
+        bpb_pairs = [pair for pair in pairs if BPB.fullmatch(pair["key"])]
+        # Of a key that stands there twice the first counts.
+        by_key = {pair["key"].lower(): pair for pair in reversed(pairs)}
+        if not bpb_pairs and "val_loss" not in by_key:
+            return False
+        name = line[: pairs[0].start()].strip(" \t:,|-(=>*#")
+        if PROGRESS.search(name):
+            self.unfinished = (number, line)
+            return False
+
+        def first(keys: tuple[str, ...]) -> re.Match | None:
+            return next((by_key[key] for key in keys if key in by_key), None)
+
+        def whole_number(keys: tuple[str, ...]) -> int | None:
+            counts = [by_key[key]["number"] for key in keys if key in by_key]
+            return next((int(count) for count in reversed(counts) if count.isdigit()), None)
+
+        loss = first(LOSS_KEYS)
+        timed = first(TIME_KEYS)
+        for pair in bpb_pairs or [None]:
+            key = pair["key"].lower() if pair else ""
+            parts = [name]
+            if pair and key not in PLAIN_BPB:
+                parts.append(pair["key"])
+            if pair and pair["kind"]:
+                parts.append(pair["kind"])
+            score = Scored(
+                name=" ".join(part for part in parts if part),
+                val_loss=as_number(loss["number"]) if loss else None,
+                val_bpb=as_number(pair["number"]) if pair else None,
+                is_partial="partial" in key,
+                line=number,
+                text=line,
+                eval_time_ms=milliseconds(timed) if timed else None,
+                targets=whole_number(TARGETS_KEYS),
+                bytes=whole_number(BYTES_KEYS),
+            )
+            rank = rank_of(score, after_size=bool(self.sizes))
+            decimals = len(pair["number"].partition(".")[2]) if pair else 0
+            self.candidates.append(Candidate(score, rank, decimals, self.starts))
+            if rank:
+                self.unfinished = None
+                self.crash = None
+        return True
+
+    def read_size(self, line: str) -> bool:
+        """Take every number of bytes of a line."""
+        sizes = list(SIZE.finditer(line))
+        for size in sizes:
+            label = size["label"].lower().replace("_", " ")
+            form = size["form"].strip(" _").lower()
+            self.sizes.append(Size(label, form, int(as_number(size["bytes"]))))
+        return bool(sizes)
+
+    def read_facts(self, line: str) -> None:
+        """Take what is told once: settings, versions, counts, times."""
+        if line.startswith("hparams {"):
+            self.settings = json.loads(line.removeprefix("hparams "))
+        elif line.startswith("overrides "):
+            self.overrides = dict(re.findall(r"([A-Z_0-9]+)=(.*?)(?= [A-Z_0-9]+=|$)", line))
+        elif source := re.fullmatch(r"source (\S+) sha256:([0-9a-f]{64})", line):
+            self.sources[source[1]] = source[2]
+        elif line.startswith("Hyperparameters:"):
+            self.in_settings = True
+        elif memory := PEAK_MEMORY.search(line):
+            self.facts["peak_memory_mib"] = int(memory[1])
+        elif resumed := re.match(r"resumed step:(\d+)", line):
+            self.resumed = True
+            # The steps after the checkpoint are trained again.
+            last_step = int(resumed[1])
+            self.curve = {step: point for step, point in self.curve.items() if step <= last_step}
+        elif line.startswith(("data verified", "warning: ")) and not self.curve:
+            self.facts.setdefault("data_note", line)
+
+        if device := DEVICE.search(line):
+            self.facts.setdefault("device", next(filter(None, device.groups())))
+        for name, pattern in VERSION.items():
+            if version := pattern.search(line):
+                self.versions.setdefault(name, next(filter(None, version.groups())))
+        if not (self.curve or self.is_ours):
+            self.read_settings(line)
+        for pair in PAIR.finditer(line):
+            self.read_fact(line, pair)
+
+    def read_settings(self, line: str) -> None:
+        """Take a line that is nothing but name:value, as "train_seq_len:1024 iterations:20000"."""
+        words = [word.partition(":") for word in line.split()]
+        if all(name.isidentifier() for name, *_ in words):
+            for name, colon, text in words:
+                if colon and text:
+                    self.settings[name] = as_setting(text)
+
+    def read_fact(self, line: str, pair: re.Match) -> None:
+        """Take one key and its number, if it is a fact of the run."""
+        key = pair["key"].lower()
+        number = pair["number"]
+        name = FACT_KEYS.get(key) if number[0].isdigit() else None
+        if name == "seed" and SEED_OF_ANOTHER_STAGE.search(line):
+            name = None
+        if name:
+            if name == "seed" and self.candidates:
+                self.starts += 1  # another run in the same log
+                self.facts.pop("seed", None)
+            self.facts.setdefault(name, as_number(number))
+        elif key == "tokens" and line.lower().startswith(("val_loader", "val tokens")):
+            self.facts.setdefault("val_tokens", as_number(number))
+        elif line.startswith(("stopping_early", "trained ")):
+            if key in ("train_time", "cap"):
+                self.facts[f"{key}_ms"] = milliseconds(pair)
+            elif key in ("step", "steps"):
+                self.facts["steps"] = as_number(number)
+
+
+# Choosing -----------------------------------------------------------------------------------------
+
+
+class Choice(NamedTuple):
+    """The score that counts, the reason, and the time that all evaluations took."""
+
+    score: Scored | None
+    reason: str
+    eval_time_ms: float | None
+
+
+def print_one_evaluation(candidate: Candidate, other: Candidate) -> bool:
+    """Do two lines print the same evaluation, as far as their decimals tell?
+
+    1.2244 and 1.22436570 do: they differ by less than half of the shorter one's last digit.
+    """
+    decimals = min(candidate.decimals, other.decimals)
+    difference = abs(candidate.score.val_bpb - other.score.val_bpb)
+    return decimals > 2 and difference <= 0.5001 * 10.0**-decimals
+
+
+def group_evaluations(candidates: list[Candidate]) -> list[list[Candidate]]:
+    """The lines, those of one evaluation together."""
+    evaluations: list[list[Candidate]] = []
+    for candidate in candidates:
+        for lines in evaluations:
+            if all(print_one_evaluation(candidate, other) for other in lines):
+                lines.append(candidate)
+                break
+        else:
+            evaluations.append([candidate])
+    return evaluations
+
+
+def choose(log: Reader) -> Choice:
+    """The score that counts by the rule above."""
+    usable = [candidate for candidate in log.candidates if candidate.rank]
+    if log.is_ours:
+        last_start = log.starts
+    else:
+        last_start = usable[-1].start if usable else 0
+    usable = [candidate for candidate in usable if candidate.start == last_start]
+    evaluations = group_evaluations(usable)
+    times = [max(line.score.eval_time_ms or 0 for line in lines) for lines in evaluations]
+    eval_time_ms = sum(times) or None
+
+    def none(reason: str) -> Choice:
+        return Choice(None, f"no score{reason}", eval_time_ms)
+
+    number, line = log.last
+    end = f"the log ends at line {number}: {line.strip()[:80]!r}"
+    if log.crash:
+        number, line = log.crash
+        return none(f": crashed, line {number}: {line[:80]!r}")
+    if log.is_ours:
+        finals = [candidate.score for candidate in usable if candidate.score.name == "final"]
+        if not finals:
+            return none(f": no final line; {end}")
+        reason = f"line {finals[-1].line}: the last final line of this run"
+        return Choice(finals[-1], reason, eval_time_ms)
+    if log.unfinished and usable:
+        number, line = log.unfinished
+        return none(f": cut off in a later evaluation, line {number}: {line.strip()[:80]!r}")
+    names = [repr(candidate.score.name) for candidate in log.candidates if not candidate.rank]
+    not_counted = ", ".join(dict.fromkeys(names))
+    if not usable:
+        only = f", only {not_counted}" if not_counted else ""
+        return none(f" of the artifact{only}; {end}")
+
+    best_rank = max(candidate.rank for candidate in usable)
+    of_best_rank = [lines for lines in evaluations if max(line.rank for line in lines) == best_rank]
+    last = max(of_best_rank, key=lambda lines: max(line.score.line for line in lines))
+    chosen = max(last, key=lambda line: (line.decimals, line.rank, line.score.line)).score
+    reason = f"line {chosen.line}, {chosen.name!r}: {RANKS[best_rank]}, the last of its kind"
+    if len(evaluations) > 1:
+        reason += f" among {len(evaluations)} evaluations of the artifact"
+    if not_counted:
+        reason += f"; never counted: {not_counted}"
+    return Choice(chosen, reason, eval_time_ms)
+
+
+def choose_sizes(sizes: list[Size]) -> tuple[int | None, int | None, int | None]:
+    """Bytes of model, code and both, of the packed model, as the last lines on them say.
+
+    A form tells the packed model from the raw one, which is not shipped:
+
+        Serialized model: 67224983 bytes
+        Code size: 47686 bytes
+        Total submission size: 67272669 bytes
+        Serialized model int8+zlib: 15815847 bytes
+        Total submission size int8+zlib: 15863489 bytes
+
+    gives (15815847, 47686, 15863489).
+    """
+    packed = [size.bytes for size in sizes if size.label == "model bytes"]
+    packed += [size.bytes for size in sizes if size.label.startswith("serialized") and size.form]
+    for size in sizes:
+        if size.label.endswith(" artifact") and size.label != "total artifact":
+            packed.append(size.bytes)
+    raw = [size.bytes for size in sizes if size.label.startswith("serialized") and not size.form]
+    codes = [
+        size.bytes for size in sizes if "code" in size.label and "uncompressed" not in size.form
+    ]
+    sums_of_raw = {model + code for model in raw for code in [0, *codes]}
+
+    totals = [size for size in sizes if size.label.startswith(("total", "submission"))]
+    totals = [size for size in totals if size.bytes not in sums_of_raw]
+    totals = [size for size in totals if size.form] or totals
+    totals = totals or [size for size in sizes if size.label == "artifact bytes"]
+
+    model_bytes = packed[-1] if packed else None
+    total_bytes = totals[-1].bytes if totals else None
+    # Of several sizes of the code the one counts that makes up the total.
+    fitting = [code for code in codes if model_bytes and total_bytes == model_bytes + code]
+    code_bytes = [*codes, *fitting][-1] if codes else None
+    return model_bytes, code_bytes, total_bytes
+
+
+def read_foreign_log(path: Path) -> Run:
+    """What one log says.
+
+    Raises: FileNotFoundError; ValueError, with the lines that were looked for, for a file that is
+    not a training log.
+    """
+    log = Reader()
+    for number, line in read_lines(path):
+        log.read(number, line)
+    if not (log.candidates or log.curve or log.sizes or log.is_ours):
+        place = f"in {log.last[0]} lines" if log.last[0] else "in an empty file"
+        forms = "'step:1/20000 train_loss:…', '… val_bpb:…', 'Total submission size …: N bytes'"
+        raise ValueError(f"{path}: no line as {forms} {place}; give a training log")
+
+    facts = log.facts
+    settings = log.settings
+    curve = [log.curve[step] for step in sorted(log.curve)]
+    batch_tokens = settings.get("train_batch_tokens")
+    if isinstance(batch_tokens, int):
+        for point in curve:
+            point.setdefault("tokens", point["step"] * batch_tokens)
+    times = [point["train_time_ms"] for point in curve if point["train_time_ms"] is not None]
+    cap_seconds = facts.get("cap_seconds", settings.get("max_wallclock_seconds"))
+    cap_ms = 1000.0 * cap_seconds if isinstance(cap_seconds, int | float) else None
+    # "2.9.1+cu128" was built for CUDA 12.8, whatever newer one the driver could run.
+    if built_for := re.search(r"\+cu(\d+)(\d)$", log.versions.get("torch", "")):
+        log.versions["cuda"] = f"{built_for[1]}.{built_for[2]}"
+
+    def count(name: str) -> int | None:
+        return int(facts[name]) if name in facts else None
+
+    seed = count("seed")
+    if seed is None:
+        in_file_name = re.search(r"(?:seed|(?<![a-z])s)[_-]?(\d+)", path.stem)
+        seed = settings.get("seed", int(in_file_name[1]) if in_file_name else None)
+    choice = choose(log)
+    model_bytes, code_bytes, total_bytes = choose_sizes(log.sizes)
+    return Run(
+        path=path,
+        run_id=facts.get("run_id") or settings.get("run_id"),
+        seed=seed,
+        score=choice.score,
+        score_reason=choice.reason,
+        scores=[candidate.score for candidate in log.candidates],
+        steps=count("steps") if "steps" in facts else max(log.curve, default=None),
+        train_time_ms=facts.get("train_time_ms", times[-1] if times else None),
+        cap_ms=facts.get("cap_ms", cap_ms),
+        eval_time_ms=choice.eval_time_ms,
+        model_bytes=model_bytes,
+        code_bytes=code_bytes,
+        total_bytes=total_bytes,
+        val_tokens=count("val_tokens"),
+        train_shards=count("train_shards"),
+        model_params=count("model_params"),
+        world_size=count("world_size"),
+        device=facts.get("device"),
+        versions=log.versions,
+        settings=settings,
+        overrides=log.overrides,
+        sources=log.sources,
+        curve=curve,
+        resumed=log.resumed,
+        peak_memory_mib=count("peak_memory_mib"),
+        data_note=facts.get("data_note"),
+        preset=facts.get("preset"),
+    )

@@ -1,0 +1,98 @@
+"""Places where a run can be started: this machine, or a SLURM cluster.
+
+A launched run answers to done(), stop() and kill(). stop() asks: the trainer ends its step, writes
+a checkpoint and leaves. kill() does not ask.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+GRACE_SECONDS = 120.0  # for a step and a checkpoint, before a run is killed
+
+
+class LocalProcess:
+    """A run as a process of this machine, in a session of its own: Ctrl-C does not reach it."""
+
+    job_id = None
+
+    def __init__(self, command: list[str], stdout: int | None):
+        self.process = subprocess.Popen(command, stdout=stdout, start_new_session=True)
+
+    def done(self) -> bool:
+        return self.process.poll() is not None
+
+    def stop(self) -> None:
+        self.process.terminate()
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+
+class SlurmJob:
+    """A run as a job of submitit's; the scheduler, too, sends SIGTERM before it kills."""
+
+    def __init__(self, job):
+        self.job = job
+        self.job_id = str(job.job_id)
+        self.is_cancelled = False
+
+    def done(self) -> bool:
+        # A cancelled job leaves no result to see, so the scheduler itself has to be asked.
+        return self.job.done(force_check=self.is_cancelled)
+
+    def stop(self) -> None:
+        self.job.cancel(check=False)
+        self.is_cancelled = True
+
+    kill = stop
+
+
+SubmitFunction = Callable[[list[str], str, str | None], SlurmJob]
+
+
+def slurm_parameters(words: list[str]) -> dict:
+    """submitit's parameters: ["timeout_min=60"] is {"timeout_min": 60}. Raises: ValueError."""
+    parameters = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise ValueError(f"--slurm {word} must be NAME=VALUE, as slurm_partition=gpu")
+        parameters[name] = int(value) if value.isdigit() else value
+    return parameters
+
+
+def slurm(logs: Path, gpus: int, words: list[str]) -> SubmitFunction:
+    """A function that submits a command under a name, or finds the job that was submitted before.
+
+    Raises: ImportError with the install command; ValueError for parameters of another form.
+    """
+    try:
+        import submitit
+    except ImportError as error:
+        raise ImportError("--engine slurm needs submitit: pip install submitit") from error
+    folder = logs / "slurm"
+    executor = submitit.AutoExecutor(folder=folder, cluster="slurm")
+    parameters = {
+        "timeout_min": 60,
+        "nodes": 1,
+        "tasks_per_node": 1,
+        "gpus_per_node": gpus,
+        # At the end of its time a job gets the signal on which the trainer saves, not submitit's.
+        "slurm_additional_parameters": {"signal": f"TERM@{GRACE_SECONDS:.0f}"},
+        **slurm_parameters(words),
+    }
+
+    def submit(command: list[str], name: str, job_id: str | None) -> SlurmJob:
+        if job_id:
+            earlier = submitit.SlurmJob(folder=folder, job_id=job_id)
+            if not earlier.done(True):
+                return SlurmJob(earlier)
+        executor.update_parameters(**{**parameters, "name": name})
+        return SlurmJob(executor.submit(submitit.helpers.CommandFunction(command)))
+
+    return submit
