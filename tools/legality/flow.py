@@ -123,7 +123,7 @@ class Flow(Judge):
             kinds = named(argument.arg)
             values[argument.arg] = Value(kinds) if kinds else self.unknown()
         if owner and node.args.args:
-            values[node.args.args[0].arg] = Value(body=owner)
+            values[node.args.args[0].arg] = Value(body=owner, const="instance")
         self.start(scope.file, self.positions(self.trees[scope.file]))
         self.call_function(Function(node, scope), [], values)
 
@@ -652,7 +652,11 @@ class Flow(Judge):
             self.add_option(node, keywords)
         if isinstance(callee.body, Function):
             return self.call_function(callee.body, values, keywords, node)
-        if isinstance(callee.body, Class):
+        if isinstance(callee.body, Class) and callee.const == "instance":
+            if method := callee.body.method("__call__"):
+                bound = Function(method, callee.body.scope, callee)
+                return self.call_function(bound, values, keywords, node)
+        elif isinstance(callee.body, Class):
             return self.instance(callee.body, values, keywords, node)
         if name == "step":  # of an optimizer, with a closure
             for value in arguments:
@@ -872,7 +876,8 @@ class Flow(Judge):
 
     def instance(self, cls: Class, values: list, keywords: dict, node: ast.Call) -> Value:
         given = join([*values, *keywords.values()])
-        made = Value(given.kinds & {"val path", "train path"}, given.loops, body=cls)
+        kinds = given.kinds & {"val path", "train path"}
+        made = Value(kinds, given.loops, body=cls, const="instance")
         if cls.is_network():
             return Value()
         if init := cls.method("__init__"):
