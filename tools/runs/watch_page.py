@@ -64,12 +64,12 @@ def write_page(runs: list[LiveRun], path: Path) -> None:
     """The page stands at path. Once every run has ended it does not load itself again."""
     from quantize import write_atomic
 
-    goes_on = any(run.state not in ENDED for run in runs)
     under_way = sum(run.state not in ENDED for run in runs)
-    refresh = f'<meta http-equiv="refresh" content="{REFRESH_SECONDS}">\n' if goes_on else ""
+    refresh = f'<meta http-equiv="refresh" content="{REFRESH_SECONDS}">\n' if under_way else ""
+    count = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
     page = PAGE.format(
         refresh=refresh,
-        title=f"{len(runs)} runs, {under_way} under way",
+        title=f"{count}, {under_way} under way",
         headings="".join(f"<th>{heading}</th>" for heading in HEADINGS),
         rows="\n".join(map(row_of, runs)),
         picture=curves_as_svg(runs),

@@ -21,7 +21,7 @@ def test_a_page_shows_runs_and_curves(tmp_path, hold):  # noqa: F811
     path = tmp_path / "pages/runs.html"
     write_page([read_live(folder)], path)
     page = path.read_text()
-    assert "a&lt;b" in page and "a<b" not in page and "1 runs, 1 under way" in page
+    assert "a&lt;b" in page and "a<b" not in page and "1 run, 1 under way" in page
     assert 'http-equiv="refresh"' in page and page.count("<svg") == 1
     assert "nats per token" in page and not re.search(r'(src|href)="http', page)
 
