@@ -70,10 +70,6 @@ def require(condition: bool, message: str, error: type[Exception] = ValueError) 
         raise error(message)
 
 
-def refuse(fault: bool, message: str) -> None:  # until data/verify.py has its own
-    require(not fault, f"{message}; build or fetch it again (golf.py data)", ShardError)
-
-
 # Bytes --------------------------------------------------------------------------------------------
 
 
@@ -617,6 +613,7 @@ def score_and_log(
     """
     chunk_tokens = CHUNK_TOKENS if adapt_fn else 0
     scheme = replace(scheme, chunk_tokens=scheme.chunk_tokens or chunk_tokens)
+    ranks = Ranks() if ranks is None else ranks
     modes = {"blocks": replace(scheme, stride=scheme.seq_len)}
     if not scheme.is_blocks:
         modes["sliding"] = scheme
@@ -627,6 +624,9 @@ def score_and_log(
     for mode, mode_scheme in modes.items():
         started = time.perf_counter()
         ledger = Ledger()
+        more = {}
+        if ranks.is_first:  # a terminal has one last line for all ranks
+            more["progress"] = Progress(f"scoring, {mode}", log)
         score = score_first(
             model,
             adapt_fn if mode == "ttt" else None,
@@ -635,7 +635,7 @@ def score_and_log(
             mode_scheme,
             ranks,
             ledger=ledger,
-            progress=Progress(f"scoring, {mode}", log),
+            **more,
         )
         nats_of_chunks[mode] = ledger.nats
         fields = {
@@ -691,8 +691,10 @@ def score_artifact(args: argparse.Namespace, open_model, ranks: Ranks, log) -> d
     tokens_T, table = read_validation(data_path, table)
     if table.sidecar_T is None:
         table.check(tokenizer_path, tokens_T)
-    seq_len = args.seq_len or opened.seq_len
-    stride = args.stride or min(saved.get("eval_stride", 64), seq_len)
+    seq_len = opened.seq_len if args.seq_len is None else args.seq_len
+    stride = args.stride
+    if stride is None:
+        stride = min(saved.get("eval_stride", 64), seq_len)
     scheme = Scheme(seq_len, stride, args.isolate)
     adapt_fn = None
     if args.ttt:

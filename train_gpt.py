@@ -20,7 +20,7 @@ V vocabulary, N matrices of one shape, R and C their rows and columns.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -32,24 +32,21 @@ import evaluate
 import quantize
 from engine.ranks import Ranks
 from engine.recipe import Recipe, State
-from engine.settings import RunSettings
+from engine.settings import Checked, RunSettings
 from engine.trainer import train
 
 # Settings -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Settings(RunSettings):
-    """What this recipe reads beside RunSettings.
+class Shape(Checked):
+    """What the model is built from, and the context it is trained with.
 
-    Raises: ValueError naming the variable, its value, the requirement and what to set instead.
+    Raises: ValueError naming the variable, its value and the requirement.
     """
 
-    # Schedule
-    lr_warmup_frac: float = 0.01  # of the run
-    warmdown_frac: float = 0.75  # of the run, linear
-    min_lr: float = 0.1  # floor of the warmdown, relative to the peak
-    # Model
+    vocab_size: int = 1024
+    train_seq_len: int = 1024
     num_layers: int = 11
     model_dim: int = 512
     num_heads: int = 8
@@ -58,28 +55,15 @@ class Settings(RunSettings):
     rope_dims: int = 16  # of each head's dimensions; the rest carry no position
     rope_base: float = 50_000.0
     logit_softcap: float = 30.0
-    qk_gain_init: float = 1.5
     bigram_vocab_size: int = 2048  # hash rows
     bigram_dim: int = 64
-    tied_embed_init_std: float = 0.005
-    # Optimizer
-    tied_embed_lr: float = 0.05
-    matrix_lr: float = 0.04  # in units of spectral norm per step
-    scalar_lr: float = 0.04
-    muon_momentum: float = 0.95
-    muon_momentum_warmup_start: float = 0.85
-    muon_momentum_warmup_steps: int = 500
-    muon_wd: float = 0.04
-    grad_clip_norm: float = 1.0  # 0: off
-    ema_frac: float = 0.04  # horizon of the exponential average, relative to the run
 
     def __post_init__(self):
-        super().__post_init__()
-        self.require_fractions("lr_warmup_frac", "warmdown_frac", "min_lr", "ema_frac")
         self.require_at_least(1, "num_layers", "num_heads", "num_kv_heads", "mlp_mult")
-        self.require_at_least(1, "bigram_dim", "logit_softcap")
+        self.require_at_least(1, "train_seq_len", "bigram_dim", "logit_softcap")
         self.require_at_least(2, "bigram_vocab_size")
         self.require(self.num_layers <= 1000, "num_layers", "at most 1000")
+        self.require(self.train_seq_len <= 2**20, "train_seq_len", "at most 2**20")
         heads = self.num_heads
         is_multiple = self.model_dim > 0 and self.model_dim % heads == 0
         self.require(is_multiple, "model_dim", f"a multiple of NUM_HEADS={heads}")
@@ -93,6 +77,37 @@ class Settings(RunSettings):
     @property
     def head_dim(self) -> int:
         return self.model_dim // self.num_heads
+
+
+@dataclass(frozen=True)
+class Settings(RunSettings, Shape):
+    """What this recipe reads: the run's settings, the model's shape, and these.
+
+    Raises: ValueError naming the variable, its value, the requirement and what to set instead.
+    """
+
+    # Schedule
+    lr_warmup_frac: float = 0.01  # of the run
+    warmdown_frac: float = 0.75  # of the run, linear
+    min_lr: float = 0.1  # floor of the warmdown, relative to the peak
+    # Initial weights
+    qk_gain_init: float = 1.5
+    tied_embed_init_std: float = 0.005
+    # Optimizer
+    tied_embed_lr: float = 0.05
+    matrix_lr: float = 0.04  # in units of spectral norm per step
+    scalar_lr: float = 0.04
+    muon_momentum: float = 0.95
+    muon_momentum_warmup_start: float = 0.85
+    muon_momentum_warmup_steps: int = 500
+    muon_wd: float = 0.04
+    grad_clip_norm: float = 1.0  # 0: off
+    ema_frac: float = 0.04  # horizon of the exponential average, relative to the run
+
+    def __post_init__(self):
+        RunSettings.__post_init__(self)
+        Shape.__post_init__(self)
+        self.require_fractions("lr_warmup_frac", "warmdown_frac", "min_lr", "ema_frac")
 
 
 # What differs from the defaults. `smoke` is the same architecture, for two CPU cores and a minute.
@@ -157,12 +172,12 @@ def rotate(x_BTHE: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class Attention(nn.Module):
     """Causal grouped-query attention; q and k RMS-normed, q scaled by a learned gain per head."""
 
-    def __init__(self, settings: Settings):
+    def __init__(self, shape: Shape):
         super().__init__()
-        D = settings.model_dim
-        self.H = settings.num_heads
-        self.G = settings.num_kv_heads
-        self.E = settings.head_dim
+        D = shape.model_dim
+        self.H = shape.num_heads
+        self.G = shape.num_kv_heads
+        self.E = shape.head_dim
         self.q = Linear(D, self.H * self.E)
         self.k = Linear(D, self.G * self.E)
         self.v = Linear(D, self.G * self.E)
@@ -174,10 +189,14 @@ class Attention(nn.Module):
         q_BTHE = self.q(x_BTD).view(B, T, self.H, self.E)
         k_BTGE = self.k(x_BTD).view(B, T, self.G, self.E)
         v_BTGE = self.v(x_BTD).view(B, T, self.G, self.E)
-        # With q and k normed, the gain alone says how sharp a head looks.
+        # With q and k normed, no score grows with the weights: training is stable at high rates.
+        # The gain alone says how sharply a head looks (1.5 -> 4 at the start: -0.004 bpb, upstream
+        # #1125, with 16 of 64 dimensions rotated).
         gain = self.q_gain.to(x_BTD.dtype)[:, None]
         q_BTHE = rotate(norm(q_BTHE), cos, sin) * gain
         k_BTGE = rotate(norm(k_BTGE), cos, sin)
+        # Two query heads share one key and value head: half the bytes of k and v, and every record
+        # of the field does it.
         y_BHTE = F.scaled_dot_product_attention(
             q_BTHE.transpose(1, 2),
             k_BTGE.transpose(1, 2),
@@ -192,24 +211,25 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """Two matrices with a squared ReLU between them."""
 
-    def __init__(self, settings: Settings):
+    def __init__(self, shape: Shape):
         super().__init__()
-        width = settings.mlp_mult * settings.model_dim
-        self.fc = Linear(settings.model_dim, width)
-        self.proj = Linear(width, settings.model_dim)
+        width = shape.mlp_mult * shape.model_dim
+        self.fc = Linear(shape.model_dim, width)
+        self.proj = Linear(width, shape.model_dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        # A squared ReLU, as in every record of the field: one product and no exponential.
         return self.proj(F.relu(self.fc(x)).square())
 
 
 class Block(nn.Module):
     """One layer: mix with the first embedding, attention, MLP, each with a scale per channel."""
 
-    def __init__(self, settings: Settings, layer: int):
+    def __init__(self, shape: Shape, layer: int):
         super().__init__()
-        D = settings.model_dim
-        self.attn = Attention(settings)
-        self.mlp = MLP(settings)
+        D = shape.model_dim
+        self.attn = Attention(shape)
+        self.mlp = MLP(shape)
         self.attn_scale = nn.Parameter(torch.empty(D))
         self.mlp_scale = nn.Parameter(torch.empty(D))
         self.resid_mix = nn.Parameter(torch.empty(2, D))
@@ -217,6 +237,7 @@ class Block(nn.Module):
         self.damping = 1 / math.sqrt(layer + 1)
 
     def forward(self, x: Tensor, x0: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        # Each layer can bring the token itself back, which the stream has long written over.
         keep, first = self.resid_mix.to(x.dtype)
         x = keep * x + first * x0
         attended = self.attn(norm(x) * self.damping, cos, sin)
@@ -227,11 +248,13 @@ class Block(nn.Module):
 class SmearGate(nn.Module):
     """Blend each position with the one before, per channel, but never across a document start."""
 
-    def __init__(self, settings: Settings):
+    def __init__(self, shape: Shape):
         super().__init__()
-        self.gate = nn.Parameter(torch.empty(settings.model_dim))
+        self.gate = nn.Parameter(torch.empty(shape.model_dim))
 
     def forward(self, x_BTD: Tensor, starts_BT: Tensor) -> Tensor:
+        # A token's neighbour is what attention would look up first: here it costs no head. Across a
+        # document start there is no neighbour, and a leak there would be a fault of the score.
         share = torch.sigmoid(self.gate).to(x_BTD.dtype) * ~starts_BT[..., None]
         before_BTD = F.pad(x_BTD[:, :-1], (0, 0, 1, 0))
         return torch.lerp(x_BTD, before_BTD, share)
@@ -244,10 +267,10 @@ class BigramHash(nn.Module):
     neither would ever get a gradient.
     """
 
-    def __init__(self, settings: Settings):
+    def __init__(self, shape: Shape):
         super().__init__()
-        self.table = nn.Embedding(settings.bigram_vocab_size, settings.bigram_dim)
-        self.proj = Linear(settings.bigram_dim, settings.model_dim)
+        self.table = nn.Embedding(shape.bigram_vocab_size, shape.bigram_dim)
+        self.proj = Linear(shape.bigram_dim, shape.model_dim)
         self.scale = nn.Parameter(torch.empty(()))
 
     def rows(self, tokens_BT: Tensor, starts_BT: Tensor) -> Tensor:
@@ -271,24 +294,27 @@ class GPT(nn.Module):
     embedding. Attention may look across a document start; smear and bigram never do.
     """
 
-    def __init__(self, settings: Settings, compute_dtype: torch.dtype):
+    def __init__(self, shape: Shape, compute_dtype: torch.dtype):
         super().__init__()
-        self.settings = settings
+        self.shape = shape
         self.compute_dtype = compute_dtype
-        self.tok_emb = nn.Embedding(settings.vocab_size, settings.model_dim)
-        self.bigram = BigramHash(settings)
-        self.smear = SmearGate(settings)
-        self.blocks = nn.ModuleList(Block(settings, i) for i in range(settings.num_layers))
-        self.num_skips = settings.num_layers // 2
-        self.skip_weights = nn.Parameter(torch.empty(self.num_skips, settings.model_dim))
+        self.tok_emb = nn.Embedding(shape.vocab_size, shape.model_dim)
+        self.bigram = BigramHash(shape)
+        self.smear = SmearGate(shape)
+        self.blocks = nn.ModuleList(Block(shape, i) for i in range(shape.num_layers))
+        self.num_skips = shape.num_layers // 2
+        self.skip_weights = nn.Parameter(torch.empty(self.num_skips, shape.model_dim))
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         starts_BT = tokens_BT == evaluate.BOS_ID
         starts_BT[:, 0] = True  # a window does not tell what precedes it
         x = self.tok_emb(tokens_BT).to(self.compute_dtype)
+        # Normed, so that the first layer sees inputs of one size whatever the embedding's rate did.
         x = norm(x + self.bigram(tokens_BT, starts_BT, x.dtype))
         x0 = x = self.smear(x, starts_BT)  # (B, T, D)
-        cos, sin = rotary_angles(x.size(1), self.settings.rope_dims, self.settings.rope_base, x)
+        cos, sin = rotary_angles(x.size(1), self.shape.rope_dims, self.shape.rope_base, x)
+        # The last layer of the first half is the first to be handed over, as in a U-Net: with 11
+        # layers 4 -> 5, 3 -> 6, 2 -> 7, 1 -> 8, 0 -> 9, and layer 10 gets none.
         skips = []
         for i, block in enumerate(self.blocks):
             if i >= self.num_skips and skips:
@@ -297,8 +323,10 @@ class GPT(nn.Module):
             x = block(x, x0, cos, sin)
             if i < self.num_skips:
                 skips.append(x)
+        # The embedding is also the head: one table of bytes for two duties.
         logits_BTV = F.linear(norm(x), self.tok_emb.weight.to(x.dtype)).float()
-        cap = self.settings.logit_softcap
+        # Capped, no single logit can run away early on, when the rate is high.
+        cap = self.shape.logit_softcap
         return cap * torch.tanh(logits_BTV / cap)
 
     def loss(self, tokens_BT: Tensor) -> Tensor:
@@ -308,20 +336,23 @@ class GPT(nn.Module):
         return F.cross_entropy(logits_BTV.flatten(0, 1), targets, reduction="sum")
 
     @torch.no_grad()
-    def init_weights(self, seed: int) -> "GPT":
+    def init_weights(self, seed: int, embed_std: float = 0.005, q_gain: float = 1.5) -> "GPT":
         """Set every parameter; drawn on the CPU, so that every device starts from the same weights.
 
-        Embedding normal(tied_embed_init_std); bigram table, gates and the output projections of
-        attention and MLP zero; other matrices orthogonal, those that write into the residual stream
-        times 1/sqrt(2L); scales and skip weights one; residual mix (1, 0); bigram scale 0.05.
+        Embedding normal(embed_std); gains of queries q_gain; bigram table, gates and the output
+        projections of attention and MLP zero; other matrices orthogonal, those that write into the
+        residual stream times 1/sqrt(2L); scales and skip weights one; residual mix (1, 0); bigram
+        scale 0.05.
 
         Raises: AssertionError for a parameter that has no rule.
         """
         rng = torch.Generator().manual_seed(seed)
+        # Output projections of zero make every layer the identity at first, and orthogonal matrices
+        # keep the size of what passes: the depth does not matter before training has begun.
         for name, p in self.named_parameters():
             match name.split(".")[0], name.removesuffix(".weight").split(".")[-1]:
                 case "tok_emb", _:
-                    p.normal_(std=self.settings.tied_embed_init_std, generator=rng)
+                    p.normal_(std=embed_std, generator=rng)
                 case "bigram", "proj":
                     gain = (2 * len(self.blocks)) ** -0.5
                     nn.init.orthogonal_(p, gain=gain, generator=rng)
@@ -334,7 +365,7 @@ class GPT(nn.Module):
                 case "blocks", "resid_mix":
                     p.copy_(torch.tensor([1.0, 0.0])[:, None].expand_as(p))
                 case "blocks", "q_gain":
-                    p.fill_(self.settings.qk_gain_init)
+                    p.fill_(q_gain)
                 case "bigram", "scale":
                     p.fill_(0.05)
                 case _:
@@ -355,7 +386,7 @@ class GPT(nn.Module):
         """Forward and backward: 6 a weight of every product, 6*L*D*T for causal attention."""
         matrices = self.param_groups()["matrix"]
         weights = sum(p.numel() for p in matrices) + self.tok_emb.weight.numel()
-        return 6 * weights + 6 * self.settings.num_layers * self.settings.model_dim * T
+        return 6 * weights + 6 * self.shape.num_layers * self.shape.model_dim * T
 
 
 # Optimizer ----------------------------------------------------------------------------------------
@@ -371,6 +402,8 @@ def newton_schulz(G_NRC: Tensor) -> Tensor:
     Source: Keller Jordan's Muon.
     """
     X = G_NRC.bfloat16() if G_NRC.is_cuda else G_NRC
+    # No singular value is above the Frobenius norm, so all of them are in [0, 1] now, where the
+    # iteration is stable.
     X = X / (X.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(5):
         A = X @ X.mT
@@ -403,6 +436,8 @@ class Muon(torch.optim.Optimizer):
         lr = group["lr"]
         mu = group["momentum"]
         for params in self.stacks.values():
+            # A few calls for all matrices of a shape: one call for each would cost more time on a
+            # GPU than the work itself.
             grads = [p.grad for p in params]
             momenta = [self.state[p]["momentum"] for p in params]
             torch._foreach_mul_(momenta, mu)
@@ -422,6 +457,8 @@ class Muon(torch.optim.Optimizer):
         world_size = self.ranks.world_size
         if world_size == 1:
             return self.orthogonalize(stack_NRC)
+        # Every rank has the same gradients, so each orthogonalises a share and all exchange
+        # results: the work falls by the number of ranks, the traffic is that of the update.
         each = -(-N // world_size)
         padded = F.pad(stack_NRC, (0, 0, 0, 0, 0, each * world_size - N))
         own = padded[self.ranks.rank * each :][:each]
@@ -437,6 +474,8 @@ def is_tall(matrix: Tensor) -> bool:
 
 def lr_scale(progress: float, settings: Settings) -> float:
     """Learning rate relative to its peak: up from a tenth, plateau, linearly down to min_lr."""
+    # By progress, not by step: under a wall clock nobody knows the number of steps, and whether the
+    # rate has come down when the time is over decides short runs (upstream #1763, #1125).
     up = down = 1.0
     if settings.lr_warmup_frac:
         up = 0.1 + 0.9 * progress / settings.lr_warmup_frac
@@ -452,6 +491,8 @@ class Optimizers:
         self.settings = settings
         self.params = list(model.parameters())
         self.remedy = f"lower MATRIX_LR={settings.matrix_lr} or set GRAD_CLIP_NORM"
+        # Muon makes steps of one size in every direction, which suits matrices that mix channels.
+        # A row of an embedding moves only when its token occurs, so Adam scales each number alone.
         is_cuda = ranks.device.type == "cuda"
         groups = model.param_groups()
         self.muon = Muon(groups["matrix"], ranks, compile=settings.compile and is_cuda)
@@ -465,6 +506,7 @@ class Optimizers:
     def momentum(self, step: int) -> float:
         """Muon's: up in a line from its first value over the first steps."""
         settings = self.settings
+        # Early gradients point elsewhere than later ones: a long memory of them would mislead.
         share = min(1.0, step / max(1, settings.muon_momentum_warmup_steps))
         first = settings.muon_momentum_warmup_start
         return (1 - share) * first + share * settings.muon_momentum
@@ -523,6 +565,8 @@ class Averages:
 
     def candidates(self) -> dict[str, State]:
         """Weights that could be exported, by name."""
+        # The engine scores all of them on held-out training text and packs the best: which one wins
+        # depends on the run's length.
         candidates = {
             "raw": {name: p.detach().clone() for name, p in self.live.items()},
             "ema": self.ema,
@@ -544,22 +588,6 @@ class Averages:
 
 # Recipe -------------------------------------------------------------------------------------------
 
-# What the model is built from, and the context it was trained with.
-MODEL_SETTINGS = (
-    "vocab_size",
-    "num_layers",
-    "model_dim",
-    "num_heads",
-    "num_kv_heads",
-    "mlp_mult",
-    "rope_dims",
-    "rope_base",
-    "logit_softcap",
-    "bigram_vocab_size",
-    "bigram_dim",
-    "train_seq_len",
-)
-
 
 class OurRecipe(Recipe):
     """The seam to the engine (engine/recipe.py says what each method is for)."""
@@ -572,15 +600,16 @@ class OurRecipe(Recipe):
         return [Path(__file__)]
 
     def model_settings(self, settings: Settings) -> dict:
-        return {name: getattr(settings, name) for name in MODEL_SETTINGS}
+        return {field.name: getattr(settings, field.name) for field in fields(Shape)}
 
     def model(self, model_settings: dict, dtype: torch.dtype) -> GPT:
-        differing = sorted(set(model_settings) ^ set(MODEL_SETTINGS))
+        differing = sorted(set(model_settings) ^ {field.name for field in fields(Shape)})
         if differing:
             raise ValueError(f"settings {differing} do not match those of {self.name}")
-        T = model_settings["train_seq_len"]
-        not_read = dict(train_batch_tokens=T, micro_batch_tokens=T, eval_stride=1)
-        return GPT(Settings(**model_settings, **not_read), dtype)
+        return GPT(Shape(**model_settings), dtype)
+
+    def init_weights(self, model: GPT, settings: Settings) -> None:
+        model.init_weights(settings.seed, settings.tied_embed_init_std, settings.qk_gain_init)
 
     def optimizer(self, model: GPT, settings: Settings, ranks: Ranks) -> Optimizers:
         return Optimizers(model, settings, ranks)

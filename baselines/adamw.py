@@ -47,7 +47,7 @@ class AdamWSettings(TeacherSettings):
     grad_clip_norm: float = 1.0  # 0: off
     random_windows: bool = False  # of the shards, with repeats, instead of blocks in epochs
     precision: str = "bf16"  # of products on CUDA: bf16 or fp32; weights and AdamW are fp32
-    val_protocol: str = ""  # the system's own evaluation, which baselines/evaluations.py names
+    val_evaluation: str = ""  # the system's own evaluation, which baselines/evaluations.py names
     start_from: str = ""  # checkpoint whose weights training begins with; empty: initial ones
 
     def __post_init__(self):

@@ -30,7 +30,7 @@ class D12Settings(AdamWSettings):
     lr_decay_steps: int = 19_920
     weight_decay: float = 0.01
     train_log_every: int = 1
-    val_protocol: str = "wikitext103"
+    val_evaluation: str = "wikitext103"
 
 
 class GeluD12(AdamWRecipe):

@@ -24,7 +24,7 @@ class GPT2Settings(AdamWSettings):
     val_loss_every: int = 250
     seed: int = 42
     train_log_every: int = 1
-    val_protocol: str = "gpt2_val"
+    val_evaluation: str = "gpt2_val"
 
 
 class GPT2(AdamWRecipe):

@@ -18,7 +18,7 @@ V vocabulary.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -31,7 +31,7 @@ import quantize
 import train_gpt
 from engine.ranks import Ranks
 from engine.recipe import Recipe, State
-from engine.settings import RunSettings
+from engine.settings import Checked, RunSettings
 from engine.trainer import train
 from train_gpt import Linear, Muon, norm, rotary_angles, rotate
 
@@ -39,17 +39,14 @@ from train_gpt import Linear, Muon, norm, rotary_angles, rotate
 
 
 @dataclass(frozen=True)
-class Settings(RunSettings):
-    """What this recipe reads beside RunSettings.
+class Shape(Checked):
+    """What the model is built from, and the context it is trained with.
 
-    Raises: ValueError naming the variable, its value, the requirement and what to set instead.
+    Raises: ValueError naming the variable, its value and the requirement.
     """
 
-    # Schedule
-    lr_warmup_frac: float = 0.01  # of the run
-    warmdown_frac: float = 0.75  # of the run, linear
-    min_lr: float = 0.1  # floor of the warmdown, relative to the peak
-    # Model
+    vocab_size: int = 1024
+    train_seq_len: int = 1024
     num_layers: int = 11
     model_dim: int = 512
     num_heads: int = 8
@@ -58,28 +55,15 @@ class Settings(RunSettings):
     rope_dims: int = 16  # of each head's dimensions; the rest carry no position
     rope_base: float = 50_000.0
     logit_softcap: float = 30.0
-    qk_gain_init: float = 1.5
     bigram_vocab_size: int = 2048  # hash rows
     bigram_dim: int = 64
-    tied_embed_init_std: float = 0.005
-    # Optimizer
-    tied_embed_lr: float = 0.05
-    matrix_lr: float = 0.04  # in units of spectral norm per step
-    scalar_lr: float = 0.04
-    muon_momentum: float = 0.95
-    muon_momentum_warmup_start: float = 0.85
-    muon_momentum_warmup_steps: int = 500
-    muon_wd: float = 0.04
-    grad_clip_norm: float = 1.0  # 0: off
-    ema_frac: float = 0.04  # horizon of the exponential average, relative to the run
 
     def __post_init__(self):
-        super().__post_init__()
-        self.require_fractions("lr_warmup_frac", "warmdown_frac", "min_lr", "ema_frac")
         self.require_at_least(1, "num_layers", "num_heads", "num_kv_heads", "mlp_mult")
-        self.require_at_least(1, "bigram_dim", "logit_softcap")
+        self.require_at_least(1, "train_seq_len", "bigram_dim", "logit_softcap")
         self.require_at_least(2, "bigram_vocab_size")
         self.require(self.num_layers <= 1000, "num_layers", "at most 1000")
+        self.require(self.train_seq_len <= 2**20, "train_seq_len", "at most 2**20")
         heads = self.num_heads
         is_multiple = self.model_dim > 0 and self.model_dim % heads == 0
         self.require(is_multiple, "model_dim", f"a multiple of NUM_HEADS={heads}")
@@ -93,6 +77,37 @@ class Settings(RunSettings):
     @property
     def head_dim(self) -> int:
         return self.model_dim // self.num_heads
+
+
+@dataclass(frozen=True)
+class Settings(RunSettings, Shape):
+    """What this recipe reads: the run's settings, the model's shape, and these.
+
+    Raises: ValueError naming the variable, its value, the requirement and what to set instead.
+    """
+
+    # Schedule
+    lr_warmup_frac: float = 0.01  # of the run
+    warmdown_frac: float = 0.75  # of the run, linear
+    min_lr: float = 0.1  # floor of the warmdown, relative to the peak
+    # Initial weights
+    qk_gain_init: float = 1.5
+    tied_embed_init_std: float = 0.005
+    # Optimizer
+    tied_embed_lr: float = 0.05
+    matrix_lr: float = 0.04  # in units of spectral norm per step
+    scalar_lr: float = 0.04
+    muon_momentum: float = 0.95
+    muon_momentum_warmup_start: float = 0.85
+    muon_momentum_warmup_steps: int = 500
+    muon_wd: float = 0.04
+    grad_clip_norm: float = 1.0  # 0: off
+    ema_frac: float = 0.04  # horizon of the exponential average, relative to the run
+
+    def __post_init__(self):
+        RunSettings.__post_init__(self)
+        Shape.__post_init__(self)
+        self.require_fractions("lr_warmup_frac", "warmdown_frac", "min_lr", "ema_frac")
 
 
 # `smoke` is the same architecture, for two CPU cores and a minute.
@@ -126,12 +141,12 @@ PRESETS = {
 class Attention(nn.Module):
     """Causal grouped-query attention; q and k RMS-normed, q scaled by a learned gain per head."""
 
-    def __init__(self, settings: Settings):
+    def __init__(self, shape: Shape):
         super().__init__()
-        D = settings.model_dim
-        self.H = settings.num_heads
-        self.G = settings.num_kv_heads
-        self.E = settings.head_dim
+        D = shape.model_dim
+        self.H = shape.num_heads
+        self.G = shape.num_kv_heads
+        self.E = shape.head_dim
         self.q = Linear(D, self.H * self.E)
         self.k = Linear(D, self.G * self.E)
         self.v = Linear(D, self.G * self.E)
@@ -161,11 +176,11 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """Two matrices with a squared ReLU between them."""
 
-    def __init__(self, settings: Settings):
+    def __init__(self, shape: Shape):
         super().__init__()
-        width = settings.mlp_mult * settings.model_dim
-        self.fc = Linear(settings.model_dim, width)
-        self.proj = Linear(width, settings.model_dim)
+        width = shape.mlp_mult * shape.model_dim
+        self.fc = Linear(shape.model_dim, width)
+        self.proj = Linear(width, shape.model_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.proj(F.relu(self.fc(x)).square())
@@ -174,11 +189,11 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """One layer: mix with the first embedding, attention, MLP, each with a scale per channel."""
 
-    def __init__(self, settings: Settings, layer: int):
+    def __init__(self, shape: Shape, layer: int):
         super().__init__()
-        D = settings.model_dim
-        self.attn = Attention(settings)
-        self.mlp = MLP(settings)
+        D = shape.model_dim
+        self.attn = Attention(shape)
+        self.mlp = MLP(shape)
         self.attn_scale = nn.Parameter(torch.empty(D))
         self.mlp_scale = nn.Parameter(torch.empty(D))
         self.resid_mix = nn.Parameter(torch.empty(2, D))
@@ -196,9 +211,9 @@ class Block(nn.Module):
 class SmearGate(nn.Module):
     """Blend each position with the one before, per channel, but never across a document start."""
 
-    def __init__(self, settings: Settings):
+    def __init__(self, shape: Shape):
         super().__init__()
-        self.gate = nn.Parameter(torch.empty(settings.model_dim))
+        self.gate = nn.Parameter(torch.empty(shape.model_dim))
 
     def forward(self, x_BTD: Tensor, starts_BT: Tensor) -> Tensor:
         share = torch.sigmoid(self.gate).to(x_BTD.dtype) * ~starts_BT[..., None]
@@ -213,10 +228,10 @@ class BigramHash(nn.Module):
     neither would ever get a gradient.
     """
 
-    def __init__(self, settings: Settings):
+    def __init__(self, shape: Shape):
         super().__init__()
-        self.table = nn.Embedding(settings.bigram_vocab_size, settings.bigram_dim)
-        self.proj = Linear(settings.bigram_dim, settings.model_dim)
+        self.table = nn.Embedding(shape.bigram_vocab_size, shape.bigram_dim)
+        self.proj = Linear(shape.bigram_dim, shape.model_dim)
         self.scale = nn.Parameter(torch.empty(()))
 
     def rows(self, tokens_BT: Tensor, starts_BT: Tensor) -> Tensor:
@@ -240,16 +255,16 @@ class GPT(nn.Module):
     embedding. Attention may look across a document start; smear and bigram never do.
     """
 
-    def __init__(self, settings: Settings, compute_dtype: torch.dtype):
+    def __init__(self, shape: Shape, compute_dtype: torch.dtype):
         super().__init__()
-        self.settings = settings
+        self.shape = shape
         self.compute_dtype = compute_dtype
-        self.tok_emb = nn.Embedding(settings.vocab_size, settings.model_dim)
-        self.bigram = BigramHash(settings)
-        self.smear = SmearGate(settings)
-        self.blocks = nn.ModuleList(Block(settings, i) for i in range(settings.num_layers))
-        self.num_skips = settings.num_layers // 2
-        self.skip_weights = nn.Parameter(torch.empty(self.num_skips, settings.model_dim))
+        self.tok_emb = nn.Embedding(shape.vocab_size, shape.model_dim)
+        self.bigram = BigramHash(shape)
+        self.smear = SmearGate(shape)
+        self.blocks = nn.ModuleList(Block(shape, i) for i in range(shape.num_layers))
+        self.num_skips = shape.num_layers // 2
+        self.skip_weights = nn.Parameter(torch.empty(self.num_skips, shape.model_dim))
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         starts_BT = tokens_BT == evaluate.BOS_ID
@@ -257,7 +272,7 @@ class GPT(nn.Module):
         x = self.tok_emb(tokens_BT).to(self.compute_dtype)
         x = norm(x + self.bigram(tokens_BT, starts_BT, x.dtype))
         x0 = x = self.smear(x, starts_BT)  # (B, T, D)
-        cos, sin = rotary_angles(x.size(1), self.settings.rope_dims, self.settings.rope_base, x)
+        cos, sin = rotary_angles(x.size(1), self.shape.rope_dims, self.shape.rope_base, x)
         skips = []
         for i, block in enumerate(self.blocks):
             if i >= self.num_skips and skips:
@@ -267,7 +282,7 @@ class GPT(nn.Module):
             if i < self.num_skips:
                 skips.append(x)
         logits_BTV = F.linear(norm(x), self.tok_emb.weight.to(x.dtype)).float()
-        cap = self.settings.logit_softcap
+        cap = self.shape.logit_softcap
         return cap * torch.tanh(logits_BTV / cap)
 
     def loss(self, tokens_BT: Tensor) -> Tensor:
@@ -277,12 +292,13 @@ class GPT(nn.Module):
         return F.cross_entropy(logits_BTV.flatten(0, 1), targets, reduction="sum")
 
     @torch.no_grad()
-    def init_weights(self, seed: int) -> "GPT":
+    def init_weights(self, seed: int, embed_std: float = 0.005, q_gain: float = 1.5) -> "GPT":
         """Set every parameter; drawn on the CPU, so that every device starts from the same weights.
 
-        Embedding normal(tied_embed_init_std); bigram table, gates and the output projections of
-        attention and MLP zero; other matrices orthogonal, those that write into the residual stream
-        times 1/sqrt(2L); scales and skip weights one; residual mix (1, 0); bigram scale 0.05.
+        Embedding normal(embed_std); gains of queries q_gain; bigram table, gates and the output
+        projections of attention and MLP zero; other matrices orthogonal, those that write into the
+        residual stream times 1/sqrt(2L); scales and skip weights one; residual mix (1, 0); bigram
+        scale 0.05.
 
         Raises: AssertionError for a parameter that has no rule.
         """
@@ -290,7 +306,7 @@ class GPT(nn.Module):
         for name, p in self.named_parameters():
             match name.split(".")[0], name.removesuffix(".weight").split(".")[-1]:
                 case "tok_emb", _:
-                    p.normal_(std=self.settings.tied_embed_init_std, generator=rng)
+                    p.normal_(std=embed_std, generator=rng)
                 case "bigram", "proj":
                     gain = (2 * len(self.blocks)) ** -0.5
                     nn.init.orthogonal_(p, gain=gain, generator=rng)
@@ -303,7 +319,7 @@ class GPT(nn.Module):
                 case "blocks", "resid_mix":
                     p.copy_(torch.tensor([1.0, 0.0])[:, None].expand_as(p))
                 case "blocks", "q_gain":
-                    p.fill_(self.settings.qk_gain_init)
+                    p.fill_(q_gain)
                 case "bigram", "scale":
                     p.fill_(0.05)
                 case _:
@@ -324,7 +340,7 @@ class GPT(nn.Module):
         """Forward and backward: 6 a weight of every product, 6*L*D*T for causal attention."""
         matrices = self.param_groups()["matrix"]
         weights = sum(p.numel() for p in matrices) + self.tok_emb.weight.numel()
-        return 6 * weights + 6 * self.settings.num_layers * self.settings.model_dim * T
+        return 6 * weights + 6 * self.shape.num_layers * self.shape.model_dim * T
 
 
 # Optimizer ----------------------------------------------------------------------------------------
@@ -439,22 +455,6 @@ class Averages:
 
 # Recipe -------------------------------------------------------------------------------------------
 
-# What the model is built from, and the context it was trained with.
-MODEL_SETTINGS = (
-    "vocab_size",
-    "num_layers",
-    "model_dim",
-    "num_heads",
-    "num_kv_heads",
-    "mlp_mult",
-    "rope_dims",
-    "rope_base",
-    "logit_softcap",
-    "bigram_vocab_size",
-    "bigram_dim",
-    "train_seq_len",
-)
-
 
 class PR334(Recipe):
     """The seam to the engine (engine/recipe.py says what each method is for)."""
@@ -467,15 +467,16 @@ class PR334(Recipe):
         return [Path(module.__file__) for module in (baselines, train_gpt)] + [Path(__file__)]
 
     def model_settings(self, settings: Settings) -> dict:
-        return {name: getattr(settings, name) for name in MODEL_SETTINGS}
+        return {field.name: getattr(settings, field.name) for field in fields(Shape)}
 
     def model(self, model_settings: dict, dtype: torch.dtype) -> GPT:
-        differing = sorted(set(model_settings) ^ set(MODEL_SETTINGS))
+        differing = sorted(set(model_settings) ^ {field.name for field in fields(Shape)})
         if differing:
             raise ValueError(f"settings {differing} do not match those of {self.name}")
-        T = model_settings["train_seq_len"]
-        not_read = dict(train_batch_tokens=T, micro_batch_tokens=T, eval_stride=1)
-        return GPT(Settings(**model_settings, **not_read), dtype)
+        return GPT(Shape(**model_settings), dtype)
+
+    def init_weights(self, model: GPT, settings: Settings) -> None:
+        model.init_weights(settings.seed, settings.tied_embed_init_std, settings.qk_gain_init)
 
     def optimizer(self, model: GPT, settings: Settings, ranks: Ranks) -> Optimizers:
         return Optimizers(model, settings, ranks)

@@ -36,7 +36,7 @@ class PrelnSettings(AdamWSettings):
     grad_clip_norm: float = 0.0
     random_windows: bool = True
     precision: str = "fp32"
-    val_protocol: str = "preln_val"
+    val_evaluation: str = "preln_val"
     dropout: float = 0.1  # while training
     tied: bool = True  # the head is the embedding
     is_second_stage: bool = False  # a model that was trained learns from a teacher

@@ -16,7 +16,11 @@ from engine.trainer import train
 
 @dataclass(frozen=True)
 class StudentSettings(train_gpt.Settings, teachers.TeacherSettings):
-    """The settings of both."""
+    """The settings of both. Raises: ValueError as they do."""
+
+    def __post_init__(self):
+        train_gpt.Settings.__post_init__(self)
+        teachers.TeacherSettings.__post_init__(self)
 
 
 class Student(train_gpt.OurRecipe):

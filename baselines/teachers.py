@@ -178,6 +178,8 @@ class Continuations(TrainingText):
     Raises: ValueError for lines that cannot be rows, and as TrainingText does; OSError.
     """
 
+    weighs_targets = True
+
     def __init__(self, settings: TeacherSettings):
         super().__init__(settings)
         self.sequences = read_continuations(settings.teacher, settings)

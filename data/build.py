@@ -22,7 +22,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from data import corpora, merge, parts, sources
+from data import corpora, merge, next_step, parts, sources
 from data.build_tokenizer import prepare_tokenizer
 from data.corpora import CORPORA, Corpus
 from data.documents import MAX_DOCUMENT_MB, SHARD_TOKENS, Request
@@ -30,6 +30,7 @@ from data.files import folder_lock
 from data.hub_sets import HUB_SETS
 
 SAMPLE_MB = 100.0
+MOST_NAMES = 5  # of files that are not read, in one line
 
 
 class RenamedOption(argparse.Action):
@@ -57,7 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--caseops", action="store_true", help="write capitals as markers before tokenising")
     add("--fuse", action="store_true", help="one token for a space and the marker after it")
     add("--field", help="JSON key or Parquet column (text, or the corpus's)")
-    add("--separator", default=sources.SEPARATOR, help="between documents of .txt (%(default)s)")
+    add(
+        "--separator",
+        type=unescaped,
+        default=sources.SEPARATOR,
+        help=r"between documents of .txt, \\n for a new line (%(default)s)",
+    )
     add("--skip-bad", action="store_true", help="leave out, and count, what cannot be used")
     add("--max-document-mb", type=float, default=MAX_DOCUMENT_MB, help="(%(default)s)")
     add("--sample-mb", type=float, default=SAMPLE_MB, help="text for bpe:N (%(default)s)")
@@ -80,9 +86,10 @@ def build(args: argparse.Namespace) -> dict:
         message = f"{out} exists; a build never changes one: remove it, or name another --out"
         raise FileExistsError(message)
     if args.merge:
-        return _finish(work, out)
-    corpus = _check_arguments(args)
+        return finish(work, out)
+    corpus = check_arguments(args)
     about = sources.describe(args.source)
+    _tell_skipped(args.source)
     if args.corpus != "documents":
         about |= {"corpus": args.corpus}
     # A whole build has the work folder for itself; ranges share it and lock their parts.
@@ -90,7 +97,7 @@ def build(args: argparse.Namespace) -> dict:
     with lock:
         try:
             state = _build_range(args, corpus, about, work, args.name or out.name)
-            return state if args.range else _finish(work, out)
+            return state if args.range else finish(work, out)
         except ValueError:
             if not args.range and not any(work.glob(merge.PARTS)):
                 shutil.rmtree(work, ignore_errors=True)
@@ -106,19 +113,7 @@ def _build_range(
     arranged = corpora.arrange(source, corpus, args.field, about)
     if arranged:
         source, args.val_documents = arranged
-    request = Request(
-        name,
-        tokenizer,
-        val_documents=args.val_documents,
-        shard_tokens=args.shard_tokens,
-        field=args.field,
-        separator=args.separator,
-        max_document_mb=args.max_document_mb,
-        skip_bad=args.skip_bad,
-        split=corpus.split,
-        train_tokens=corpus.train_tokens,
-        val_tokens=corpus.val_tokens,
-    )
+    request = make_request(args, corpus, tokenizer, name)
     start, stop = parse_range(args.range)
     return parts.build_part(
         source,
@@ -131,20 +126,45 @@ def _build_range(
     )
 
 
-def _finish(work: Path, out: Path) -> dict:
+def make_request(args: argparse.Namespace, corpus: Corpus, tokenizer: dict, name: str) -> Request:
+    return Request(
+        name,
+        tokenizer,
+        val_documents=args.val_documents,
+        shard_tokens=args.shard_tokens,
+        field=args.field,
+        separator=args.separator,
+        max_document_mb=args.max_document_mb,
+        skip_bad=args.skip_bad,
+        split=corpus.split,
+        train_tokens=corpus.train_tokens,
+        val_tokens=corpus.val_tokens,
+    )
+
+
+def finish(work: Path, out: Path) -> dict:
     manifest = merge.merge_parts(work, out)
     words = [f"built {out} source_documents:{manifest['source']['documents']}"]
     for split, counts in manifest["splits"].items():
         words += [f"{split}_{key}:{value}" for key, value in counts.items()]
     words.append(f"left_out:{json.dumps(manifest['source']['left_out'])}")
     print(*words)
+    print(next_step.verify_command(out))
     return manifest
+
+
+def _tell_skipped(source: str) -> None:
+    skipped = [] if source in HUB_SETS else sources.skipped_files(Path(source))
+    if skipped:
+        names = ", ".join(file.name for file in skipped[:MOST_NAMES])
+        more = f" and {len(skipped) - MOST_NAMES} more" if len(skipped) > MOST_NAMES else ""
+        print(f"not read, as they are not documents: {names}{more}", flush=True)
 
 
 # Checking the arguments ---------------------------------------------------------------------------
 
 
-def _check_arguments(args: argparse.Namespace) -> Corpus:
+def check_arguments(args: argparse.Namespace) -> Corpus:
     """Fill in what depends on the corpus or the source, and return the corpus.
 
     Raises: ValueError naming the option that is missing, or that does not fit.
@@ -194,6 +214,11 @@ def _chosen_corpus(args: argparse.Namespace) -> Corpus:
     if min(corpus.train_tokens, corpus.val_tokens) < 1:
         raise ValueError("--train-tokens and --val-tokens must be at least 1")
     return corpus
+
+
+def unescaped(text: str) -> str:
+    r"""Return the text with \n and \t as line end and tab: shells hand them over as they are."""
+    return text.replace(r"\n", "\n").replace(r"\t", "\t")
 
 
 def parse_range(text: str | None) -> tuple[int, int | None]:

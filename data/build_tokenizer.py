@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data import corpora, gpt2_tokenizer, sources, tokenizers
+from data.counted_progress import CountedProgress
 from data.files import write_atomic
 from data.gpt2_tokenizer import MERGES, MOST_PIECES, VOCABULARY
 
@@ -105,9 +106,14 @@ class Sample:
             revision=self.revision,
             val_documents=args.val_documents,
         )
+        progress = CountedProgress(
+            "read text for the tokenizer", int(args.sample_mb * 1e6), "bytes"
+        )
         for block in blocks:
+            progress.reach(self.bytes)
             for text in block.texts(args.field, int(args.max_document_mb * 1e6)):
                 if self.bytes >= args.sample_mb * 1e6:
+                    progress.finish()
                     return
                 if isinstance(text, str):
                     self.documents += 1

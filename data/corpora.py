@@ -102,7 +102,7 @@ def read_file(path: Path, field: str) -> list:
 
     Raises: ValueError naming the file.
     """
-    if path.name.endswith((".json", ".json.gz", ".json.zst")):
+    if path.name.lower().endswith((".json", ".json.gz", ".json.zst")):
         content = b"".join(containers.unpacked(path))
         if content.lstrip()[:1] == b"[":
             try:

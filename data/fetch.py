@@ -11,6 +11,7 @@ there and its validation split is the challenge's. What was fetched before is no
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import os
 import shutil
@@ -22,11 +23,13 @@ import numpy as np
 
 import evaluate
 from data import manifest as manifests
-from data import tokenizers
+from data import next_step, tokenizers
+from data.counted_progress import CountedProgress
 from data.files import folder_lock, link_or_copy, sha256_file
 from data.mirrors import FetchError, Mirror, Remote, file_fault, read_listing, retry
 from data.shard_facts import ShardFacts, join_hashes, read_facts
 from data.start_check import MAX_PUBLISHED_FRAC
+from engine.shards import read_split, sidecar_path
 
 HERE = Path(__file__).resolve().parent
 # Repositories that hold the field's layout, and the prefix of everything in them.
@@ -152,27 +155,15 @@ def shard_names(split: str, count: int, sidecars: bool = False) -> list[str]:
 # Download -----------------------------------------------------------------------------------------
 
 
-class Progress:
-    """One bar over all files: what stands in the folder, finished or not."""
-
-    def __init__(self, folder: Path, total: int):
-        from tqdm import tqdm
-
-        self.folder = folder
-        self.bar = tqdm(total=total, unit="B", unit_scale=True, desc="fetch", mininterval=0.5)
-
-    def update(self) -> None:
-        size = 0
-        for path in self.folder.rglob("*"):
-            try:
-                size += path.stat().st_size if path.is_file() else 0
-            except FileNotFoundError:
-                continue  # renamed between the two looks
-        self.bar.update(min(size, self.bar.total) - self.bar.n)
-
-    def close(self) -> None:
-        self.update()
-        self.bar.close()
+def _bytes_below(folder: Path) -> int:
+    """Return the bytes of all files in a folder, finished or not."""
+    size = 0
+    # Folders are renamed and removed meanwhile; os.walk passes over those that are gone.
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                size += os.stat(os.path.join(place, name)).st_size
+    return size
 
 
 def download_all(mirror: Mirror, paths: list[str], targets: list[Path], jobs: int) -> None:
@@ -195,7 +186,7 @@ def download_all(mirror: Mirror, paths: list[str], targets: list[Path], jobs: in
             target.unlink(missing_ok=True)
         counts = f"{len(missing)} of {len(files)} files, {need:,} bytes"
         print(f"fetch {counts}, from {mirror}", flush=True)
-        progress = Progress(folder, sum(file.size for file in files))
+        progress = CountedProgress("fetch", sum(file.size for file in files), "bytes")
         waiting = {
             pool.submit(
                 retry, lambda file=file, target=target: mirror.download(file, target), file.path
@@ -207,9 +198,9 @@ def download_all(mirror: Mirror, paths: list[str], targets: list[Path], jobs: in
                 done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_EXCEPTION)
                 for future in done:
                     future.result()
-                progress.update()
+                progress.reach(_bytes_below(folder))
         finally:
-            progress.close()
+            progress.finish()
             pool.shutdown(cancel_futures=True)
 
 
@@ -295,7 +286,12 @@ def _read_shards(
             pool.submit(read_facts, path, None, vocab_size, evaluate.BOS_ID, needs_sidecar)
             for path in paths
         ]
-        facts = [future.result() for future in futures]
+        progress = CountedProgress("read shards", len(paths), "shards")
+        facts = []
+        for future in futures:
+            facts.append(future.result())
+            progress.add(1)
+        progress.finish()
     for shard in facts:
         if shard.faults:
             _, message = shard.faults[0]
@@ -306,8 +302,8 @@ def _read_shards(
 def _shard_entry(path: Path, split: str, facts: ShardFacts, needs_sidecar: bool) -> dict:
     sidecar = None
     if needs_sidecar:
-        sidecar_path = evaluate.sidecar_path(path)
-        sidecar = {"file": sidecar_path.name, "sha256": sha256_file(sidecar_path)}
+        file = sidecar_path(path)
+        sidecar = {"file": file.name, "sha256": sha256_file(file)}
     return {
         "file": path.name,
         "split": split,
@@ -323,7 +319,7 @@ def val_bytes(folder: Path, tokenizer, facts: list[ShardFacts]) -> int:
     if isinstance(tokenizer, tokenizers.Bytes):
         return sum(shard.tokens - shard.documents for shard in facts)
     _, table = evaluate.read_validation(folder, tokenizer.table)
-    return table.total(evaluate.read_split(folder, "val"))
+    return table.total(read_split(folder, "val"))
 
 
 # Command line -------------------------------------------------------------------------------------
@@ -364,4 +360,7 @@ def main(args: argparse.Namespace) -> int:
     for split, counts in manifest["splits"].items():
         words += [f"{split}_{key}:{counts[key]}" for key in ("documents", "tokens")]
     print(*words, f"shared_documents:{manifest['shared_documents']}")
+    command = next_step.train_command(args.out / "datasets" / name, manifest)
+    if command:
+        print(command)
     return 0

@@ -7,8 +7,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
+from data import hub_errors
+
 ARTICLE = re.compile(r" = [^=].* = \n?")  # the title line of a WikiText article
 ROWS_AT_A_TIME = 256
+REASON_CHARACTERS = 300  # of a client's error: its text may be a whole page
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,10 @@ def current_commit(hub_set: HubSet) -> str:
         import huggingface_hub
     except ImportError:
         raise ImportError("data sets of the hub need: pip install datasets") from None
-    return huggingface_hub.HfApi().dataset_info(hub_set.repository).sha
+    try:
+        return huggingface_hub.HfApi().dataset_info(hub_set.repository).sha
+    except Exception as error:  # the client's errors have no common class
+        raise _hub_failure(hub_set, error) from error
 
 
 def read_texts(
@@ -64,21 +70,24 @@ def read_texts(
         raise ImportError("data sets of the hub need: pip install datasets") from None
 
     def stream(split: str, skip: int) -> Iterator[str]:
-        rows = datasets.load_dataset(
-            hub_set.repository,
-            split=split,
-            streaming=True,
-            name=hub_set.config,
-            data_files=hub_set.data_files,
-            revision=revision,
-        )
+        try:
+            rows = datasets.load_dataset(
+                hub_set.repository,
+                split=split,
+                streaming=True,
+                name=hub_set.config,
+                data_files=hub_set.data_files,
+                revision=revision,
+            )
+        except Exception as error:  # the client's errors have no common class
+            raise _hub_failure(hub_set, error) from error
         if hub_set.articles:
             # Articles are counted, not rows, so rows cannot be skipped.
-            texts = join_articles(row[field] for row in rows)
+            texts = join_articles(_column(row, field, hub_set) for row in rows)
             yield from islice(texts, skip, None)
             return
         for batch in rows.skip(skip).iter(ROWS_AT_A_TIME):
-            yield from batch[field]
+            yield from _column(batch, field, hub_set)
 
     if not hub_set.val_split:
         yield from stream("train", start)
@@ -87,6 +96,19 @@ def read_texts(
         yield from islice(stream(hub_set.val_split, start), val_documents - start)
     if not hub_set.val_only:
         yield from stream("train", max(0, start - val_documents))
+
+
+def _hub_failure(hub_set: HubSet, error: Exception) -> OSError:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:REASON_CHARACTERS]
+    help_text = hub_errors.remedy(error) or "try again"
+    return OSError(f"{hub_set.repository} of the hub: {reason}; {help_text}")
+
+
+def _column(row: dict, field: str, hub_set: HubSet):
+    if field not in row:
+        message = f"{hub_set.repository} has no column {field!r}; name one with --field"
+        raise ValueError(f"{message}: {', '.join(row)}")
+    return row[field]
 
 
 def join_articles(lines: Iterable[str]) -> Iterator[str]:

@@ -39,7 +39,7 @@ import numpy as np
 
 from data import gpt2_tokenizer
 from data.files import sha256_file, write_atomic
-from evaluate import find_shards
+from engine.shards import find_shards
 
 VERSION = 1
 MANIFEST = "manifest.json"

@@ -26,8 +26,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import evaluate
+from data import hub_errors
 from data.files import sha256_file
+from engine.shards import read_shard
 
 ATTEMPTS = 4
 FIRST_PAUSE_SECONDS = 1.0  # between attempts; doubled each time
@@ -112,7 +113,7 @@ def file_fault(path: Path, file: Remote) -> str:
         return f"has the hash {digest}, must have {file.etag}"
     if path.suffix == ".bin" or file.path.endswith(".bin"):
         try:
-            evaluate.read_shard(path)
+            read_shard(path)
         except ValueError as error:
             return f"is not a shard, though it is as published: {error}"
     return ""
@@ -133,17 +134,16 @@ def retry(action: Callable, name: str, attempts: int = ATTEMPTS):
 
 
 def describe_error(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:REASON_CHARACTERS]
-
-
-def http_status(error: BaseException) -> int | None:
-    return getattr(getattr(error, "response", None), "status_code", None)
+    """Return an error's name and text on one line, cut, and what helps against it."""
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:REASON_CHARACTERS]
+    help_text = hub_errors.remedy(error)
+    return f"{reason} ({help_text})" if help_text else reason
 
 
 def is_final(error: Exception) -> bool:
     """Return whether asking again cannot help: not there, not allowed, or a full disk."""
     disk_full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-    return disk_full or http_status(error) in NOT_HELPED_BY_RETRY
+    return disk_full or hub_errors.http_status(error) in NOT_HELPED_BY_RETRY
 
 
 def read_listing(text: bytes, name: str) -> tuple[dict, dict]:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-import evaluate
 from data.files import sha256_file
 from data.manifest import hash_document
 from data.near_duplicates import sampled_shingles
+from engine.shards import read_shard, sidecar_path
 
 AGAIN = "build or fetch it again"
 
@@ -52,7 +52,7 @@ def read_facts(
 ) -> ShardFacts:
     """Read a shard and its sidecar whole, and compare them with the manifest's entry, if any."""
     try:
-        tokens_T = evaluate.read_shard(path)
+        tokens_T = read_shard(path)
     except ValueError as error:
         return ShardFacts([("headers", str(error))])
     faults = []
@@ -60,7 +60,7 @@ def read_facts(
     if top >= vocab_size:
         faults.append(("range", f"{path} holds token {top}, not below {vocab_size=}; {AGAIN}"))
     sidecar_bytes = 0
-    if needs_sidecar or evaluate.sidecar_path(path).exists():
+    if needs_sidecar or sidecar_path(path).exists():
         sidecar_bytes, sidecar_faults = _read_sidecar(path, len(tokens_T))
         faults += sidecar_faults
     starts = np.flatnonzero(tokens_T == bos_id)
@@ -82,9 +82,9 @@ def read_facts(
 
 def _read_sidecar(path: Path, tokens: int) -> tuple[int, list[tuple[str, str]]]:
     """Return the sum of a sidecar, and its faults."""
-    sidecar = evaluate.sidecar_path(path)
+    sidecar = sidecar_path(path)
     try:
-        bytes_T = evaluate.read_shard(sidecar)
+        bytes_T = read_shard(sidecar)
     except ValueError as error:
         return 0, [("sidecar", str(error))]
     faults = []
@@ -101,7 +101,7 @@ def _differences(
     faults = []
     files = [(path, entry["sha256"])]
     if entry["sidecar"]:
-        files.append((evaluate.sidecar_path(path), entry["sidecar"]["sha256"]))
+        files.append((sidecar_path(path), entry["sidecar"]["sha256"]))
     for file, sha256 in files:
         if file.exists() and sha256_file(file) != sha256:
             message = f"{file} is not as it was written: its SHA-256 is another"

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-import evaluate
 from data.files import sha256_file
+from engine.shards import HEADER_BYTES, SHARD_MAGIC, SHARD_VERSION
 
 
 class ShardFile:
-    """A shard as evaluate.write_shard makes it.
+    """A shard as write_shard makes it.
 
     The header holds count and checksum, which are known at the end, so its place is kept free:
     a file that was cut off has zeros there and is refused by every reader.
@@ -25,7 +25,7 @@ class ShardFile:
         self.count = 0
         self.checksum = 0
         self.file = path.open("wb")
-        self.file.write(bytes(evaluate.HEADER_BYTES))
+        self.file.write(bytes(HEADER_BYTES))
 
     def append(self, tokens_T: np.ndarray) -> None:
         body = tokens_T.astype("<u2").tobytes()
@@ -36,8 +36,8 @@ class ShardFile:
     def close(self) -> dict:
         """Finish the file; return its name and hash, as a manifest has them."""
         # Every reserved word repeats the checksum, so that a damaged one stands out.
-        header = np.full(evaluate.HEADER_BYTES // 4, self.checksum, "<u4")
-        header[:3] = evaluate.SHARD_MAGIC, evaluate.SHARD_VERSION, self.count
+        header = np.full(HEADER_BYTES // 4, self.checksum, "<u4")
+        header[:3] = SHARD_MAGIC, SHARD_VERSION, self.count
         self.file.seek(0)
         self.file.write(header.tobytes())
         self.file.flush()

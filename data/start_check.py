@@ -9,6 +9,7 @@ import numpy as np
 import evaluate
 from data import gpt2_tokenizer
 from data import manifest as manifests
+from engine.shards import HEADER_BYTES, find_shards, read_shard
 
 HEAD_TOKENS = 64  # tell one document from another
 START_TOKENS = 1_000_000  # of each training shard, read at a start
@@ -29,7 +30,7 @@ def check_start(folder: Path, tokenizer_path: Path, vocab_size: int) -> str:
 
     Raises: ValueError naming the file or folder, what is wrong with it, and the remedy.
     """
-    paths = evaluate.find_shards(folder, "train")
+    paths = find_shards(folder, "train")
     if (folder / manifests.MANIFEST).exists():
         manifest = manifests.read_manifest(folder)
         manifests.check_files(folder, manifest, tokenizer_path)
@@ -54,7 +55,7 @@ def check_start(folder: Path, tokenizer_path: Path, vocab_size: int) -> str:
     documents = {s["file"]: s["documents"] for s in manifest["shards"]} if manifest else {}
     for path in paths:
         # With a manifest the checksum was compared already, by the hash of the whole file.
-        evaluate.read_shard(path, verify=manifest is None)
+        read_shard(path, verify=manifest is None)
         has_starts = documents.get(path.name, 1) > 0
         _check_training_shard(path, table.bos_id, has_starts, val_D)
     return note
@@ -62,7 +63,7 @@ def check_start(folder: Path, tokenizer_path: Path, vocab_size: int) -> str:
 
 def _check_training_shard(path: Path, bos_id: int, has_starts: bool, val_D: np.ndarray) -> None:
     """Refuse a shard without document starts, and one that begins with validation documents."""
-    tokens_T = np.fromfile(path, "<u2", START_TOKENS, offset=evaluate.HEADER_BYTES)
+    tokens_T = np.fromfile(path, "<u2", START_TOKENS, offset=HEADER_BYTES)
     if has_starts:
         _require((tokens_T == bos_id).any(), f"{path} has no document start, BOS={bos_id}")
     shared_D = np.isin(_hash_heads(tokens_T, bos_id), val_D)

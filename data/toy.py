@@ -28,9 +28,11 @@ from pathlib import Path
 import numpy as np
 
 import evaluate
+from data import next_step
 from data.files import sha256_file
 from data.manifest import VERSION, hash_document, read_manifest, write_index, write_manifest
 from data.tokenizers import train_bpe
+from engine.shards import read_shard, write_shard
 
 HERE = Path(__file__).resolve().parent
 TOY_DATASET = "datasets/toy_sp1024"
@@ -143,8 +145,8 @@ def write_split(documents: list[str], model_path: Path, shard: Path) -> dict[str
 
     tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(model_path))
     rows = [[evaluate.BOS_ID, *ids] for ids in tokenizer.encode(documents, num_threads=1)]
-    evaluate.write_shard(shard, np.concatenate([np.array(row, np.uint16) for row in rows]))
-    tokens_T = np.array(evaluate.read_shard(shard))
+    write_shard(shard, np.concatenate([np.array(row, np.uint16) for row in rows]))
+    tokens_T = np.array(read_shard(shard))
     table = evaluate.ByteTable.from_sentencepiece(model_path, tokenizer.vocab_size())
     counted = int(table.count(tokens_T[:-1], tokens_T[1:]).sum())  # the first token, a BOS, has 0
     size_bytes = sum(len(document.encode()) for document in documents)
@@ -272,5 +274,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    build_toy(args.out)
+    manifest = build_toy(args.out)
+    print(next_step.train_command(args.out / TOY_DATASET, manifest))
     return 0

@@ -22,7 +22,7 @@ import quantize
 from engine.ranks import compute_dtype
 from engine.recipe import Recipe
 
-# Names of the systems in files from before recipes had names.
+# Names of the systems in files from before recipes had names; settings.json had them as presets.
 OLDER_SYSTEMS = {
     "gelu_d12": "baselines.gelu_d12",
     "yat_d12": "baselines.yat_d12",
@@ -30,6 +30,7 @@ OLDER_SYSTEMS = {
     "gpt2_124m": "baselines.gpt2_124m",
     "preln_53m": "baselines.preln_53m",
     "preln_53m_untied": "baselines.preln_53m",
+    "preln_53m_distilled": "baselines.preln_53m",
 }
 
 
@@ -69,7 +70,7 @@ def open_model(
     weights, saved = read_weights(path)
     try:
         recipe = find_recipe(recipe_name(saved))
-        model_settings = {name: value for name, value in saved.items() if name != "recipe"}
+        model_settings = model_settings_of(saved)
         model = recipe.model(model_settings, compute_dtype(device))
         model.load_state_dict(weights)
     except (ValueError, RuntimeError, TypeError) as error:
@@ -113,6 +114,33 @@ def recipe_name(saved: dict) -> str:
     if "bigram_vocab_size" in saved:  # all that train_gpt.py trained was pull request 334's model
         return "baselines.pr334"
     raise ValueError("its settings name no recipe; give a file of a run of this project")
+
+
+def recipe_of_run(saved: dict) -> str:
+    """The recipe that a run's settings.json names, also an older one, which names a preset.
+
+    {"preset": "preln_53m_untied", ...} was written by a run of baselines.preln_53m.
+
+    Raises: ValueError for settings that name none.
+    """
+    if "recipe" in saved:
+        return str(saved["recipe"])
+    preset = str(saved.get("preset"))
+    if preset in OLDER_SYSTEMS:
+        return OLDER_SYSTEMS[preset]
+    # Only now: older settings of every system had the fields of pull request 334's model as well.
+    return recipe_name(saved)
+
+
+def model_settings_of(saved: dict) -> dict:
+    """What recipe.model takes, of an artifact's or checkpoint's settings; older names are mapped.
+
+    {"system": "gpt2_124m", "seq_len": 1024, ...} -> {"train_seq_len": 1024, ...}
+    """
+    model_settings = {name: v for name, v in saved.items() if name not in ("recipe", "system")}
+    if "system" in saved and "seq_len" in saved:
+        model_settings["train_seq_len"] = model_settings.pop("seq_len")
+    return model_settings
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict]:

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
+from typing import TextIO
 
 TERMINAL_SECONDS = 0.5  # between two changes of the terminal's last line
 LOG_SECONDS = 60.0
@@ -12,12 +13,17 @@ class Progress:
     """Call it with the share that is done, in [0, 1]; it says share and time left.
 
     log writes a line for good; where output is a terminal, its last line is rewritten instead.
+
+        scoring, sliding 25%, about 90 s left       30 seconds after the start
     """
 
-    def __init__(self, label: str, log: Callable[[str], None] = print, stream=sys.stdout):
+    def __init__(
+        self, label: str, log: Callable[[str], None] = print, stream: TextIO | None = None
+    ):
         self.label = label
         self.log = log
-        self.stream = stream
+        # Looked up now, not when this module is imported: output may have been redirected since.
+        self.stream = sys.stdout if stream is None else stream
         self.started = self.last = time.monotonic()
 
     def __call__(self, done_frac: float) -> None:

@@ -45,8 +45,25 @@ FOREIGN_NAMES = {
 }
 
 
+class Checked:
+    """A dataclass that names the variable of a field when it refuses its value."""
+
+    def require(self, is_met: bool, field: str, requirement: str) -> None:
+        """Raises: ValueError that names the field's variable and value, unless is_met."""
+        if not is_met:
+            raise ValueError(f"{field.upper()}={getattr(self, field)} must be {requirement}")
+
+    def require_at_least(self, least: float, *fields: str) -> None:
+        for field in fields:
+            self.require(getattr(self, field) >= least, field, f"at least {least}")
+
+    def require_fractions(self, *fields: str) -> None:
+        for field in fields:
+            self.require(0 <= getattr(self, field) <= 1, field, "between 0 and 1")
+
+
 @dataclass(frozen=True)
-class RunSettings:
+class RunSettings(Checked):
     """What every recipe reads. A recipe adds its own, and checks them after these.
 
     Raises: ValueError naming the variable, its value, the requirement and what to set instead.
@@ -73,19 +90,6 @@ class RunSettings:
     eval_stride: int = 64  # tokens each sliding window moves
     compile: bool = True  # torch.compile of step and scoring
     peak_flops: float = 0.0  # dense bf16 of one device, for the log's mfu; 0: by a table
-
-    def require(self, is_met: bool, field: str, requirement: str) -> None:
-        """Raises: ValueError that names the field's variable and value, unless is_met."""
-        if not is_met:
-            raise ValueError(f"{field.upper()}={getattr(self, field)} must be {requirement}")
-
-    def require_at_least(self, least: float, *fields: str) -> None:
-        for field in fields:
-            self.require(getattr(self, field) >= least, field, f"at least {least}")
-
-    def require_fractions(self, *fields: str) -> None:
-        for field in fields:
-            self.require(0 <= getattr(self, field) <= 1, field, "between 0 and 1")
 
     def __post_init__(self):
         for field in dataclasses.fields(self):

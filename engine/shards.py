@@ -44,7 +44,8 @@ def read_shard(path: str | Path, verify: bool = True) -> np.ndarray:
     magic, version, count = header[:3].tolist()
     if (magic, version) != (SHARD_MAGIC, SHARD_VERSION):
         expected = f"{SHARD_MAGIC} and {SHARD_VERSION}"
-        raise ShardError(f"{path}: magic {magic} and version {version} must be {expected}")
+        marks = f"magic {magic} and version {version}"
+        raise ShardError(f"{path}: {marks} must be {expected}; {REMEDY}")
     if count < 1 or size_bytes != HEADER_BYTES + 2 * count:
         raise ShardError(f"{path}: {size_bytes} bytes do not hold {count} tokens; {REMEDY}")
     checksums = header[3:].view("<u4")

@@ -61,6 +61,8 @@ class TrainingText:
     Raises: ValueError for a shard that is too short, out of vocabulary, or also a validation shard.
     """
 
+    weighs_targets = False  # whether `rows` returns weights_BT
+
     def __init__(self, settings: RunSettings):
         self.seq_len = settings.train_seq_len
         self.seed = settings.seed
@@ -197,7 +199,11 @@ class Batches:
         return rows.split(self.parts)
 
     def made_up(self, rng: torch.Generator, vocab_size: int) -> list[Rows]:
-        """Random tokens in the shapes that `get` returns."""
+        """Random tokens, every target counting once, in the shapes that `get` returns."""
         shape = (self.count, self.text.seq_len + 1)
         tokens_BT = torch.randint(vocab_size, shape, generator=rng)
-        return Rows(tokens_BT.to(self.device)).split(self.parts)
+        weights_BT = None
+        if self.text.weighs_targets:
+            weights_BT = torch.ones(self.count, self.text.seq_len)
+        rows = Rows(tokens_BT, weights_BT).each(lambda values_BT: values_BT.to(self.device))
+        return rows.split(self.parts)

@@ -72,6 +72,7 @@ RATE_MEMORY = 0.95  # of the running mean of tokens a second, from step to step
 
 def train(recipe: Recipe) -> None:
     """Train, pack and score what the environment describes. The only reader of the environment."""
+    # Read before anything else: an edit while the run goes on must not change what is counted.
     sources = read_sources(recipe)
     with plain_errors():
         ranks = Ranks.start(os.environ)
@@ -109,6 +110,7 @@ def train(recipe: Recipe) -> None:
             cap_bytes=recipe.cap_bytes,
         )
     )
+    # From the bytes, never from the weights in memory: the score is that of the artifact.
     model = open_model(run.artifact_path, ranks.device, compile=settings.compile).model
     scheme = evaluate.Scheme(settings.train_seq_len, settings.eval_stride)
     evaluate.score_and_log(model, val_T, table, scheme, ranks, log=run.log)
@@ -200,6 +202,7 @@ def check_data(recipe: Recipe, choice: Choice, ranks: Ranks) -> str:
     tokenizer = os.path.abspath(settings.tokenizer_path)
     verify = ["verify", os.path.abspath(settings.data_path), "--tokenizer", tokenizer, "--start"]
     commands.append([*verify, str(settings.vocab_size)])
+    # In a process of its own: data/ is a tool, not a part of what is counted.
     failed, output = 0, ""
     if ranks.is_first:
         for command in commands:
@@ -221,6 +224,7 @@ def check_data(recipe: Recipe, choice: Choice, ranks: Ranks) -> str:
 
 def refuse_oversize(recipe: Recipe, settings: RunSettings) -> None:
     """Raises: ValueError for a model of more parameters than any artifact may hold."""
+    # On the meta device a tensor has a shape and no memory.
     with torch.device("meta"):
         model = recipe.model(recipe.model_settings(settings), torch.float32)
     parameters = sum(p.numel() for p in model.parameters())
@@ -379,6 +383,8 @@ class Trainer:
         """One optimizer step on the global batch: (mean loss in nats per token, gradient norm)."""
         # What a model draws, as for dropout, follows from these: a resumed rank draws it again.
         torch.manual_seed(hash((self.settings.seed, self.step, self.ranks.rank)))
+        # Micro-batches bound the memory. Each is divided by the tokens of the whole batch, so that
+        # their gradients add up to that of the mean, over ranks too.
         loss = torch.zeros((), device=self.ranks.device)
         for rows in micro_batches:
             nats = self.loss_fn(rows.tokens_BT, rows.weights_BT)
@@ -393,6 +399,7 @@ class Trainer:
 
     def add_up_gradients(self, loss: Tensor) -> Tensor:
         """Give every rank the sum of all gradients; returns that of the losses."""
+        # One message for all gradients: hundreds of small ones would take longer.
         grads = [p.grad for p in self.optimizer.params]
         flat = torch.cat([*(g.flatten() for g in grads), loss[None]])
         dist.all_reduce(flat)
@@ -406,6 +413,7 @@ class Trainer:
         done = self.step / self.settings.iterations
         cap = self.settings.max_wallclock_seconds
         if cap:
+            # Rank 0's clock decides for all, else one rank could stop a step before the others.
             seconds = self.ranks.broadcast_float(self.clock.seconds())
             done = max(done, seconds / (cap - self.reserve_seconds))
         return min(done, 1.0)
@@ -442,6 +450,7 @@ class Trainer:
         for _ in range(2 if settings.compile else 1):  # the first may compile, the last is timed
             started = time.perf_counter()
             self.choose(made_up_T)
+        # Made-up weights, because at this point the real ones are hardly trained.
         noise = {
             name: torch.randn(p.shape, generator=rng) for name, p in self.model.named_parameters()
         }
@@ -497,6 +506,7 @@ class Trainer:
             self.averages.update(self.step, progress)
             seconds = self.clock.seconds()
             speed.step(seconds)
+            # The first steps are all logged: that is where a run goes wrong.
             every = settings.train_log_every
             if self.step <= 10 or self.step % every == 0 or progress >= 1.0:
                 self.log_step(loss, grad_norm, progress, seconds, speed)
@@ -507,6 +517,7 @@ class Trainer:
                 self.clock.pause()
                 validate()
                 self.clock.run()
+            # A signal may reach one rank alone, and a step later than another.
             is_stopped = self.ranks.broadcast_float(bool(stop_signals))
             if is_stopped or 0 < settings.checkpoint_seconds <= seconds - last_saved:
                 last_saved = seconds
@@ -640,6 +651,7 @@ class Trainer:
     def finish(self, code_bytes: int) -> None:
         """Choose the weights, save them, and write the artifact: the last part of the timed run."""
         self.clock.run()
+        # A resumed run may come here with its choice made and saved.
         if self.exported is None:
             scores = self.choose(self.text.holdout_T)
             losses = " ".join(f"{name}_loss:{score.loss:.4f}" for name, score in scores.items())

@@ -1,4 +1,4 @@
-"""The score: shards, bytes, windows, test-time training, ranks, and the command line."""
+"""The score: bytes, windows, test-time training, ranks, and the command line."""
 
 import io
 import itertools
@@ -7,7 +7,7 @@ import math
 import os
 import subprocess
 import sys
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +21,19 @@ from hypothesis import strategies as st
 from torch import nn
 
 import evaluate
-from evaluate import BOS_ID, ByteTable, IllegalScore, Ledger, Score, ShardError
+import quantize
+import train_gpt
+from engine import log_lines
+from engine.open_model import Opened, open_model
+from engine.ranks import Ranks
+from engine.shards import ShardError, sidecar_path, write_shard
+from evaluate import BOS_ID, ByteTable, IllegalScore, Ledger, Scheme, Score
 
 ROOT = Path(__file__).parents[1]
 SHARED_TOKENIZERS = ROOT.parent / "shared" / "data" / "tokenizers"
 VOCAB = 32
-HOW = {"seq_len": 16, "stride": 4, "isolate": False, "device": "cpu", "batch_tokens": 64}
+SCHEME = Scheme(seq_len=16, stride=4, batch_tokens=64)
+ISOLATED = replace(SCHEME, isolate=True)
 HOSTILE = [
     "Plain words, twice twice.",
     "",
@@ -84,140 +91,6 @@ def table_of(vocab: int = VOCAB) -> ByteTable:
     return ByteTable(np.arange(vocab) % 5, np.zeros(vocab, bool), np.zeros(vocab, bool))
 
 
-# Shards
-
-
-def test_shard_returns_its_tokens_and_pleases_a_reader_of_three_words(tmp_path):
-    """What is written is read back, mapped; upstream's way of reading gives the same tokens."""
-    path, tokens = tmp_path / "toy_val_000000.bin", np.arange(70, dtype=np.int64) * 900
-    evaluate.write_shard(path, tokens)
-    tokens_T = evaluate.read_shard(path)
-    assert isinstance(tokens_T, np.memmap) and tokens_T.dtype == np.uint16
-    assert tokens_T.tolist() == tokens.tolist()
-    header = np.fromfile(path, "<i4", 256)
-    assert header[:3].tolist() == [20240520, 1, 70]
-    assert np.fromfile(path, "<u2", offset=1024).tolist() == tokens.tolist()
-    assert [found.name for found in tmp_path.iterdir()] == [path.name]
-
-
-def test_published_shard_without_checksum_is_read(tmp_path):
-    """Zeros in the reserved words mean that there is nothing to compare with."""
-    path = tmp_path / "x.bin"
-    header = np.zeros(256, "<i4")
-    header[:3] = 20240520, 1, 3
-    path.write_bytes(header.tobytes() + np.array([1, 2, 3], "<u2").tobytes())
-    assert evaluate.read_shard(path).tolist() == [1, 2, 3]
-
-
-def corrupt(blob: bytes, rng: np.random.Generator) -> bytes:
-    """One accident: flipped bits, a cut, added bytes, a hole of zeros, swapped or foreign parts."""
-    data, at = bytearray(blob), int(rng.integers(len(blob)))
-    match int(rng.integers(7)):
-        case 0:
-            data[at] ^= 1 << int(rng.integers(8))
-        case 1:
-            del data[at:]
-        case 2:
-            data += rng.bytes(int(rng.integers(1, 9)))
-        case 3:
-            data[at : at + 64] = bytes(len(data[at : at + 64]))
-        case 4:
-            word = 4 * int(rng.integers(256))
-            data[word : word + 4] = rng.bytes(4)
-        case 5:
-            del data[at : at + int(rng.integers(1, 5))]
-        case 6:
-            data[at : at + 16] = rng.permutation(bytearray(data[at : at + 16])).tobytes()
-    return bytes(data)
-
-
-def test_a_thousand_corrupted_shards_are_refused(tmp_path):
-    """Whatever happens to a shard of ours, reading it says which file and that it is damaged."""
-    path, rng = tmp_path / "toy_train_000000.bin", np.random.default_rng(7)
-    evaluate.write_shard(path, rng.integers(0, 1024, 1500))
-    blob, refused = path.read_bytes(), 0
-    while refused < 1000:
-        damaged = corrupt(blob, rng)
-        if damaged == blob:
-            continue
-        path.write_bytes(damaged)
-        with pytest.raises(ShardError, match="toy_train_000000.bin: .*; build or fetch it again"):
-            evaluate.read_shard(path)
-        refused += 1
-
-
-@pytest.mark.parametrize(
-    "word, value, message",
-    [
-        (0, 1, "magic"),
-        (1, 2, "version"),
-        (2, -5, "do not hold -5 tokens"),
-        (2, 0, "do not hold 0 tokens"),
-        (2, 4, "do not hold 4 tokens"),
-        (2, 2**31 - 1, "do not hold"),
-        (3, 9, "reserved header words"),
-        (255, 9, "reserved header words"),
-    ],
-)
-def test_header_damage_is_named(tmp_path, word, value, message):
-    """Each word of a header without checksum is checked, the reserved ones too."""
-    path, header = tmp_path / "x.bin", np.zeros(256, "<i4")
-    header[:3] = 20240520, 1, 3
-    header[word] = value
-    path.write_bytes(header.tobytes() + bytes(6))
-    with pytest.raises(ShardError, match=message):
-        evaluate.read_shard(path)
-
-
-def test_file_shorter_than_a_header_is_refused(tmp_path):
-    """An empty file and half a header are damaged shards, not crashes."""
-    for size_bytes in (0, 1, 1023):
-        (tmp_path / "x.bin").write_bytes(bytes(size_bytes))
-        with pytest.raises(ShardError, match=f"{size_bytes} bytes must be at least 1024"):
-            evaluate.read_shard(tmp_path / "x.bin")
-
-
-def test_verify_is_what_reads_the_tokens(tmp_path):
-    """verify=False opens a shard whose tokens have changed; the default does not."""
-    path = tmp_path / "x.bin"
-    evaluate.write_shard(path, np.arange(9))
-    blob = bytearray(path.read_bytes())
-    blob[-2] ^= 1
-    path.write_bytes(blob)
-    assert evaluate.read_shard(path, verify=False)[-1] == 9
-    with pytest.raises(ShardError, match="checksum"):
-        evaluate.read_shard(path)
-
-
-@pytest.mark.parametrize("tokens", [[-1], [65_536], [0.5], [], [[1, 2]]])
-def test_write_shard_refuses_what_is_no_row_of_uint16(tmp_path, tokens):
-    """No file appears for tokens that a shard cannot hold."""
-    with pytest.raises(ValueError, match="one non-empty row of integers in 0..65535"):
-        evaluate.write_shard(tmp_path / "x.bin", np.array(tokens))
-    assert not list(tmp_path.iterdir())
-
-
-def test_split_is_its_shards_in_order(tmp_path):
-    """Shards are found by split, sorted and joined; an absent split is an error with a remedy."""
-    for number in (2, 0, 1):
-        evaluate.write_shard(tmp_path / f"toy_val_{number:06d}.bin", np.full(2, number))
-    evaluate.write_shard(tmp_path / "toy_train_000000.bin", np.full(2, 9))
-    assert evaluate.read_split(tmp_path, "val").tolist() == [0, 0, 1, 1, 2, 2]
-    assert evaluate.read_split(tmp_path, "train").tolist() == [9, 9]
-    with pytest.raises(FileNotFoundError, match="data.prepare fetch --variant sp1024"):
-        evaluate.find_shards(tmp_path / "nowhere", "val")
-
-
-@pytest.mark.parametrize("name", ["toy_val_000000.bytes.bin", "toy_val_bytes_000000.bin"])
-def test_a_sidecar_is_no_shard(tmp_path, name):
-    """Neither our name nor that of published sidecars is read as tokens; both are found."""
-    shard = tmp_path / "toy_val_000000.bin"
-    evaluate.write_shard(shard, np.full(3, 7))
-    evaluate.write_shard(tmp_path / name, np.full(3, 1))
-    assert evaluate.find_shards(tmp_path, "val") == [shard]
-    assert evaluate.sidecar_path(shard) == tmp_path / name
-
-
 # Bytes
 
 
@@ -245,11 +118,11 @@ def tokenizers(tmp_path_factory) -> dict[str, Path]:
     """Small identity tokenizers: one loses a first space when decoding, one keeps it."""
     folder = tmp_path_factory.mktemp("tokenizers")
     keep = {"add_dummy_prefix": False, "remove_extra_whitespaces": False}
-    odd = {**keep, "user_defined_symbols": ["<x▁y>", "q▁▁"], "split_by_whitespace": False}
+    inner = {**keep, "user_defined_symbols": ["<x▁y>", "q▁▁"], "split_by_whitespace": False}
     return {
         "prefix": train_tokenizer(folder, "prefix", remove_extra_whitespaces=False),
         "keep": train_tokenizer(folder, "keep", **keep),
-        "inner": train_tokenizer(folder, "inner", **odd),
+        "inner": train_tokenizer(folder, "inner", **inner),
         "unknown": train_tokenizer(folder, "unknown", byte_fallback=False, vocab_size=60),
         "other_bos": train_tokenizer(folder, "other_bos", bos_id=2, eos_id=1),
     }
@@ -287,15 +160,15 @@ def test_bytes_are_those_of_the_decoded_text(tokenizer):
 def test_bytes_are_those_of_the_text_itself(tokenizers):
     """Where nothing is normalised away, they are the bytes of the text, with U+2581 as a space."""
     _, tokens_T, _, table = encode(tokenizers["keep"])
-    want = sum(len(text.replace("▁", " ").encode()) for text in HOSTILE)
-    assert evaluate.unigram_score(tokens_T, table).bytes == want
+    expected = sum(len(text.replace("▁", " ").encode()) for text in HOSTILE)
+    assert evaluate.unigram_score(tokens_T, table).bytes == expected
 
 
 def test_bpb_equals_an_independent_computation(tokenizer):
     """On hostile text, decoded documents and float64 log-probabilities give the same bpb."""
     documents, tokens_T, processor, table = encode(tokenizer)
     model = Causal(processor.vocab_size()).eval()
-    score = evaluate.score_windows(model, tokens_T, table, **{**HOW, "isolate": True})
+    score = evaluate.score_windows(model, tokens_T, table, ISOLATED)
 
     nats = 0.0
     for at in range(len(tokens_T) - 1):
@@ -326,22 +199,19 @@ def test_first_space_counts_only_where_decoding_keeps_it(tokenizers):
         assert len(processor.decode([BOS_ID, word]).encode()) == 1 + space_bytes
 
 
-def altered(table: ByteTable, **changes) -> ByteTable:
-    return ByteTable(**{**vars(table), **changes})
-
-
-def test_check_catches_the_known_miscounts(tokenizer):
-    """A space counted twice, a byte piece counted 3, a missing space: each is found and named."""
+def test_check_catches_every_miscount(tokenizer):
+    """A space counted twice, a byte piece counted 3, a missing space: each is caught and named."""
     _, tokens_T, processor, table = encode(tokenizer, ["ok", "a the fox", "ok 🙂"])
     byte_V = np.array([processor.is_byte(i) for i in range(processor.vocab_size())])
-    base_V, space_V = table.base_bytes_V, table.leading_space_V
+    base_V = table.base_bytes_V
+    space_V = table.leading_space_V
     with pytest.raises(ValueError, match=r"document [01] \(from token \d+\) counts \+\d+ bytes"):
-        altered(table, base_bytes_V=base_V + space_V).check(tokenizer, tokens_T)
+        replace(table, base_bytes_V=base_V + space_V).check(tokenizer, tokens_T)
     with pytest.raises(ValueError, match=r"document 1 .* counts -\d+ bytes .* text, 'a the fox'"):
-        altered(table, leading_space_V=space_V & False).check(tokenizer, tokens_T)
+        replace(table, leading_space_V=space_V & False).check(tokenizer, tokens_T)
     stream_T = np.append(tokens_T, BOS_ID)  # the emoji is not at the end of the stream
     with pytest.raises(ValueError, match=r"document 2 .* counts \+8 bytes .* text, 'ok 🙂'"):
-        altered(table, base_bytes_V=np.where(byte_V, 3, base_V)).check(tokenizer, stream_T)
+        replace(table, base_bytes_V=np.where(byte_V, 3, base_V)).check(tokenizer, stream_T)
     table.check(tokenizer, stream_T)
 
 
@@ -358,11 +228,11 @@ def test_total_is_the_sum_over_all_targets():
     """However the stream is cut for counting, the total is that of all targets at once."""
     tokens_T = stream(3000)
     table = table_of()
-    want = int(table.count(tokens_T[:-1], tokens_T[1:]).sum())
-    assert table.total(tokens_T) == want
-    long_T = np.tile(tokens_T, 800)  # more than one part
-    want = int(table.count(long_T[:-1], long_T[1:]).sum())
-    assert table.total(long_T) == want
+    assert table.total(tokens_T) == int(table.count(tokens_T[:-1], tokens_T[1:]).sum())
+    long_T = np.tile(tokens_T, 800)
+    assert len(long_T) > 2 * evaluate.BYTES_AT_ONCE
+    assert table.total(long_T) == int(table.count(long_T[:-1], long_T[1:]).sum())
+    assert table.of_targets(long_T).sum() == table.total(long_T)
 
 
 def test_the_sidecar_replaces_the_table(tokenizers, tmp_path):
@@ -370,13 +240,17 @@ def test_the_sidecar_replaces_the_table(tokenizers, tmp_path):
     _, tokens_T, _, table = encode(tokenizers["keep"], HOSTILE)
     spelt_T = np.append(0, table.count(tokens_T[:-1], tokens_T[1:]))
     bytes_T = np.where(np.arange(len(tokens_T)) % 3 == 0, 0, spelt_T)
-    evaluate.write_shard(tmp_path / "x_val_000000.bin", tokens_T)
+    write_shard(tmp_path / "x_val_000000.bin", tokens_T)
     assert evaluate.read_validation(tmp_path, table)[1].total(tokens_T) == spelt_T.sum()
-    evaluate.write_shard(tmp_path / "x_val_000000.bytes.bin", bytes_T)
-    val_T, sided = evaluate.read_validation(tmp_path, table)
-    assert (val_T == tokens_T).all() and sided.total(val_T) == bytes_T.sum() < spelt_T.sum()
-    assert sided.total(val_T[:-1]) == spelt_T[:-1].sum()
-    assert evaluate.unigram_score(val_T, sided).bytes == bytes_T.sum()
+    write_shard(tmp_path / "x_val_000000.bytes.bin", bytes_T)
+    val_T, sidecar_table = evaluate.read_validation(tmp_path, table)
+    assert (val_T == tokens_T).all()
+    assert sidecar_table.total(val_T) == bytes_T.sum() < spelt_T.sum()
+    assert sidecar_table.of_targets(val_T).tolist() == bytes_T[1:].tolist()
+    assert sidecar_table.of_targets(val_T).dtype == np.int64
+    assert sidecar_table.total(val_T[:-1]) == spelt_T[:-1].sum()
+    assert sidecar_table.of_targets(val_T[:-1]).tolist() == spelt_T[1:-1].tolist()
+    assert evaluate.unigram_score(val_T, sidecar_table).bytes == bytes_T.sum()
 
 
 @pytest.mark.parametrize("fault", ["missing", "short", "above", "bos"])
@@ -390,14 +264,14 @@ def test_wrong_sidecars_are_refused(tokenizers, tmp_path, fault):
         bytes_T[np.flatnonzero(tokens_T == 1)[1]] = 1
     for number in range(2):
         shard = tmp_path / f"x_val_{number:06d}.bin"
-        evaluate.write_shard(shard, tokens_T)
+        write_shard(shard, tokens_T)
         if number == 0 or fault != "missing":
             cut = bytes_T[:-1] if fault == "short" else bytes_T
-            evaluate.write_shard(evaluate.sidecar_path(shard), cut)
+            write_shard(sidecar_path(shard), cut)
     messages = {
-        "missing": "x_val_000001.bytes.bin: is missing",
-        "short": r"\d+ entries for \d+ tokens",
-        "above": "entry 5 is more bytes than its token spells",
+        "missing": "x_val_000001.bytes.bin is missing",
+        "short": r"\d+ entries for \d+ tokens; build or fetch it again",
+        "above": "entry 5 is more bytes than its token spells; build or fetch it again",
         "bos": "is more bytes than its token spells",
     }
     with pytest.raises(ShardError, match=messages[fault]):
@@ -408,9 +282,9 @@ def test_case_markers_demand_a_sidecar(tmp_path):
     """A vocabulary with the markers of CaseOps is of changed text: the table alone will not do."""
     marked = train_tokenizer(tmp_path, "m", user_defined_symbols=["\ue001", "\ue002", "\ue003"])
     _, tokens_T, _, table = encode(marked, ["a text"])
-    evaluate.write_shard(tmp_path / "x_val_000000.bin", tokens_T)
+    write_shard(tmp_path / "x_val_000000.bin", tokens_T)
     assert table.needs_sidecar
-    with pytest.raises(ShardError, match="x_val_000000.bytes.bin: is missing"):
+    with pytest.raises(ShardError, match="x_val_000000.bytes.bin is missing"):
         evaluate.read_validation(tmp_path, table)
 
 
@@ -422,15 +296,16 @@ def manifest_of(folder, documents, size):
     )
 
 
-def test_only_a_whole_split_has_a_val_bpb(tokenizers, tmp_path, monkeypatch):
+def test_only_a_complete_split_has_a_val_bpb(tokenizers, tmp_path, monkeypatch):
     """val_bpb by the counts of the manifest, or the challenge's; else val_bpb_partial."""
     _, tokens_T, _, table = encode(tokenizers["keep"], HOSTILE)
-    documents, size = len(HOSTILE), table.total(tokens_T)
+    documents = len(HOSTILE)
+    size = table.total(tokens_T)
 
     def metric() -> str:
         return evaluate.read_validation(tmp_path, table)[1].metric
 
-    evaluate.write_shard(tmp_path / "x_val_000000.bin", tokens_T)
+    write_shard(tmp_path / "x_val_000000.bin", tokens_T)
     assert metric() == "val_bpb_partial"
     monkeypatch.setattr(evaluate, "FINEWEB_VAL", {"documents": documents, "bytes": size})
     assert metric() == "val_bpb"
@@ -438,7 +313,7 @@ def test_only_a_whole_split_has_a_val_bpb(tokenizers, tmp_path, monkeypatch):
     assert metric() == "val_bpb_partial"
     manifest_of(tmp_path, documents, size)
     assert metric() == "val_bpb"
-    evaluate.write_shard(tmp_path / "x_val_000000.bin", tokens_T[:-1])
+    write_shard(tmp_path / "x_val_000000.bin", tokens_T[:-1])
     assert metric() == "val_bpb_partial"
 
 
@@ -446,12 +321,12 @@ def test_only_a_whole_split_has_a_val_bpb(tokenizers, tmp_path, monkeypatch):
 def test_a_manifest_that_cannot_be_read_is_refused(tmp_path, content):
     """Damaged, another version, not one of ours: refused by the file's name, never ignored."""
     (tmp_path / "manifest.json").write_text(content)
-    evaluate.write_shard(tmp_path / "x_val_000000.bin", np.array([BOS_ID, 2, 3]))
-    with pytest.raises(ShardError, match="manifest.json is damaged, or not of data/prepare.py"):
+    write_shard(tmp_path / "x_val_000000.bin", np.array([BOS_ID, 2, 3]))
+    with pytest.raises(ShardError, match="manifest.json is damaged, or not of golf.py data"):
         evaluate.read_validation(tmp_path, table_of())
 
 
-def test_unknown_piece_in_the_text_is_found(tokenizers):
+def test_unknown_piece_in_the_text_is_caught(tokenizers):
     """An unknown piece decodes to text of its own, so no byte count of it is right."""
     _, tokens_T, _, table = encode(tokenizers["keep"], ["the", "fox"])
     tokens_T[-1] = 3
@@ -474,7 +349,7 @@ def test_tokenizers_that_miscount_are_refused(tokenizers, tmp_path):
         size = sentencepiece.SentencePieceProcessor(model_file=str(path)).vocab_size()
         with pytest.raises(ValueError, match=message):
             ByteTable.from_sentencepiece(path, size)
-    with pytest.raises(ValueError, match="must have vocab_size=1024"):
+    with pytest.raises(ValueError, match="pieces, VOCAB_SIZE is 1024; set VOCAB_SIZE="):
         ByteTable.from_sentencepiece(tokenizers["keep"], 1024)
     with pytest.raises(RuntimeError, match="junk.model"):
         ByteTable.from_sentencepiece(tmp_path / "junk.model", 320)
@@ -487,10 +362,17 @@ def test_tokenizers_that_miscount_are_refused(tokenizers, tmp_path):
 
 def test_scores_add_up():
     """The sum of the scores of two parts is the score of both; bpb is in bits and per byte."""
-    whole = Score(1.5, 3, 4) + Score(0.5, 1, 6)
-    assert whole == Score(2.0, 4, 10)
-    assert whole.loss == 0.5
-    assert whole.bpb == pytest.approx(2.0 / math.log(2) / 10)
+    total = Score(1.5, 3, 4) + Score(0.5, 1, 6)
+    assert total == Score(2.0, 4, 10)
+    assert total.loss == 0.5
+    assert total.bpb == pytest.approx(2.0 / math.log(2) / 10)
+
+
+def test_the_worked_example_of_a_score():
+    """200 nats on 50 targets of 120 bytes, as in the docstring."""
+    score = Score(200.0, 50, 120)
+    assert score.loss == 4.0
+    assert score.bpb == pytest.approx(2.404, abs=0.0005)
 
 
 def test_no_bytes_is_an_error_that_says_so():
@@ -503,9 +385,9 @@ def test_unigram_score_is_that_of_the_targets_frequencies():
     """It equals a loop over the targets with their own relative frequencies."""
     tokens_T = stream(300)
     targets = tokens_T[1:].tolist()
-    want = -sum(math.log(targets.count(token) / len(targets)) for token in targets)
+    nats = -sum(math.log(targets.count(token) / len(targets)) for token in targets)
     score = evaluate.unigram_score(tokens_T, table_of())
-    assert score.nats == pytest.approx(want)
+    assert score.nats == pytest.approx(nats)
     assert (score.tokens, score.bytes) == (299, sum(token % 5 for token in targets))
 
 
@@ -513,7 +395,11 @@ def test_streams_that_cannot_be_scored_are_refused():
     """A token outside the vocabulary is named with its place; one token has no target."""
     tokens_T = stream(50)
     tokens_T[17] = VOCAB
-    for score in (evaluate.unigram_score, lambda *args: evaluate.score_windows(None, *args, **HOW)):
+
+    def score_windows(tokens_T: np.ndarray, table: ByteTable) -> Score:
+        return evaluate.score_windows(None, tokens_T, table, SCHEME)
+
+    for score in (evaluate.unigram_score, score_windows):
         with pytest.raises(ValueError, match="token 32 at 17 must be below 32"):
             score(tokens_T, table_of())
         for bad in (tokens_T[:1], tokens_T[:0], tokens_T[None]):
@@ -530,37 +416,52 @@ def test_streams_that_cannot_be_scored_are_refused():
     seq_len=st.integers(1, 40),
     stride=st.integers(1, 40),
     isolate=st.booleans(),
-    chunk_tokens=st.integers(1, 200),
+    chunk_tokens=st.integers(0, 200),
     seed=st.integers(0, 20),
 )
 def test_windows_score_each_target_once_with_full_context(
     length, seq_len, stride, isolate, chunk_tokens, seed
 ):
     """They tile the targets, fit the model, stay in their document and chunk, and see enough."""
-    stride, tokens_T = min(stride, seq_len), stream(length, seed)
-    windows_W3 = evaluate.plan_windows(tokens_T, seq_len, stride, isolate, chunk_tokens)
+    tokens_T = stream(length, seed)
+    stride = min(stride, seq_len)
+    windows_W3 = evaluate.plan_windows(tokens_T, Scheme(seq_len, stride, isolate, chunk_tokens))
+    chunk_tokens = chunk_tokens or length  # 0: one chunk
     scored = [target for _, first, end in windows_W3.tolist() for target in range(first, end)]
     assert scored == list(range(length - 1))
     for start, first, end in windows_W3.tolist():
         assert start <= first and end - start <= seq_len
         assert first // chunk_tokens == (end - 1) // chunk_tokens
-        begin = start
+        begin = 0
         if isolate:
             assert BOS_ID not in tokens_T[start + 1 : end]
             begin = max(i for i in range(start + 1) if i == 0 or tokens_T[i] == BOS_ID)
-        else:
-            begin = 0
         assert (start - begin) % stride == 0
         assert first - start >= min(seq_len - stride, first - begin)
         at_border = end == length - 1 or end % chunk_tokens == 0
         assert end - start == seq_len or at_border or isolate and tokens_T[end] == BOS_ID
 
 
-@pytest.mark.parametrize("stride, chunk_tokens, name", [(0, 9, "stride=0"), (9, 9, "stride=9")])
-def test_impossible_windows_are_refused(stride, chunk_tokens, name):
-    """A stride must lie in 1..seq_len, or targets would be left out."""
-    with pytest.raises(ValueError, match=f"{name} must lie in 1..seq_len=8"):
-        evaluate.plan_windows(stream(20), 8, stride, False, chunk_tokens)
+def test_the_worked_example_of_windows():
+    """Ten targets with seq_len 4 and stride 2, as in the docstring."""
+    windows_W3 = evaluate.plan_windows(np.full(11, 5), Scheme(seq_len=4, stride=2))
+    assert windows_W3.tolist() == [[0, 0, 4], [2, 4, 6], [4, 6, 8], [6, 8, 10]]
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"stride": 0}, "stride=0 must lie in 1..seq_len=8"),
+        ({"stride": 9}, "stride=9 must lie in 1..seq_len=8; choose a smaller stride"),
+        ({"stride": 8, "seq_len": 0}, "stride=8 must lie in 1..seq_len=0"),
+        ({"chunk_tokens": -1}, "chunk_tokens=-1 must not be negative"),
+        ({"batch_tokens": 0}, "batch_tokens=0 must be positive"),
+    ],
+)
+def test_impossible_schemes_are_refused(fields, message):
+    """A stride must lie in 1..seq_len, or targets would be left out; sizes must be positive."""
+    with pytest.raises(ValueError, match=message):
+        Scheme(**{"seq_len": 8, "stride": 4, **fields})
 
 
 def reference_nats(model, tokens_T, seq_len, stride, isolate) -> float:
@@ -578,96 +479,117 @@ def reference_nats(model, tokens_T, seq_len, stride, isolate) -> float:
 @pytest.mark.parametrize("seq_len, stride", [(1, 1), (7, 7), (16, 5), (16, 1), (64, 64), (100, 30)])
 def test_score_equals_a_loop_over_targets(seq_len, stride, isolate):
     """Blocks and sliding windows, heads, tails, tiny streams: the definition's nats and bytes."""
-    how = {**HOW, "seq_len": seq_len, "stride": stride, "isolate": isolate}
+    scheme = replace(SCHEME, seq_len=seq_len, stride=stride, isolate=isolate)
     model = Peeking()
     for length in (2, 3, seq_len, seq_len + 1, seq_len + 2, 90):
         tokens_T = stream(max(2, length), seed=length)
-        score = evaluate.score_windows(model, tokens_T, table_of(), **how)
-        want = reference_nats(model, tokens_T, seq_len, stride, isolate)
-        assert score.nats == pytest.approx(want, rel=1e-5)
+        score = evaluate.score_windows(model, tokens_T, table_of(), scheme)
+        nats = reference_nats(model, tokens_T, seq_len, stride, isolate)
+        assert score.nats == pytest.approx(nats, rel=1e-5)
         assert score.tokens == len(tokens_T) - 1
         assert score.bytes == sum(int(token) % 5 for token in tokens_T[1:])
 
 
 def test_padding_and_batching_do_not_change_the_score():
     """Whatever the size of a batch, the score is the same; shapes are few and in order."""
-    tokens_T, shapes = np.full(3000, 5), []
+    shapes = []
+    tokens_T = np.full(3000, 5)
     tokens_T[np.cumsum(np.random.default_rng(1).integers(3, 200, 25))] = BOS_ID
 
     def model(tokens_BT):
         shapes.append(tuple(tokens_BT.shape))
         return Peeking()(tokens_BT)
 
-    how, nats = {**HOW, "seq_len": 200, "stride": 50, "isolate": True}, []
-    num_windows = len(evaluate.plan_windows(tokens_T, 200, 50, True, 3000))
+    scheme = Scheme(seq_len=200, stride=50, isolate=True)
+    num_windows = len(evaluate.plan_windows(tokens_T, scheme))
+    nats = []
     for batch_tokens, rows in ((1, 1), (1000, 5), (10**9, num_windows)):
         shapes.clear()
-        how["batch_tokens"] = batch_tokens
-        nats.append(evaluate.score_windows(model, tokens_T, table_of(), **how).nats)
-        assert shapes == sorted(shapes) and set(shapes) <= {(rows, 64), (rows, 128), (rows, 200)}
+        batched = replace(scheme, batch_tokens=batch_tokens)
+        nats.append(evaluate.score_windows(model, tokens_T, table_of(), batched).nats)
+        assert shapes == sorted(shapes)
+        assert set(shapes) <= {(rows, 64), (rows, 128), (rows, 200)}
         assert len(set(shapes)) > 1 or rows == num_windows
     assert nats[1:] == pytest.approx(nats[:1] * 2, rel=1e-6)
 
 
 def test_isolated_documents_know_nothing_of_each_other():
     """With isolation the scores of documents add up, for a model that remembers all it reads."""
-    one, two = stream(40, seed=5), stream(70, seed=6)
-    nats = {}
-    for isolate in (True, False):
-        how = {**HOW, "isolate": isolate}
-        parts = [np.append(one, BOS_ID), two, np.concatenate([one, two])]
-        scores = [evaluate.score_windows(Peeking(), part, table_of(), **how) for part in parts]
-        nats[isolate] = [score.nats for score in scores]
-    first, second, both = nats[True]
+    one = stream(40, seed=5)
+    two = stream(70, seed=6)
+    parts = [np.append(one, BOS_ID), two, np.concatenate([one, two])]
+
+    def nats_of_parts(scheme: Scheme) -> list[float]:
+        model = Peeking()
+        return [evaluate.score_windows(model, part, table_of(), scheme).nats for part in parts]
+
+    first, second, both = nats_of_parts(ISOLATED)
     assert both == pytest.approx(first + second, rel=1e-6)
-    first, second, both = nats[False]
+    first, second, both = nats_of_parts(SCHEME)
     assert both != pytest.approx(first + second, rel=1e-3)
 
 
 def test_logits_are_normalised_here():
     """Adding a constant to all logits of a position, which could fake any loss, changes nothing."""
-    tokens_T, model = stream(200), Causal()
-    plain = evaluate.score_windows(model, tokens_T, table_of(), **HOW)
-    lifted = evaluate.score_windows(
-        lambda tokens_BT: model(tokens_BT) + 5 * tokens_BT[..., None], tokens_T, table_of(), **HOW
-    )
+    tokens_T = stream(200)
+    model = Causal()
+
+    def lifted_model(tokens_BT):
+        return model(tokens_BT) + 5 * tokens_BT[..., None]
+
+    def coarse_model(tokens_BT):
+        return model(tokens_BT).bfloat16()
+
+    plain = evaluate.score_windows(model, tokens_T, table_of(), SCHEME)
+    lifted = evaluate.score_windows(lifted_model, tokens_T, table_of(), SCHEME)
     assert lifted.nats == pytest.approx(plain.nats, rel=1e-5)
-    low = evaluate.score_windows(lambda t: model(t).bfloat16(), tokens_T, table_of(), **HOW)
-    assert low.nats == pytest.approx(plain.nats, rel=1e-2) and low.nats != plain.nats
+    coarse = evaluate.score_windows(coarse_model, tokens_T, table_of(), SCHEME)
+    assert coarse.nats == pytest.approx(plain.nats, rel=1e-2)
+    assert coarse.nats != plain.nats
 
 
 def test_sums_are_exact():
     """A long batch of equal losses adds up to their multiple, as it does not in float32."""
     tokens_T = np.full(30_000, 2)
-    how = {**HOW, "batch_tokens": 10**6}
-    score = evaluate.score_windows(lambda t: torch.zeros(*t.shape, 32), tokens_T, table_of(), **how)
+    scheme = replace(SCHEME, batch_tokens=10**6)
+
+    def model(tokens_BT):
+        return torch.zeros(*tokens_BT.shape, VOCAB)
+
+    score = evaluate.score_windows(model, tokens_T, table_of(), scheme)
     one = F.cross_entropy(torch.zeros(1, VOCAB), torch.tensor([2])).item()
     assert score.nats == pytest.approx(29_999 * one, rel=1e-12)
 
 
-def test_logits_that_are_no_distribution_are_refused():
-    """Not finite, at a scored position: refused with the token's place; a wrong shape as well."""
+def test_logits_that_are_not_a_distribution_are_refused():
+    """Not finite, at a scored position: refused with the token's place."""
     tokens_T = np.arange(2, 31, dtype=np.uint16)  # every token once, so that one can be spoilt
 
     def spoilt(value):
         def model(tokens_BT):
             logits_BTV = torch.zeros(*tokens_BT.shape, VOCAB)
             logits_BTV[..., 3][tokens_BT == 22] = value  # the input at 20 predicts token 21
-            logits_BTV[tokens_BT == 0] = float("nan")  # padding is nobody's business
+            logits_BTV[tokens_BT == 0] = float("nan")  # padding is not scored
             return logits_BTV
 
         return model
 
     for value in (float("nan"), float("inf"), float("-inf")):
         with pytest.raises(ValueError, match="logits for token 21 of the stream must be finite"):
-            evaluate.score_windows(spoilt(value), tokens_T, table_of(), **HOW)
-    score = evaluate.score_windows(spoilt(0.0), tokens_T, table_of(), **HOW)
+            evaluate.score_windows(spoilt(value), tokens_T, table_of(), SCHEME)
+    score = evaluate.score_windows(spoilt(0.0), tokens_T, table_of(), SCHEME)
     assert score.loss == pytest.approx(math.log(VOCAB))
-    for shape in ((VOCAB + 1,), (VOCAB - 1,), ()):
-        with pytest.raises(ValueError, match="logits of shape .* must be"):
-            evaluate.score_windows(
-                lambda t, s=shape: torch.zeros(*t.shape, *s), tokens_T, table_of(), **HOW
-            )
+
+
+@pytest.mark.parametrize("shape", [(VOCAB + 1,), (VOCAB - 1,), ()])
+def test_logits_of_another_shape_are_refused(shape):
+    """Every token of the vocabulary has a logit, or a loss could leave some out."""
+
+    def model(tokens_BT):
+        return torch.zeros(*tokens_BT.shape, *shape)
+
+    with pytest.raises(ValueError, match="logits of shape .* must be"):
+        evaluate.score_windows(model, stream(30), table_of(), SCHEME)
 
 
 # Test-time training
@@ -675,25 +597,30 @@ def test_logits_that_are_no_distribution_are_refused():
 
 def test_training_sees_only_what_was_scored():
     """adapt_fn gets each chunk right after its score, nothing beyond it, and never the last one."""
-    tokens_T, ledger, seen, read = stream(150, seed=8), Ledger(), [], []
+    tokens_T = stream(150, seed=8)
+    ledger = Ledger()
+    trained_chunks = []
+    chunks_before_pass = []  # how many chunks were trained on before each forward pass
     model = Causal()
 
     def logits_fn(tokens_BT):
-        read.append(len(seen))
+        chunks_before_pass.append(len(trained_chunks))
         return model(tokens_BT)
 
     def adapt(chunk_T, index, num_chunks):
         assert ledger.scored[-1] == (40 * index, 40 * index + 40)
         assert chunk_T.tolist() == tokens_T[40 * index : 40 * index + 41].tolist()
-        assert (
-            chunk_T.untyped_storage().nbytes() == 8 * 41
-        )  # no way to reach the rest of the stream
-        assert num_chunks == 4 and read.count(index) > 0
-        seen.append(index)
+        # Its memory ends with the chunk: there is no way to reach the rest of the stream.
+        assert chunk_T.untyped_storage().nbytes() == 8 * 41
+        assert num_chunks == 4
+        assert chunks_before_pass.count(index) > 0
+        trained_chunks.append(index)
 
-    how = {**HOW, "chunk_tokens": 40, "ledger": ledger}
-    score = evaluate.score_first(logits_fn, adapt, tokens_T, table_of(), **how)
-    assert seen == [0, 1, 2] and read == sorted(read) and read[-1] == 3
+    scheme = replace(SCHEME, chunk_tokens=40)
+    score = evaluate.score_first(logits_fn, adapt, tokens_T, table_of(), scheme, ledger=ledger)
+    assert trained_chunks == [0, 1, 2]
+    assert chunks_before_pass == sorted(chunks_before_pass)
+    assert chunks_before_pass[-1] == 3
     assert ledger.scored == [(0, 40), (40, 80), (80, 120), (120, 149)]
     assert ledger.trained == ledger.scored[:-1]
     assert score.tokens == 149
@@ -703,10 +630,11 @@ def test_training_sees_only_what_was_scored():
 @pytest.mark.parametrize("chunk_tokens", [1, 7, 30, 1000])
 def test_without_training_chunks_change_nothing(chunk_tokens, isolate):
     """Cutting windows at chunk borders keeps every context: the score is that of plain windows."""
-    tokens_T, how = stream(120, seed=9), {**HOW, "isolate": isolate}
-    plain = evaluate.score_windows(Peeking(), tokens_T, table_of(), **how)
-    how["chunk_tokens"] = chunk_tokens
-    score = evaluate.score_first(Peeking(), lambda *_: None, tokens_T, table_of(), **how)
+    tokens_T = stream(120, seed=9)
+    scheme = replace(SCHEME, isolate=isolate)
+    plain = evaluate.score_windows(Peeking(), tokens_T, table_of(), scheme)
+    chunked = replace(scheme, chunk_tokens=chunk_tokens)
+    score = evaluate.score_first(Peeking(), lambda *_: None, tokens_T, table_of(), chunked)
     assert score.nats == pytest.approx(plain.nats, rel=1e-6)
     assert (score.tokens, score.bytes) == (plain.tokens, plain.bytes)
 
@@ -750,7 +678,7 @@ def test_scoring_with_faulty_windows_is_caught(monkeypatch):
     for fault in faults:
         monkeypatch.setattr(evaluate, "plan_windows", lambda *args, f=fault: f(plan(*args)))
         with pytest.raises(IllegalScore, match="one-pass"):
-            evaluate.score_windows(Causal(), stream(60), table_of(), **HOW)
+            evaluate.score_windows(Causal(), stream(60), table_of(), SCHEME)
 
 
 def nats_of(model, look_ahead: int):
@@ -769,7 +697,8 @@ def nats_of(model, look_ahead: int):
 
 def test_influence_is_nothing_of_the_future_and_something_of_the_past():
     """A causal scorer does not move before a change, and moves after it; one that peeks does."""
-    tokens_T, causal = stream(80, seed=3), nats_of(Causal(), 0)
+    tokens_T = stream(80, seed=3)
+    causal = nats_of(Causal(), 0)
     assert evaluate.influence(causal, tokens_T, slice(41, None), slice(0, 40)) == 0.0
     assert evaluate.influence(causal, tokens_T, slice(30, 41), slice(40, None)) > 0.01
     peeking = nats_of(Causal(), 2)
@@ -780,12 +709,19 @@ def test_influence_is_nothing_of_the_future_and_something_of_the_past():
 
 def test_influence_changes_every_token_but_document_starts():
     """Each changed token is another id of the stream; documents begin where they began."""
-    tokens_T, seen, zeros = stream(300, seed=4), [], np.zeros(299)
-    evaluate.influence(lambda t: seen.append(t) or zeros, tokens_T, slice(50, 290), slice(9))
-    flipped_T, same_T = seen
-    assert (same_T == tokens_T).all() and len(seen) == 2
-    moved_T = flipped_T != tokens_T
-    assert (moved_T == ((np.arange(300) >= 50) & (np.arange(300) < 290) & (tokens_T != 1))).all()
+    tokens_T = stream(300, seed=4)
+    streams = []
+
+    def nats_fn(tokens_T: np.ndarray) -> np.ndarray:
+        streams.append(tokens_T)
+        return np.zeros(299)
+
+    evaluate.influence(nats_fn, tokens_T, slice(50, 290), slice(9))
+    flipped_T, same_T = streams
+    assert (same_T == tokens_T).all()
+    is_other_T = flipped_T != tokens_T
+    is_changed_T = (np.arange(300) >= 50) & (np.arange(300) < 290)
+    assert (is_other_T == (is_changed_T & (tokens_T != BOS_ID))).all()
     assert set(flipped_T) <= set(tokens_T)
 
 
@@ -806,12 +742,14 @@ def test_mass_and_implied_bytes():
 
 def test_training_on_the_past_helps_with_what_repeats():
     """On repeating text TTT scores better than the fixed model; two blocks and all flags stay."""
-    tokens_T, model = np.tile(stream(50, seed=11), 40), Causal().eval()
+    tokens_T = np.tile(stream(50, seed=11), 40)
+    model = Causal().eval()
     model.blocks[1].weight.requires_grad_(False)
-    fixed = evaluate.score_windows(model, tokens_T, table_of(), **HOW)
+    fixed = evaluate.score_windows(model, tokens_T, table_of(), SCHEME)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     adapt = evaluate.sgd_adapter(model, seq_len=16, lr=0.1)
-    score = evaluate.score_first(model, adapt, tokens_T, table_of(), **HOW, chunk_tokens=200)
+    scheme = replace(SCHEME, chunk_tokens=200)
+    score = evaluate.score_first(model, adapt, tokens_T, table_of(), scheme)
     assert score.bpb < 0.9 * fixed.bpb
     changed = {
         name for name, weight in model.state_dict().items() if not weight.equal(before[name])
@@ -848,9 +786,9 @@ def test_momentum_carries_over_and_epochs_repeat():
     """Two epochs, or two chunks, move like torch's SGD with momentum over the same gradients."""
     chunk_T = torch.from_numpy(stream(17, seed=13).astype(np.int64))
     models = [Causal(num_blocks=1) for _ in range(3)]
-    how = {"seq_len": 16, "lr": 0.5, "momentum": 0.8, "freeze_blocks": 0}
-    evaluate.sgd_adapter(models[0], epochs=2, **how)(chunk_T, 0, 9)
-    adapt = evaluate.sgd_adapter(models[1], epochs=1, **how)
+    rates = {"seq_len": 16, "lr": 0.5, "momentum": 0.8, "freeze_blocks": 0}
+    evaluate.sgd_adapter(models[0], epochs=2, **rates)(chunk_T, 0, 9)
+    adapt = evaluate.sgd_adapter(models[1], epochs=1, **rates)
     for _ in range(2):
         adapt(chunk_T, 0, 9)
     optimizer = torch.optim.SGD(models[2].parameters(), lr=0.5, momentum=0.8)
@@ -870,7 +808,7 @@ def test_adapter_without_blocks_to_freeze_is_refused():
         evaluate.sgd_adapter(nn.Linear(2, 2), seq_len=4)
 
 
-def test_what_a_model_caches_while_scored_is_fit_for_training():
+def test_tensors_cached_while_scored_are_fit_for_training():
     """A model that keeps tensors between calls can be scored and trained in turn."""
 
     class Caching(Causal):
@@ -881,10 +819,12 @@ def test_what_a_model_caches_while_scored_is_fit_for_training():
                 self.cache = torch.ones(VOCAB)
             return super().forward(tokens_BT) * self.cache
 
-    model, tokens_T = Caching(), stream(90)
+    model = Caching()
+    tokens_T = stream(90)
     adapt = evaluate.sgd_adapter(model, seq_len=16)
-    evaluate.score_windows(model, tokens_T, table_of(), **HOW)
-    evaluate.score_first(model, adapt, tokens_T, table_of(), **HOW, chunk_tokens=30)
+    evaluate.score_windows(model, tokens_T, table_of(), SCHEME)
+    scheme = replace(SCHEME, chunk_tokens=30)
+    evaluate.score_first(model, adapt, tokens_T, table_of(), scheme)
 
 
 # Ranks
@@ -896,19 +836,21 @@ def score_on(rank: int, world_size: int, folder: str) -> None:
     if world_size > 1:
         store = f"file://{folder}/store"
         dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world_size)
-    ranks, tokens_T = {"rank": rank, "world_size": world_size}, stream(300, seed=14)
-    model, how = Causal(), {**HOW, **ranks, "isolate": True}
-    windows = evaluate.score_windows(model, tokens_T, table_of(), **how)
+    ranks = Ranks(rank, world_size)
+    tokens_T = stream(300, seed=14)
+    model = Causal()
+    windows = evaluate.score_windows(model, tokens_T, table_of(), ISOLATED, ranks)
     result = {"windows": windows.nats.hex(), "first": [], "bytes": windows.bytes}
-    for how["chunk_tokens"] in (100, 12):  # seven rows to share, and one
-        adapt = evaluate.sgd_adapter(model, seq_len=16, lr=0.1, **ranks)
-        score = evaluate.score_first(model, adapt, tokens_T, table_of(), **how)
+    for chunk_tokens in (100, 12):  # seven rows to share, and one
+        adapt = evaluate.sgd_adapter(model, seq_len=16, ranks=ranks, lr=0.1)
+        scheme = replace(ISOLATED, chunk_tokens=chunk_tokens)
+        score = evaluate.score_first(model, adapt, tokens_T, table_of(), scheme, ranks)
         result["first"].append(score.nats)
     Path(folder, f"{world_size}_{rank}.json").write_text(json.dumps(result))
     if world_size > 1:
         dist.barrier()
         dist.destroy_process_group()
-        os._exit(0)  # seen once: a thread of gloo's outlived the interpreter, and aborted it
+        os._exit(0)  # a thread of gloo's once outlived the interpreter, and aborted it
 
 
 def test_any_number_of_ranks_gives_one_score(tmp_path):
@@ -923,49 +865,53 @@ def test_any_number_of_ranks_gives_one_score(tmp_path):
     assert two[0]["first"] == pytest.approx(one["first"], rel=1e-5)
 
 
-# Command line
+# Results and command line
 
-FAKE_TRAINER = """
-import json, sys, torch
-from torch import nn
-import neighbour  # a source beside it, as quantize.py is
 
-class Model(nn.Module):
-    def __init__(self, vocab_size):
-        super().__init__()
-        torch.manual_seed(0)
-        self.tok_emb = nn.Embedding(vocab_size, 8)
-        self.blocks = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
-    def forward(self, tokens_BT):
-        x = self.tok_emb(tokens_BT).cumsum(dim=1) / 9
-        for block in self.blocks:
-            x = x + block(x)
-        return x @ self.tok_emb.weight.T
-
-def load_artifact(path, device):
-    settings = json.loads(path.read_text())
-    if not settings:
-        raise ValueError("nothing\\nin it")
-    return Model(settings["vocab_size"]).to(device), settings
-"""
+@pytest.fixture(scope="session")
+def artifact(tokenizers) -> bytes:
+    """An untrained model of the root recipe, small and packed."""
+    tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(tokenizers["keep"]))
+    model_settings = {
+        "vocab_size": tokenizer.vocab_size(),
+        "num_layers": 3,
+        "model_dim": 16,
+        "num_heads": 2,
+        "num_kv_heads": 1,
+        "mlp_mult": 1,
+        "rope_dims": 4,
+        "rope_base": 10_000.0,
+        "logit_softcap": 30.0,
+        "bigram_vocab_size": 32,
+        "bigram_dim": 4,
+        "train_seq_len": 32,
+    }
+    model = train_gpt.RECIPE.model(model_settings, torch.float32)
+    model.init_weights(seed=0)
+    # A new model prefers no token, and its attention adds nothing: every way of scoring would
+    # agree. Random numbers make it prefer some tokens by their context.
+    rng = torch.Generator().manual_seed(0)
+    for matrix in (model.tok_emb, *(block.attn.proj for block in model.blocks)):
+        nn.init.normal_(matrix.weight, generator=rng)
+    weights = model.state_dict()
+    saved = {"recipe": "train_gpt", **model_settings}
+    return quantize.encode(weights, quantize.int8_plan(weights), saved)
 
 
 @pytest.fixture
-def run_folder(tmp_path, tokenizers) -> Path:
+def run_folder(tmp_path, tokenizers, artifact) -> Path:
     """What a finished run leaves behind, as far as scoring is concerned."""
-    _, tokens_T, processor, _ = encode(tokenizers["keep"], HOSTILE * 4)
+    _, tokens_T, _, _ = encode(tokenizers["keep"], HOSTILE * 4)
+    write_shard(tmp_path / "toy_val_000000.bin", tokens_T)
     folder = tmp_path / "logs" / "run"
     folder.mkdir(parents=True)
-    evaluate.write_shard(tmp_path / "toy_val_000000.bin", tokens_T)
-    vocab_size = processor.vocab_size()
-    (folder / "train_gpt.py").write_text(FAKE_TRAINER)
-    (folder / "neighbour.py").write_text("")
-    (folder / "artifact.pgz").write_text(
-        json.dumps({"vocab_size": vocab_size, "train_seq_len": 32})
-    )
+    (folder / "artifact.pgz").write_bytes(artifact)
     saved = {"data_path": str(tmp_path), "tokenizer_path": str(tokenizers["keep"])}
-    saved |= {"eval_stride": 8, "train_seq_len": 32, "seed": 1}
+    saved |= {"eval_stride": 8, "seed": 1}
     (folder / "settings.json").write_text(json.dumps(saved))
+    # The sources in a run's folder are a record. Scoring takes the recipe of this checkout.
+    for name in ("train_gpt.py", "evaluate.py", "quantize.py"):
+        (folder / name).write_text("raise SystemExit('a file beside the artifact was run')")
     return folder
 
 
@@ -975,24 +921,23 @@ def run_cli(*arguments) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture
-def call_main(monkeypatch, capsys):
-    """Run the command line in this process, with nothing left of a train_gpt seen before."""
+def call_main(capsys):
+    """Run the command line in this process: exit status, standard output and error."""
 
-    def call(*arguments):
-        for name in ("train_gpt", "neighbour"):
-            monkeypatch.delitem(sys.modules, name, raising=False)
-        before = list(sys.path)
-        code = evaluate.main([str(argument) for argument in arguments])
-        assert sys.path == before
-        for name in ("train_gpt", "neighbour"):
-            sys.modules.pop(name, None)
-        return code, *capsys.readouterr()
+    def call(*arguments, open_model=open_model) -> tuple[int, str, str]:
+        argv = [*map(str, arguments), "--device", "cpu"]
+        status = evaluate.main(argv, open_model)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
 
     return call
 
 
 def test_command_line_scores_an_artifact(run_folder, call_main):
-    """A fresh process prints the lines, --json one object, and both the same digits."""
+    """A fresh process prints the lines, --json one object, and both the same digits.
+
+    Neither runs the code that lies beside the artifact.
+    """
     fresh = run_cli(run_folder / "artifact.pgz", "--device", "cpu")
     assert fresh.returncode == 0, fresh.stderr
     lines = fresh.stdout.splitlines()
@@ -1002,86 +947,175 @@ def test_command_line_scores_an_artifact(run_folder, call_main):
         "unigram",
         "final",
     ]
-    code, out, err = call_main(run_folder / "artifact.pgz", "--json", "--ttt", "--device", "cpu")
-    assert code == 0 and len(out.splitlines()) == 1
+    status, out, err = call_main(run_folder / "artifact.pgz", "--json", "--ttt")
+    assert status == 0, err
+    assert len(out.splitlines()) == 1
     result = json.loads(out)
     sliding = result["sliding"]
     digits = f"val_loss:{sliding['val_loss']:.8f} val_bpb_partial:{sliding['val_bpb_partial']:.8f}"
     assert f"final {digits} targets:{result['targets']} bytes:{result['bytes']} " in lines[-1]
-    assert result["final"] == result["ttt"] and result["seq_len"] == 32
+    assert result["final"] == result["ttt"]
     assert sliding["val_bpb_partial"] != result["blocks"]["val_bpb_partial"]
     assert [line.split()[0] for line in err.splitlines()] == ["score"] * 3 + ["unigram", "final"]
 
 
-def test_command_line_takes_the_trainer_that_the_run_names(run_folder, call_main, monkeypatch):
-    """settings.json names a module of the folder, whose model and byte table are the ones."""
-    (run_folder / "other").mkdir()
-    (run_folder / "other/__init__.py").write_text("")
-    code = "from train_gpt import load_artifact\ndef byte_table(path, size):\n"
-    (run_folder / "other/trainer.py").write_text(code + "    raise ValueError(f'{size} of ours')\n")
-    saved = json.loads((run_folder / "settings.json").read_text())
-    (run_folder / "settings.json").write_text(json.dumps(saved | {"code": "other.trainer"}))
-    for name in ("other", "other.trainer"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    status, _, err = call_main(run_folder / "artifact.pgz", "--device", "cpu")
-    assert status == 2 and err.startswith("error: ") and err.endswith(" of ours\n")
-    (run_folder / "settings.json").write_text(json.dumps(saved | {"code": "other.none"}))
-    command = [run_folder / "artifact.pgz", "--device", "cpu"]
-    assert " of ours" in call_main(*command, "--code", "other.trainer")[2]
-    assert "json is no trainer; name one with --code" in call_main(*command, "--code", "json")[2]
-    fresh = run_cli(*command)
-    assert fresh.returncode == 2 and fresh.stderr == "error: No module named 'other.none'\n"
-    for name in ("other", "other.trainer"):
-        sys.modules.pop(name, None)
+def test_json_holds_the_settings_of_the_score(run_folder, call_main):
+    """The object names the model, and all that a reader needs to score it again."""
+    path = run_folder / "artifact.pgz"
+    _, out, _ = call_main(path, "--json", "--isolate")
+    result = json.loads(out)
+    expected = {"artifact": str(path), "seq_len": 32, "stride": 8, "isolate": True, "ttt": False}
+    assert {name: result[name] for name in expected} == expected
 
 
-def test_command_line_takes_what_the_run_does_not_say(run_folder, call_main, tokenizers, tmp_path):
+def test_command_line_takes_a_runs_folder(run_folder, call_main):
+    """A run's folder scores as the artifact in it."""
+    results = []
+    for path in (run_folder / "artifact.pgz", run_folder):
+        _, out, _ = call_main(path, "--json")
+        results.append(json.loads(out)["final"]["val_loss"])
+    assert results[0] == results[1]
+
+
+class OwnTable(type(train_gpt.RECIPE)):
+    """A recipe that counts bytes in its own way."""
+
+    def byte_table(self, tokenizer_path: str, vocab_size: int) -> ByteTable:
+        raise ValueError(f"{vocab_size} of {Path(tokenizer_path).name}, counted by the recipe")
+
+
+def test_command_line_takes_the_byte_table_of_the_recipe(run_folder, call_main):
+    """The recipe builds the table; without a recipe, as of Hugging Face, SentencePiece does."""
+    opened = open_model(run_folder / "artifact.pgz")
+    size = opened.model_settings["vocab_size"]
+    own = replace(opened, recipe=OwnTable())
+    status, _, err = call_main("any", open_model=lambda *args, **more: own)
+    assert (status, err) == (2, f"error: {size} of keep.model, counted by the recipe\n")
+    published = replace(opened, recipe=None)
+    status, out, _ = call_main("any", open_model=lambda *args, **more: published)
+    assert status == 0
+    assert out.splitlines()[-1].startswith("final ")
+
+
+class Unadapted(type(train_gpt.RECIPE)):
+    """A recipe without test-time training."""
+
+    def adapter(self, model, seq_len: int, ranks: Ranks) -> None:
+        return None
+
+
+@pytest.mark.parametrize("recipe", [Unadapted(), None])
+def test_ttt_needs_an_adapter(run_folder, call_main, recipe):
+    """A recipe without one, and a folder without a recipe, are refused before any score."""
+    fixed = replace(open_model(run_folder / "artifact.pgz"), recipe=recipe)
+    status, out, err = call_main("any", "--ttt", open_model=lambda *args, **more: fixed)
+    assert (status, out) == (2, "")
+    assert "artifact.pgz has no test-time adapter; score without it" in err
+
+
+def test_command_line_trusts_only_when_told(run_folder, call_main):
+    """open_model gets the path, the device and --trust, which is off by default."""
+    calls = []
+
+    def record(path, device, trust) -> Opened:
+        calls.append((path, device, trust))
+        return open_model(path, device)
+
+    path = run_folder / "artifact.pgz"
+    call_main(path, open_model=record)
+    call_main(path, "--trust", open_model=record)
+    cpu = torch.device("cpu")
+    assert calls == [(path, cpu, False), (path, cpu, True)]
+
+
+def test_flags_stand_in_for_the_runs_settings(run_folder, call_main, tokenizers, tmp_path):
     """Flags replace the run's settings, and stand in for a missing settings.json."""
+    path = run_folder / "artifact.pgz"
     (run_folder / "settings.json").unlink()
-    code, out, err = call_main(run_folder / "artifact.pgz")
-    assert code == 2 and err.startswith("error: data_path is not in") and "pass --data" in err
-    assert out == "" and len(err.splitlines()) == 1
-    flags = ["--data", tmp_path, "--tokenizer", tokenizers["keep"], "--device", "cpu"]
+    status, out, err = call_main(path)
+    assert (status, out) == (2, "")
+    assert err == f"error: {path} lies in no run's folder; pass --data\n"
+    _, _, err = call_main(path, "--data", tmp_path)
+    assert err.endswith("pass --tokenizer\n")
+
+    flags = [path, "--data", tmp_path, "--tokenizer", tokenizers["keep"]]
     finals = {}
     for isolate in ("--isolate", "--no-isolate"):
-        code, out, _ = call_main(run_folder / "artifact.pgz", *flags, "--stride", 4, isolate)
-        assert code == 0 and f"sliding stride:4 isolate:{isolate == '--isolate':d} " in out
+        status, out, _ = call_main(*flags, "--stride", 4, isolate)
+        assert status == 0
+        assert f"sliding stride:4 isolate:{isolate == '--isolate':d} " in out
         finals[isolate] = out.splitlines()[-1].split()[1]
     assert finals["--isolate"] != finals["--no-isolate"]
-    code, out, _ = call_main(run_folder / "artifact.pgz", *flags, "--seq-len", 5, "--stride", 5)
-    assert code == 0 and "mode:blocks stride:5" in out and "sliding" not in out
+    status, out, _ = call_main(*flags, "--seq-len", 5, "--stride", 5)
+    assert status == 0
+    assert "mode:blocks stride:5" in out
+    assert "sliding" not in out
+
+
+def test_a_context_shorter_than_the_runs_stride_is_scored_in_blocks(run_folder, call_main):
+    """The run's stride is cut to the context; one that the command names is not."""
+    path = run_folder / "artifact.pgz"
+    status, out, _ = call_main(path, "--seq-len", 5)
+    assert status == 0
+    assert "mode:blocks stride:5" in out
+    status, _, err = call_main(path, "--seq-len", 5, "--stride", 8)
+    assert status == 2
+    assert "stride=8 must lie in 1..seq_len=5" in err
 
 
 def test_command_line_errors_are_one_line_and_exit_2(run_folder, call_main, tokenizers, tmp_path):
     """A missing artifact, no shards, another tokenizer, a damaged shard, a wild stride."""
-    artifact, empty = run_folder / "artifact.pgz", tmp_path / "empty"
+    artifact = run_folder / "artifact.pgz"
+    shard = tmp_path / "toy_val_000000.bin"
+    empty = tmp_path / "empty"
     empty.mkdir()
-    shard, nothing = tmp_path / "toy_val_000000.bin", run_folder / "nothing.pgz"
-    nothing.write_text("{}")
+    text = run_folder / "text.pgz"
+    text.write_text("{}")
     cases = [
         ([run_folder / "none.pgz"], "none.pgz"),
+        ([text], "text.pgz"),
         ([artifact, "--data", empty], "no *_val_*.bin in"),
-        ([artifact, "--tokenizer", tokenizers["unknown"]], "pieces, must have vocab_size="),
+        ([artifact, "--tokenizer", tokenizers["unknown"]], "pieces, VOCAB_SIZE is"),
         ([artifact, "--tokenizer", shard], "toy_val_000000.bin"),
         ([artifact, "--stride", 33], "stride=33 must lie in 1..seq_len=32"),
-        ([nothing], "error: nothing in it"),
+        ([artifact, "--stride", 0], "stride=0 must lie in 1..seq_len=32"),
+        ([artifact, "--seq-len", 0], "must lie in 1..seq_len=0"),
         ([artifact], "bytes do not hold"),
     ]
     for arguments, message in cases:
         if arguments == [artifact]:
             shard.write_bytes(shard.read_bytes()[:-1])
-        code, out, err = call_main(*arguments, "--device", "cpu")
-        assert code == 2 and message in err, (arguments, err)
-        assert err.startswith("error: ") and len(err.splitlines()) == 1 and "final" not in out
+        status, out, err = call_main(*arguments)
+        assert (status, out) == (2, ""), arguments
+        assert err.startswith("error: ")
+        assert message in err
+        assert len(err.splitlines()) == 1
 
 
-def test_score_and_log_returns_what_it_logs():
+@pytest.mark.parametrize("kind", [ValueError, OSError, ImportError, RuntimeError])
+def test_an_error_of_several_lines_is_printed_as_one(call_main, kind):
+    """Whatever opening a model raises, standard error gets one line."""
+
+    def fail(*args, **more):
+        raise kind("nothing\n  in it")
+
+    assert call_main("any", open_model=fail) == (2, "", "error: nothing in it\n")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
+def test_cuda_without_a_device_is_refused():
+    """The error names the flag, and the value to take instead."""
+    with pytest.raises(ValueError, match="--device cuda: there is no CUDA here; use cpu"):
+        evaluate.start_ranks("cuda")
+
+
+def test_score_and_log_returns_the_values_that_it_logs():
     """The trainer's call: lines go to its log, the final score is the last mode's."""
-    lines, tokens_T = [], stream(200)
-    result = evaluate.score_and_log(
-        Causal(), tokens_T, table_of(), seq_len=16, stride=4, device="cpu", log=lines.append
-    )
-    score = evaluate.score_windows(Causal(), tokens_T, table_of(), **HOW)
+    lines = []
+    tokens_T = stream(200)
+    scheme = Scheme(seq_len=16, stride=4)
+    result = evaluate.score_and_log(Causal(), tokens_T, table_of(), scheme, log=lines.append)
+    score = evaluate.score_windows(Causal(), tokens_T, table_of(), SCHEME)
     assert result["final"]["val_bpb_partial"] == pytest.approx(score.bpb)
     assert lines[-1].startswith(f"final val_loss:{score.loss:.6f}"[:-2])
     assert f"targets:199 bytes:{score.bytes} eval_time:" in lines[-1]
@@ -1089,18 +1123,72 @@ def test_score_and_log_returns_what_it_logs():
     assert f"unigram val_loss:{unigram.loss:.8f} val_bpb_partial:{unigram.bpb:.8f}" == lines[-2]
 
 
+def test_score_and_log_writes_lines_that_read_back():
+    """The lines are those of engine.log_lines, with the values that are returned."""
+    lines = []
+    table = table_of()
+    result = evaluate.score_and_log(Causal(), stream(200), table, SCHEME, log=lines.append)
+    kinds = [log_lines.SCORE, log_lines.SCORE, log_lines.UNIGRAM, log_lines.FINAL]
+    blocks, sliding, unigram, final = [
+        kind.read(line) for kind, line in zip(kinds, lines, strict=True)
+    ]
+    assert [blocks["mode"], sliding["mode"]] == ["blocks", "sliding"]
+    assert [blocks["stride"], sliding["stride"]] == [16, 4]
+    assert sliding["bpb"] == pytest.approx(result["sliding"]["val_bpb_partial"], abs=1e-8)
+    assert sliding["eval_ms"] == result["sliding"]["eval_time_ms"]
+    assert unigram["bpb"] == pytest.approx(result["unigram"]["val_bpb_partial"], abs=1e-8)
+    assert final.items() <= sliding.items()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_only_the_first_rank_tells_its_progress(rank, monkeypatch):
+    """On a terminal the ranks would write over each other's line."""
+    labels = []
+
+    class Recorder:
+        def __init__(self, label, log):
+            labels.append(label)
+
+        def __call__(self, done_frac):
+            assert 0 < done_frac <= 1
+
+    monkeypatch.setattr(evaluate, "Progress", Recorder)
+    monkeypatch.setattr(dist, "all_reduce", lambda tensor: None)
+    ranks = Ranks(rank, 2)
+    evaluate.score_and_log(Causal(), stream(100), table_of(), SCHEME, ranks, log=str)
+    assert labels == ["scoring, blocks", "scoring, sliding"] * (rank == 0)
+
+
+def test_progress_rises_to_the_end():
+    """Each batch tells the share that is done, over all chunks; the last one tells 1."""
+    shares = []
+    scheme = replace(SCHEME, chunk_tokens=40)
+    model = Causal()
+    evaluate.score_first(model, None, stream(150), table_of(), scheme, progress=shares.append)
+    assert len(shares) > 4
+    assert shares == sorted(shares)
+    assert 0 < shares[0]
+    assert shares[-1] == 1.0
+
+
+@pytest.mark.parametrize("chunk_tokens", [0, 32])
 @pytest.mark.parametrize("stride", [4, 16])
-def test_a_score_with_ttt_tells_what_it_gains_by_place(stride, monkeypatch):
+def test_a_score_with_ttt_tells_its_gain_by_place(stride, chunk_tokens, monkeypatch):
     """Targets, bytes and nats of each chunk, before and after, add up to the scores."""
-    monkeypatch.setattr(evaluate, "CHUNK_TOKENS", 32)
-    tokens_T, table, how = stream(100, seed=5), table_of(), {**HOW, "stride": stride}
-    chunked = partial(evaluate.score_first, chunk_tokens=32)
-    monkeypatch.setattr(evaluate, "score_first", lambda *a, **k: chunked(*a, **k))
-    result = evaluate.score_and_log(Causal(), tokens_T, table, ttt=True, log=str, **how)
-    chunks, plain = result["chunks"], result["blocks" if stride == 16 else "sliding"]
+    monkeypatch.setattr(evaluate, "CHUNK_TOKENS", 32)  # taken where the scheme names none
+    tokens_T = stream(100, seed=5)
+    table = table_of()
+    scheme = replace(SCHEME, stride=stride, chunk_tokens=chunk_tokens)
+    model = Causal()
+    adapt = evaluate.sgd_adapter(model, seq_len=16)
+    result = evaluate.score_and_log(model, tokens_T, table, scheme, adapt_fn=adapt, log=str)
+    chunks = result["chunks"]
+    plain = result["blocks" if stride == 16 else "sliding"]
     assert chunks["targets"] == [32, 32, 32, 3]
     assert sum(chunks["bytes"]) == table.total(tokens_T) == result["bytes"]
     assert sum(chunks["before"]) == pytest.approx(plain["val_loss"] * 99)
     assert sum(chunks["after"]) == pytest.approx(result["ttt"]["val_loss"] * 99)
-    assert chunks["before"][0] == chunks["after"][0] and chunks["before"] != chunks["after"]
-    assert "chunks" not in evaluate.score_and_log(Causal(), tokens_T, table, log=str, **how)
+    assert chunks["before"][0] == chunks["after"][0]
+    assert chunks["before"] != chunks["after"]
+    fixed = evaluate.score_and_log(Causal(), tokens_T, table, scheme, log=str)
+    assert "chunks" not in fixed

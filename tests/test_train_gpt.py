@@ -289,6 +289,6 @@ def test_the_artifact_is_packed_by_the_trellis():
 def test_a_model_of_other_settings_is_refused():
     """The settings that differ are named."""
     own = train_gpt.RECIPE.model_settings(tiny())
-    assert train_gpt.RECIPE.model(own, torch.float32).settings.model_dim == 16
+    assert train_gpt.RECIPE.model(own, torch.float32).shape.model_dim == 16
     with pytest.raises(ValueError, match=r"\['extra'\] do not match those of train_gpt"):
         train_gpt.RECIPE.model({**own, "extra": 1}, torch.float32)

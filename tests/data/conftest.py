@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import zstandard
 
-import evaluate
 import train_gpt
 from data import (
     build,
@@ -27,6 +26,8 @@ from data import (
 )
 from data import manifest as manifests
 from data.files import sha256_file
+from engine import trainer
+from engine.shards import read_shard, sidecar_path, write_shard
 
 TEXTS = [f"Document {i} of NASA.\nThe word é{'😀' * (i % 3)} {i * 'x '}" for i in range(60)]
 
@@ -69,12 +70,12 @@ def documents(folder: Path, split: str) -> list[tuple[list[int], int]]:
     tokens, sizes = [], []
     for shard in told["shards"]:
         if shard["split"] == split:
-            tokens_T = evaluate.read_shard(folder / shard["file"])
+            tokens_T = read_shard(folder / shard["file"])
             assert len(tokens_T) == shard["tokens"]
             assert (tokens_T == told["bos_id"]).sum() == shard["documents"]
             tokens.append(tokens_T)
             if shard["sidecar"]:
-                sizes.append(evaluate.read_shard(folder / shard["sidecar"]["file"]))
+                sizes.append(read_shard(folder / shard["sidecar"]["file"]))
                 assert len(sizes[-1]) == len(tokens_T)
     tokens_T = np.concatenate(tokens)
     bytes_T = np.concatenate(sizes) if sizes else np.zeros(len(tokens_T), np.uint16)
@@ -144,11 +145,11 @@ def make_folder(
                 tokens_T, bytes_T = tokens_T[tokens_T != 1], bytes_T[tokens_T != 1]
                 counts["tokens"] = len(tokens_T)
             path = folder / f"x_{split}_{number:06d}.bin"
-            evaluate.write_shard(path, tokens_T)
+            write_shard(path, tokens_T)
             sidecar = None
             if kind == "caseops":
-                side = evaluate.sidecar_path(path)
-                evaluate.write_shard(side, bytes_T)
+                side = sidecar_path(path)
+                write_shard(side, bytes_T)
                 sidecar = {"file": side.name, "sha256": sha256_file(side)}
             shard = {"file": path.name, "split": split, **counts, "sidecar": sidecar}
             shards.append(shard | {"sha256": sha256_file(path)})
@@ -198,7 +199,7 @@ def faults_of(folder, **options) -> dict[str, str]:
 
 @pytest.fixture
 def start_training(tmp_path, monkeypatch):
-    """Call main of train_gpt.py as far as its run folder: the error it ends with, or nothing."""
+    """Train train_gpt.py's recipe as far as its run folder: the error it ends with, or nothing."""
 
     class ReachedTheRun(Exception):
         pass
@@ -219,11 +220,11 @@ def start_training(tmp_path, monkeypatch):
         settings |= {"TRAIN_BATCH_TOKENS": 64, "MICRO_BATCH_TOKENS": 64, "EVAL_STRIDE": 32}
         settings |= {"DATA_PATH": folder, "TOKENIZER_PATH": model or folder / "tokenizer.model"}
         monkeypatch.setattr(os, "environ", {key: str(value) for key, value in settings.items()})
-        monkeypatch.setattr(train_gpt, "Run", stop)
-        monkeypatch.setattr(train_gpt.subprocess, "run", run_here)
+        monkeypatch.setattr(trainer, "RunFolder", stop)
+        monkeypatch.setattr(trainer.subprocess, "run", run_here)
         monkeypatch.chdir(tmp_path)
         try:
-            train_gpt.main()
+            trainer.train(train_gpt.RECIPE)
         except SystemExit as error:
             return str(error)
         except ReachedTheRun:
@@ -236,7 +237,7 @@ def assert_matches(pattern: str, text: str) -> None:
     assert text.startswith("error: ") and re.search(pattern, text), text
 
 
-# Sources ---------------------------------------------------------------
+# Sources ------------------------------------------------------------------------------------------
 
 SOURCE_TEXTS = [f"Document {i}.\nSecond line é {'x' * (i % 7)}" for i in range(50)]
 

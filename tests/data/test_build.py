@@ -4,7 +4,14 @@ import pytest
 
 from data import manifest as manifests
 from data.files import folder_lock, sha256_file
-from tests.data.conftest import TEXTS, VAL_DOCUMENTS, documents, run_build
+from tests.data.conftest import (
+    TEXTS,
+    VAL_DOCUMENTS,
+    documents,
+    run_build,
+    texts_in,
+    write_jsonl,
+)
 
 
 @pytest.mark.parametrize("options", [[], ["--caseops"], ["--caseops", "--fuse"], "bytes"])
@@ -68,3 +75,31 @@ def test_two_builds_do_not_mix(tmp_path, source, model):
             run_build(source, tmp_path / "out", model)
         assert [path.name for path in work.iterdir()] == [".lock"]
     run_build(source, tmp_path / "out", model)
+
+
+def test_what_is_not_read_is_told(tmp_path, model, capsys):
+    """In one line, before the build."""
+    (tmp_path / "texts").mkdir()
+    write_jsonl(tmp_path / "texts" / "a.jsonl", TEXTS)
+    (tmp_path / "texts" / "README.txt").write_text("about")
+    run_build(tmp_path / "texts", tmp_path / "out", model)
+    output = capsys.readouterr().out
+    assert output.startswith("not read, as they are not documents: README.txt\n")
+    assert output.endswith(f"next: python3 golf.py data verify {tmp_path / 'out'}\n")
+    assert texts_in(tmp_path / "out", "train") == TEXTS[VAL_DOCUMENTS:]
+
+
+def test_one_text_without_separators_says_what_a_separator_is(tmp_path, model):
+    """And the separator may be spelled as a shell hands it over."""
+    (tmp_path / "book.txt").write_text("\n\n".join(f"Chapter {i}." for i in range(20)))
+    with pytest.raises(ValueError, match="1 documents.*none to train on.*a separator is the text"):
+        run_build(tmp_path / "book.txt", tmp_path / "out", model, val_documents=1)
+    options = ["--separator", r"\n\n"]
+    run_build(tmp_path / "book.txt", tmp_path / "out", model, *options, val_documents=1)
+    assert texts_in(tmp_path / "out", "train") == [f"Chapter {i}." for i in range(1, 20)]
+
+
+def test_a_build_in_which_nothing_is_usable_says_what_was_left_out(tmp_path, source, model):
+    """As with a wrong --field and --skip-bad."""
+    with pytest.raises(ValueError, match='left out: {"bad": 60}: none to train on'):
+        run_build(source, tmp_path / "out", model, "--field", "content", "--skip-bad")

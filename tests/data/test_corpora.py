@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import evaluate
 import train_gpt
-from baselines import train
+from baselines import gpt2_124m
 from data import (
     build,
     containers,
@@ -22,6 +21,12 @@ from data import (
 )
 from data import manifest as manifests
 from data.files import sha256_file
+from engine.ranks import Ranks
+from engine.run_folder import RunFolder
+from engine.settings import Choice
+from engine.shards import read_shard, read_split, write_shard
+from engine.text import TrainingText
+from engine.trainer import Trainer
 from tests.conftest import MERGES, write_vocabulary
 
 STORIES = [[f"  Once {i} {j} the{'n' * (j % 5)}\n\nend é😀. " for j in range(30)] for i in range(4)]
@@ -38,7 +43,7 @@ def run(source, out, tokenizer, *options, workers=1) -> dict:
 
 
 def tokens_of(folder: Path, split: str) -> np.ndarray:
-    return np.array(evaluate.read_split(folder, split))
+    return np.array(read_split(folder, split))
 
 
 def stated_hash(told: Path, path: Path) -> str:
@@ -167,14 +172,18 @@ def test_c4_is_packed(tmp_path, pages, model):
         expected = [[1, *plain.model.encode(text), 2] for text in texts]
         stream = sum(expected, [])
         assert tokens_of(tmp_path / "out", split).tolist() == stream
-    text = train_gpt.TrainingText(
-        train_gpt.Hyperparameters(
-            data_path=str(tmp_path / "out"), vocab_size=300, train_seq_len=8, eval_stride=8,
-            train_batch_tokens=8, micro_batch_tokens=8,
+    text = TrainingText(
+        train_gpt.Settings(
+            data_path=str(tmp_path / "out"),
+            vocab_size=300,
+            train_seq_len=8,
+            eval_stride=8,
+            train_batch_tokens=8,
+            micro_batch_tokens=8,
         )
-    )  # fmt: skip
+    )
     pieces = {tuple(want_T) for want_T in np.lib.stride_tricks.sliding_window_view(stream, 9)}
-    rows = text.rows(0, text.num_blocks).tolist()
+    rows = text.rows(0, text.num_blocks).tokens_BT.tolist()
     assert len(rows) > 50 and set(map(tuple, rows)) <= pieces
     assert faults(tmp_path / "out") == []
 
@@ -229,7 +238,7 @@ def test_wikitext(tmp_path, gpt2):
     run(tmp_path / "rows.jsonl", tmp_path / "rows", gpt2, "--corpus", "wikitext-103")
     assert np.array_equal(tokens_of(tmp_path / "rows", "val"), tokens_T)
     with pytest.raises(FileNotFoundError, match="no .*train"):
-        evaluate.read_split(tmp_path / "out", "train")
+        read_split(tmp_path / "out", "train")
 
 
 @pytest.mark.parametrize(
@@ -270,17 +279,17 @@ def test_verify_sees_what_was_changed(tmp_path, pages, gpt2):
     tokens_T = tokens_of(tmp_path / "out", "val")
     second, third = np.flatnonzero(tokens_T == 261)[1:3] + 1
     path, told = tmp_path / "out/x_val_000000.bytes.bin", tmp_path / "out/manifest.json"
-    bytes_T = np.array(evaluate.read_shard(path))
+    bytes_T = np.array(read_shard(path))
     bytes_T[second], bytes_T[third] = bytes_T[second] - 1, bytes_T[third] + 1
     before = sha256_file(path)
-    evaluate.write_shard(path, bytes_T)
+    write_shard(path, bytes_T)
     told.write_text(told.read_text().replace(before, sha256_file(path)))
     actual = faults(tmp_path / "out")
     assert len(actual) == 1 and "bytes, not" in actual[0] and "2 documents of" in actual[0]
     with pytest.raises(ValueError, match="is more bytes than its token spells"):
         verify.check_start(tmp_path / "out", gpt2, 262)
     bytes_T[third] -= 1
-    evaluate.write_shard(path, bytes_T)
+    write_shard(path, bytes_T)
     told.write_text(told.read_text().replace(stated_hash(told, path), sha256_file(path)))
     with pytest.raises(ValueError, match="validation has .* bytes, its manifest says otherwise"):
         verify.check_start(tmp_path / "out", gpt2, 262)
@@ -297,23 +306,31 @@ def test_a_baseline_trains_on_what_a_corpus_wrote(
     V = told["tokenizer"]["vocab_size"]
     assert "data verified" in verify.check_start(tmp_path / "out", gpt2, V)
     monkeypatch.chdir(tmp_path)
-    hp = train.Recipe(
-        **{**train.RECIPES["gpt2_124m"], **dict(
-            vocab_size=V, num_layers=1, model_dim=16, num_heads=2, train_seq_len=16, iterations=2,
-            train_batch_tokens=32, micro_batch_tokens=32, warmup_steps=0, compile=False,
-            eval_stride=16, val_loss_every=0, data_path=str(tmp_path / "out"),
-            tokenizer_path=str(gpt2))}
-    )  # fmt: skip
-    cpu = train_gpt.Runtime(0, 1, torch.device("cpu"))
-    system = train.system_of("gpt2_124m")
-    table = system.byte_table(hp.tokenizer_path, hp.vocab_size)
-    val_T, table = evaluate.read_validation(hp.data_path, table)
-    assert table.metric == "val_bpb"
-    trainer = train_gpt.Trainer(
-        hp, cpu, train_gpt.Run(hp, "gpt2_124m", cpu, {}), train_gpt.TrainingText(hp), system
+    recipe = gpt2_124m.RECIPE
+    settings = recipe.Settings(
+        vocab_size=V,
+        num_layers=1,
+        model_dim=16,
+        num_heads=2,
+        train_seq_len=16,
+        iterations=2,
+        train_batch_tokens=32,
+        micro_batch_tokens=32,
+        warmup_steps=0,
+        compile=False,
+        eval_stride=16,
+        val_loss_every=0,
+        data_path=str(tmp_path / "out"),
+        tokenizer_path=str(gpt2),
     )
-    trainer.train(validate=None)
-    score = trainer.score_blocks(val_T, table)
+    table = recipe.byte_table(settings.tokenizer_path, settings.vocab_size)
+    val_T, table = evaluate.read_validation(settings.data_path, table)
+    assert table.metric == "val_bpb"
+    ranks = Ranks()
+    run_folder = RunFolder(recipe.name, Choice(settings, "full", "as asked", {}), ranks, {})
+    trainer = Trainer(recipe, settings, ranks, run_folder, recipe.text(settings), table)
+    trainer.train(validate=lambda: None)
+    score = trainer.score_blocks(val_T)
     assert (score.tokens, score.bytes) == (len(val_T) - 1, told["splits"]["val"]["bytes"])
 
 

@@ -59,9 +59,8 @@ def test_bpb_is_that_of_the_text(tmp_path):
         logits_BTV[..., 0] = 9.0 * ((tokens_BT == table.bos_id).cumsum(1) > 1)
         return logits_BTV
 
-    how = dict(seq_len=16, stride=16, device="cpu")
     alone, joined = (
-        evaluate.score_windows(model, tokens_T, table, isolate=isolate, **how)
+        evaluate.score_windows(model, tokens_T, table, evaluate.Scheme(16, 16, isolate))
         for isolate in (True, False)
     )
     size = len("".join(HOSTILE).encode())
@@ -72,7 +71,7 @@ def test_bpb_is_that_of_the_text(tmp_path):
 def test_windows_isolate_at_the_tables_own_mark():
     """A document starts at <|endoftext|>, wherever its id is; token 1 is an ordinary one."""
     tokens_T = np.array([9, 1, 2, 9, 1, 1, 9, 3])
-    plan = evaluate.plan_windows(tokens_T, 8, 8, True, 99, 9)
+    plan = evaluate.plan_windows(tokens_T, evaluate.Scheme(8, 8, True, 99), 9)
     assert plan[:, 0].tolist() == [0, 3, 6]
 
 

@@ -116,7 +116,6 @@ STREAM = """
 import argparse, json, sys
 from pathlib import Path
 from data import build, tokenizers
-import evaluate
 found = {}
 for name, val_documents, span in json.loads(sys.argv[1]):
     parser = argparse.ArgumentParser()
@@ -129,7 +128,7 @@ for name, val_documents, span in json.loads(sys.argv[1]):
     key = f"{name} {span}".strip()
     found[key] = [told["source"]["revision"]]
     for shard in told["shards"]:
-        tokens_T = evaluate.read_shard(folder / shard["file"])
+        tokens_T = read_shard(folder / shard["file"])
         texts = "".join("|" if i == 1 else chr(i - 4) for i in tokens_T.tolist())
         found[key].append([shard["split"], texts[1:].split("|")])
 print(json.dumps(found))
@@ -186,3 +185,34 @@ def test_hub_sets_are_streamed(tmp_path, monkeypatch):
         "tinystories 1:": [Hub.commit, ["val", ["Val 1."]], ["train", stories]],
         "wikitext-103": [Hub.commit, ["val", lines[:1]], ["train", lines[1:]]],
     }
+
+
+def test_a_wrong_column_names_those_of_the_data_set(monkeypatch):
+    """--field is the remedy, for a data set of the hub too."""
+
+    class Rows:
+        def skip(self, count):
+            return self
+
+        def iter(self, size):
+            yield {"content": ["x"], "id": [1]}
+
+    datasets = types.SimpleNamespace(load_dataset=lambda *args, **options: Rows())
+    monkeypatch.setitem(sys.modules, "datasets", datasets)
+    texts = hub_sets.read_texts(hub_sets.HUB_SETS["fineweb-edu"], 0, 1, "text", None)
+    with pytest.raises(ValueError, match="no column 'text'; name one with --field: content, id"):
+        next(texts)
+
+
+def test_an_error_of_the_hub_says_what_helps(monkeypatch):
+    """The data set, the client's own words, and token, mirror or network."""
+    error = OSError("401 Client Error")
+    error.response = types.SimpleNamespace(status_code=401)
+
+    def load_dataset(*args, **options):
+        raise error
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    texts = hub_sets.read_texts(hub_sets.HUB_SETS["c4"], 0, 1, "text", None)
+    with pytest.raises(OSError, match="allenai/c4 of the hub: OSError: 401.*; .*set HF_TOKEN"):
+        next(texts)

@@ -8,9 +8,9 @@ import types
 import numpy as np
 import pytest
 
-import evaluate
 from data import mirrors
 from data.mirrors import FetchError, Mirror, Remote
+from engine.shards import write_shard
 
 
 def sha256(content: bytes) -> str:
@@ -20,7 +20,7 @@ def sha256(content: bytes) -> str:
 def test_a_file_is_whole_when_size_hash_and_header_are_right(tmp_path):
     """Large files by SHA-256, small ones as git hashes them, shards by their header too."""
     path = tmp_path / "x.bin"
-    evaluate.write_shard(path, np.arange(100))
+    write_shard(path, np.arange(100))
     content = path.read_bytes()
     size = len(content)
     assert mirrors.file_fault(path, Remote("x.bin", size, sha256(content))) == ""

@@ -15,6 +15,7 @@ from data import manifest as manifests
 from data import merge, parts, tokenizers
 from data.documents import Request
 from data.shard_file import ShardFile
+from engine.shards import read_shard
 from tests.data.conftest import TEXTS, VAL_DOCUMENTS, files, run_build, texts_in, write_jsonl
 
 
@@ -22,14 +23,14 @@ def test_shards_are_full_and_cut_only_what_is_longer(tmp_path, source, model):
     """None holds more than asked; only a document that fits in no shard is cut, into full ones."""
     told = run_build(source, tmp_path / "out", model, "--shard-tokens", 60)
     assert texts_in(tmp_path / "out", "train") == TEXTS[VAL_DOCUMENTS:]
-    shards = [evaluate.read_shard(tmp_path / "out" / s["file"]) for s in told["shards"]]
+    shards = [read_shard(tmp_path / "out" / s["file"]) for s in told["shards"]]
     assert max(map(len, shards)) <= 60
     cut = [i for i, tokens_T in enumerate(shards) if tokens_T[0] != evaluate.BOS_ID]
     assert cut
     for i in cut:
         assert len(shards[i - 1]) == 60 and (shards[i - 1] == evaluate.BOS_ID).sum() <= 1
     for shard in run_build(source, tmp_path / "wide", model, "--shard-tokens", 100)["shards"]:
-        assert evaluate.read_shard(tmp_path / "wide" / shard["file"])[0] == evaluate.BOS_ID
+        assert read_shard(tmp_path / "wide" / shard["file"])[0] == evaluate.BOS_ID
 
 
 class Interrupt(BaseException):
@@ -118,7 +119,7 @@ def test_a_killed_build_goes_on(tmp_path, source, model):
         ("", "the document is empty"),
         ("a\0b", "NUL at character 1"),
         ("\ud800", "lone surrogate at character 0"),
-        (None, "'text' must be a string"),
+        (None, "'text' must be a string, not NoneType"),
         ("x " * 26_000_000, r"a document of 52.0 MB; at most 10.0 are taken"),
     ],
 )

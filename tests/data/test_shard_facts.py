@@ -4,9 +4,9 @@ import itertools
 
 import numpy as np
 
-import evaluate
 from data import manifest as manifests
 from data.shard_facts import join_hashes, read_facts
+from engine.shards import write_shard
 
 
 def test_a_document_cut_by_the_end_of_a_shard_is_one(tmp_path):
@@ -17,7 +17,7 @@ def test_a_document_cut_by_the_end_of_a_shard_is_one(tmp_path):
         facts = []
         for number, part in enumerate(np.split(np.array(stream), cuts)):
             path = tmp_path / f"x_train_{number:06d}.bin"
-            evaluate.write_shard(path, part)
+            write_shard(path, part)
             facts.append(read_facts(path, None, 100, 1, False))
         expected = [manifests.hash_document(np.array(document[1:])) for document in documents]
         assert join_hashes(facts).tolist() == expected

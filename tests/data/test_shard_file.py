@@ -2,9 +2,9 @@
 
 import numpy as np
 
-import evaluate
 from data.files import sha256_file
 from data.shard_file import ShardFile
+from engine.shards import write_shard
 
 
 def test_a_streamed_shard_is_write_shards(tmp_path):
@@ -14,6 +14,6 @@ def test_a_streamed_shard_is_write_shards(tmp_path):
     for piece_T in np.split(tokens_T, [3, 400]):
         file.append(piece_T)
     entry = file.close()
-    evaluate.write_shard(tmp_path / "whole.bin", tokens_T)
+    write_shard(tmp_path / "whole.bin", tokens_T)
     assert (tmp_path / "pieces.bin").read_bytes() == (tmp_path / "whole.bin").read_bytes()
     assert entry["sha256"] == sha256_file(tmp_path / "whole.bin")

@@ -6,10 +6,11 @@ import time
 import numpy as np
 import pytest
 
-import evaluate
 import train_gpt
 from data import files, prepare
 from data.start_check import check_start
+from engine.shards import SHARD_MAGIC, SHARD_VERSION, read_shard, write_shard
+from engine.text import TrainingText
 from tests.data.conftest import assert_matches, faults_of, make_folder
 
 
@@ -18,8 +19,8 @@ def test_a_training_shard_without_bos(models, tmp_path, start_training):
     folder = make_folder(tmp_path / "x", models)
     (folder / "manifest.json").unlink()
     path = folder / "x_train_000001.bin"
-    tokens_T = np.array(evaluate.read_shard(path))
-    evaluate.write_shard(path, tokens_T[tokens_T != 1])
+    tokens_T = np.array(read_shard(path))
+    write_shard(path, tokens_T[tokens_T != 1])
     assert_matches("x_train_000001.bin has no document start, BOS=1", start_training(folder))
 
 
@@ -53,7 +54,7 @@ def sparse_shards(folder, count: int, tokens: int) -> None:
         size = tokens if split == "train" else 10_000_000
         head[1::500] = number + (split == "train") + 2
         header = np.zeros(256, "<i4")
-        header[:3] = evaluate.SHARD_MAGIC, evaluate.SHARD_VERSION, size
+        header[:3] = SHARD_MAGIC, SHARD_VERSION, size
         path.write_bytes(header.tobytes() + head.tobytes())
         os.truncate(path, 1024 + 2 * size)
 
@@ -64,9 +65,9 @@ def test_a_hundred_large_shards_open_at_once(models, tmp_path):
     sparse_shards(tmp_path, 100, 100_000_000)
     (tmp_path / "tokenizer.model").write_bytes(models["plain"])
     started = time.perf_counter()
-    hp = train_gpt.Hyperparameters(data_path=str(tmp_path), vocab_size=300)
+    hp = train_gpt.Settings(data_path=str(tmp_path), vocab_size=300)
     check_start(tmp_path, tmp_path / "tokenizer.model", 300)
-    train_gpt.TrainingText(hp)
+    TrainingText(hp)
     assert time.perf_counter() - started < 8  # 1 s is measured; the machine may be busy
 
 
@@ -74,8 +75,8 @@ def test_a_hundred_large_shards_open_at_once(models, tmp_path):
 def test_feeding_costs_little(models, tmp_path):
     """A tenth of a core feeds 1.5 M tokens a second from shards that are not in memory."""
     sparse_shards(tmp_path, 20, 100_000_000)
-    hp = train_gpt.Hyperparameters(data_path=str(tmp_path), vocab_size=300)
-    text, tokens = train_gpt.TrainingText(hp), 512 * hp.train_seq_len
+    hp = train_gpt.Settings(data_path=str(tmp_path), vocab_size=300)
+    text, tokens = TrainingText(hp), 512 * hp.train_seq_len
     started = time.process_time()
     for step in range(3):
         text.rows(step * 512, 512)

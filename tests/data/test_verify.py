@@ -11,6 +11,7 @@ from data import manifest as manifests
 from data import prepare, tokenizers, verify
 from data.files import sha256_file
 from data.start_check import check_start
+from engine.shards import read_shard, write_shard
 from tests.data.conftest import (
     TRAIN_TEXTS,
     VAL_TEXTS,
@@ -121,7 +122,7 @@ def test_a_missing_sidecar(models, tmp_path, start_training, number, with_manife
     if not with_manifest:
         (folder / "manifest.json").unlink()
     actual = faults_of(folder, tokenizer_path=folder / "tokenizer.model")
-    assert ".bytes.bin: is missing" in actual["sidecar"]
+    assert ".bytes.bin is missing" in actual["sidecar"]
     assert_matches(r"x_val_\d+.bytes.bin:? is missing", start_training(folder))
 
 
@@ -158,9 +159,9 @@ def test_one_missing_bos(models, tmp_path):
     folder = make_folder(tmp_path / "x", models)
     manifest = manifests.read_manifest(folder)
     path = folder / "x_train_000000.bin"
-    tokens_T = np.array(evaluate.read_shard(path))
+    tokens_T = np.array(read_shard(path))
     tokens_T[np.flatnonzero(tokens_T == 1)[3]] = 5
-    evaluate.write_shard(path, tokens_T)
+    write_shard(path, tokens_T)
     manifest["shards"][0]["sha256"] = sha256_file(path)
     manifests.write_manifest(folder, manifest)
     assert "79 document starts (BOS=1) for 80 documents" in faults_of(folder)["bos"]
@@ -201,9 +202,9 @@ def test_tokens_outside_the_vocabulary(models, tmp_path, start_training):
     folder = make_folder(tmp_path / "x", models)
     (folder / "manifest.json").unlink()
     path = folder / "x_train_000001.bin"
-    tokens_T = np.array(evaluate.read_shard(path))
+    tokens_T = np.array(read_shard(path))
     tokens_T[-1] = 300
-    evaluate.write_shard(path, tokens_T)
+    write_shard(path, tokens_T)
     actual = faults_of(folder, tokenizer_path=folder / "tokenizer.model")
     assert "x_train_000001.bin holds token 300" in actual["range"]
     assert_matches("x_train_000001.bin holds token 300", start_training(folder))
@@ -258,7 +259,10 @@ def test_the_command_prints_findings_and_a_status(models, tmp_path, capsys):
     folder = make_folder(tmp_path / "x", models)
     assert prepare.main(["verify", str(folder), "--workers", "1"]) == 0
     out = capsys.readouterr().out
-    assert "ok      bos: 200 document starts" in out and out.endswith(f"{folder}: verified\n")
+    assert (
+        "ok      bos: 200 document starts" in out
+        and f"{folder}: verified\nnext: DATA_PATH={folder} " in out
+    )
     flip(folder / "x_val_000000.bin")
     assert prepare.main(["verify", str(folder), "--workers", "2", "--json"]) == 1
     result = json.loads(capsys.readouterr().out)

@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from baselines import d12
-from baselines.d12 import CONFIGS, GPT, Attention, Cache, Config, Yat
+from baselines.models import d12
+from baselines.models.d12 import CONFIGS, GPT, Attention, Cache, Config, Yat
 from tests.conftest import golden
 
 SMALL = Config(vocab_size=61, seq_len=256, num_layers=4, model_dim=48, num_heads=4, num_kv_heads=2)

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from baselines.gpt2 import CONFIGS, GPT, Cache, Config, visible
+from baselines.models.gpt2 import CONFIGS, GPT, Cache, Config, visible
 from tests.conftest import golden
 
 SMALL = Config(vocab_size=61, seq_len=64, num_layers=3, model_dim=48, num_heads=4)
