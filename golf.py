@@ -657,8 +657,10 @@ def prepared(needs: list[str]) -> str:
             os.write(lock.fileno(), b"changing .venv")
             if is_unusable:
                 make_venv(run)
-            install(missing_in_venv(needs), run)
-            lock.truncate(0)
+            try:
+                install(missing_in_venv(needs), run)
+            finally:
+                lock.truncate(0)  # we are alive, so nothing was left half done
             absent = missing_in_venv(needs)
             if absent:
                 sys.exit(f"golf.py: could not install {', '.join(absent)}; is there a network?")

@@ -410,6 +410,9 @@ def test_a_batch_job_does_not_fetch_ten_times_what_was_announced(box, capsys):
         golf.prepared([])
     assert [line.split()[0] for line in box.installs()] == ["python", "uv"]  # the fetch of uv, uv
     assert "up to 3047 MB" not in capsys.readouterr().out
+    box.env("GOLF_YES", "1")
+    assert golf.prepared([]) == golf.PYTHON
+    assert len(box.calls("venv --clear")) == 1  # what was made is kept
 
 
 def test_the_cuda_build_is_fetched_where_it_was_allowed(box, capsys):
