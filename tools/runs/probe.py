@@ -23,7 +23,8 @@ import torch
 import evaluate
 import golf
 import quantize
-from codec import trellis
+from codec.trellis import path_steps
+from codec.viterbi import ColumnQuantizer
 from engine.open_model import find_recipe
 from engine.ranks import Ranks, compute_dtype
 from engine.recipe import Recipe
@@ -155,9 +156,9 @@ def trellis_seconds(weights: quantize.State, timed: Callable, device: torch.devi
     paths: Counter = Counter()  # (steps of a path, columns) -> paths
     for name in quantize.flat_hessians(weights):
         R, C = weights[name].shape
-        steps = trellis.path_steps(R)
+        steps = path_steps(R)
         paths[steps, C] += -(-R // steps)
-    coder = trellis.ColumnQuantizer(quantize.STATES, device)
+    coder = ColumnQuantizer(quantize.STATES, device)
     total = 0.0
     for (steps, C), count in paths.items():
         x_PT = torch.randn(count, steps, device=device)

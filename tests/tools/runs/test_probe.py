@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import quantize
-from codec import trellis
+from codec import viterbi
 from tools.runs.probe import USUAL_BITS, Probe, run_probe, trellis_seconds
 from train_gpt import GPT, PRESETS, RECIPE, Settings
 
@@ -37,13 +37,13 @@ def test_packing_is_forecast_from_as_many_columns_as_it_takes(monkeypatch):
     """With a column for a second, the forecast is the number that one packing asks for."""
     model = GPT(TINY, torch.float32).init_weights(0)
     weights = {name: p.detach() + 0.1 for name, p in model.named_parameters()}
-    shapes, points = [], trellis.ColumnQuantizer.points
+    shapes, points = [], viterbi.ColumnQuantizer.points
 
     def count(self, x_PT):
         shapes.append(x_PT.shape)
         return points(self, x_PT)
 
-    monkeypatch.setattr(trellis.ColumnQuantizer, "points", count)
+    monkeypatch.setattr(viterbi.ColumnQuantizer, "points", count)
     hessians = quantize.flat_hessians(weights)
     RECIPE.pack(weights, RECIPE.model_settings(TINY), quantize.CAP_BYTES, lambda: hessians)
     packing, shapes[:] = Counter(shapes), []
