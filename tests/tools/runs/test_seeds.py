@@ -169,6 +169,17 @@ def test_seeds_are_trained_and_reported_as_mean_and_spread(run):
     assert len({row["settings_hash"] for row in launches("logs")}) == 1
 
 
+def test_the_time_is_told_before_and_while_it_passes(run):
+    """How many runs there are, the cap of each where there is one, and those that are left."""
+    _, out, _ = run("-n", "3")
+    assert "seeds: 3 runs to do\n" in out
+    assert "seeds: 2 more, about 2 s by the time of this one" in out
+    assert out.splitlines()[-1].endswith("golf.py audit logs/run_seed1337")
+    job = seeds.Job("x", 1, "", {}, {"max_wallclock_seconds": 600.0})
+    assert seeds.expected_time([job]) == "1 run to do: up to 10 min of training, then scoring"
+    assert seeds.expected_time([job, job]).startswith("2 runs to do: each up to 10 min")
+
+
 def test_the_same_command_again_starts_nothing(run):
     """Finished runs are skipped, and a further seed alone is added."""
     run("--seeds", "1", "2")
