@@ -190,9 +190,8 @@ COMMANDS = (
         name="codec report",
         group="pack",
         purpose="where the bytes of an artifact go",
-        module="quantize",
+        module="codec.report",
         example=f"codec report {MODEL}",
-        arguments=("report",),
     ),
     Command(
         name="codec bench",
@@ -371,16 +370,24 @@ def describe(command: Command) -> str:
 def recipes() -> list[str]:
     """Names of the baselines that can be trained: the files that say RECIPE."""
     files = sorted((ROOT / "baselines").glob("*.py"))
-    recipe = re.compile(r"^RECIPE\b.*=", re.MULTILINE)
+    recipe = re.compile(r"^RECIPE\s*(:.*)?=", re.MULTILINE)
     return [path.stem for path in files if recipe.search(path.read_text(encoding="utf-8"))]
 
 
-# Until each of these is a file of its own, one module trains them all.
-REFERENCE_MODELS = ("gelu_d12", "yat_d12", "gpt2_124m", "preln_53m")
+def recipe_name(name: str) -> str:
+    """The module of a recipe, by its short name: pr334 is baselines.pr334.
+
+    Raises: ValueError for a recipe that does not exist.
+    """
+    if name == "train_gpt":
+        return name
+    if name not in recipes():
+        raise ValueError(f"no recipe {name!r}: there is train_gpt, {', '.join(recipes())}")
+    return f"baselines.{name}"
 
 
-def recipe_module(words: list[str]) -> tuple[str, list[str]]:
-    """The module that trains the recipe which the words after `train` name, and its arguments.
+def recipe_module(words: list[str]) -> str:
+    """The module that trains the recipe which the words after `train` name.
 
     Raises: SystemExit for a recipe that does not exist, and for settings that stand behind.
     """
@@ -390,14 +397,10 @@ def recipe_module(words: list[str]) -> tuple[str, list[str]]:
         sys.exit(f"golf.py: settings stand in front: {line} {shell_line('train')}")
     if len(words) > 1 or words and words[0].startswith("-"):
         sys.exit(f"golf.py: train takes one recipe and --gpus N, not {' '.join(words)!r}")
-    if words in ([], ["train_gpt"]):
-        return "train_gpt", []
-    if words[0] in recipes():
-        return f"baselines.{words[0]}", []
-    if words[0] in REFERENCE_MODELS:
-        return "baselines.train", words
-    names = ["train_gpt", *recipes(), *REFERENCE_MODELS]
-    sys.exit(f"golf.py: no recipe {words[0]!r}: there is {', '.join(names)}")
+    try:
+        return recipe_name(*words or ["train_gpt"])
+    except ValueError as error:
+        sys.exit(f"golf.py: {error}")
 
 
 def take_gpus(words: list[str]) -> tuple[int, list[str]]:
@@ -649,6 +652,11 @@ def make_venv(run) -> None:
 # Running ------------------------------------------------------------------------------------------
 
 
+def own_environment() -> dict[str, str]:
+    """The environment as it is, for tools that read settings in it."""
+    return dict(os.environ)
+
+
 def child_environment() -> dict[str, str]:
     """The environment of what golf.py starts: our folder first among those that are imported."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -715,7 +723,7 @@ def main(arguments: list[str]) -> None:
             return  # help never installs anything; the options are shown once there is .venv
         print(flush=True)
     elif command.name == "train":
-        module, words = recipe_module(words)
+        module, words = recipe_module(words), []
     elif command.name == "smoke" and words:
         sys.exit(f"golf.py: smoke takes no arguments, not {' '.join(words)!r}")
 

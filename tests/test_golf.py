@@ -206,8 +206,8 @@ def test_a_command_brings_the_packages_that_it_needs(monkeypatch, words, extras)
     [
         (["score", "A.pgz", "--ttt"], ["evaluate", "A.pgz", "--ttt"]),
         (["data", "toy", "--out", "x"], ["data.prepare", "toy", "--out", "x"]),
-        (["codec", "report", "A.pgz"], ["quantize", "report", "A.pgz"]),
-        (["quantize", "report", "A.pgz"], ["quantize", "report", "A.pgz"]),
+        (["codec", "report", "A.pgz"], ["codec.report", "A.pgz"]),
+        (["quantize", "A.pt", "--out", "A.pgz"], ["quantize", "A.pt", "--out", "A.pgz"]),
         (["train"], ["train_gpt"]),
         (["train", "train_gpt"], ["train_gpt"]),
         (["tools.runs.stats", "1493"], ["tools.runs.stats", "1493"]),
@@ -233,12 +233,21 @@ def test_gpus_start_as_many_processes_each_with_our_folder_first(box, launched):
     assert launched[1][1] == [*start, "--nproc_per_node=2", *each, "evaluate", "A.pgz", "--ttt"]
 
 
-@pytest.mark.parametrize("name", golf.REFERENCE_MODELS)
-def test_train_takes_the_name_of_a_baseline(box, launched, name):
-    """Each reference model is trained by its name alone."""
+def test_train_takes_the_name_of_a_baseline(box, launched):
+    """The files of baselines/ that say RECIPE are trained by their names; others are not."""
     box.env("ABSENT", "")
-    golf.main(["train", name])
-    assert launched[0][1][3:] == ["baselines.train", name]
+    (box.folder / "baselines").mkdir()
+    (box.folder / "baselines/mine.py").write_text("class MyRecipe: ...\nRECIPE = MyRecipe()\n")
+    (box.folder / "baselines/helper.py").write_text("RECIPES = 3\n")
+    golf.main(["train", "mine", "--gpus=2"])
+    assert launched[0][1][-3:] == ["-P", "-m", "baselines.mine"]
+    with pytest.raises(SystemExit, match="no recipe 'helper': there is train_gpt, mine"):
+        golf.main(["train", "helper"])
+
+
+def test_the_published_recipes_are_there():
+    """The reference models and the record that ours began with."""
+    assert {"pr334", "gelu_d12", "yat_d12", "gpt2_124m", "preln_53m"} <= set(golf.recipes())
 
 
 def test_a_line_for_the_shell_can_be_typed_where_the_user_stands(tmp_path, monkeypatch):

@@ -1,7 +1,12 @@
-"""What differs between the systems that are published: names, config, weights and code.
+"""How the models of each recipe look on the hub: names, config.json, weights and code.
 
-`read_model` takes a checkpoint or an artifact of any of them; its settings then say under "system"
-which one it is. The golf model, whose own settings name no system, is "golf".
+`read_model` takes a checkpoint or an artifact of any recipe; its settings then say under "recipe"
+which one it is. Of baselines.gpt2_124m:
+
+    settings                                      config.json
+    num_layers 12, num_heads 12                   n_layer 12, n_head 12
+    train_seq_len 1024                            n_positions 1024
+    weight h.0.attn.c_attn.weight (2304, 768)     transformer.h.0.attn.c_attn.weight (768, 2304)
 """
 
 from collections.abc import Callable
@@ -11,210 +16,343 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-import quantize
-from baselines import train
-from baselines.train import GOLF
+from baselines import pr334
+from engine.open_model import find_recipe, read_weights, recipe_name
 
 REMOTE_CODE = Path(__file__).parent / "remote_code"
+SHARED_CODE = "shared_gpt.py"
 
 
-def gpt2_config(s: dict) -> dict:
-    config = {"n_layer": s["num_layers"], "n_head": s["num_heads"], "n_embd": s["model_dim"]}
-    config |= {"n_positions": s["seq_len"], "activation_function": "gelu_new"}
-    config |= {"layer_norm_epsilon": 1e-5, "attn_pdrop": 0.0}
-    return config | {"embd_pdrop": 0.0, "resid_pdrop": 0.0}
+# config.json --------------------------------------------------------------------------------------
 
 
-def shape_config(s: dict) -> dict:
+def gpt2_config(settings: dict) -> dict:
     return {
-        "max_position_embeddings": context(s),
-        "num_hidden_layers": s["num_layers"],
-        "hidden_size": s["model_dim"],
-        "num_attention_heads": s["num_heads"],
+        "n_layer": settings["num_layers"],
+        "n_head": settings["num_heads"],
+        "n_embd": settings["model_dim"],
+        "n_positions": settings["train_seq_len"],
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": 1e-5,
+        "attn_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "resid_pdrop": 0.0,
     }
 
 
-def preln_config(s: dict) -> dict:
-    return shape_config(s) | {"dropout": s["dropout"]}
+def shape_config(settings: dict) -> dict:
+    return {
+        "max_position_embeddings": settings["train_seq_len"],
+        "num_hidden_layers": settings["num_layers"],
+        "hidden_size": settings["model_dim"],
+        "num_attention_heads": settings["num_heads"],
+    }
 
 
-def rotary_config(s: dict) -> dict:
-    config = shape_config(s) | {"num_key_value_heads": s["num_kv_heads"]}
-    return config | {"rope_theta": s["rope_base"], "final_logit_softcapping": s["logit_softcap"]}
+def preln_config(settings: dict) -> dict:
+    return shape_config(settings) | {"dropout": settings["dropout"]}
 
 
-def d12_config(s: dict) -> dict:
-    return rotary_config(s) | {"mlp": s["mlp"], "initializer_range": s["embed_init_std"]}
+def rotary_config(settings: dict) -> dict:
+    return shape_config(settings) | {
+        "num_key_value_heads": settings["num_kv_heads"],
+        "rope_theta": settings["rope_base"],
+        "final_logit_softcapping": settings["logit_softcap"],
+    }
 
 
-def golf_config(s: dict) -> dict:
-    config = rotary_config(s) | {"intermediate_size": s["mlp_mult"] * s["model_dim"]}
-    return config | {name: s[name] for name in ("rope_dims", "bigram_vocab_size", "bigram_dim")}
+def d12_config(settings: dict) -> dict:
+    return rotary_config(settings) | {
+        "mlp": settings["mlp"],
+        "initializer_range": settings["embed_init_std"],
+    }
 
 
-def as_it_is(weights: dict[str, Tensor], settings: dict) -> dict[str, Tensor]:
-    return {f"model.{name}": w for name, w in weights.items()}
+def golf_config(settings: dict) -> dict:
+    return rotary_config(settings) | {
+        "intermediate_size": settings["mlp_mult"] * settings["model_dim"],
+        "rope_dims": settings["rope_dims"],
+        "bigram_vocab_size": settings["bigram_vocab_size"],
+        "bigram_dim": settings["bigram_dim"],
+    }
 
 
-def preln_weights(weights: dict[str, Tensor], settings: dict) -> dict[str, Tensor]:
-    return {n if n == "lm_head.weight" else f"transformer.{n}": w for n, w in weights.items()}
+# Weights ------------------------------------------------------------------------------------------
+# From the names and layout of a checkpoint to those of the hub. A head that is the embedding is not
+# stored, and a row that is no token is not published.
 
 
-def gpt2_weights(weights: dict[str, Tensor], settings: dict) -> dict[str, Tensor]:
-    """Matrices (in, out), no row for no token."""
+def golf_weights(weights: dict[str, Tensor], settings: dict) -> dict[str, Tensor]:
+    return {f"model.{name}": weight for name, weight in weights.items()}
+
+
+def d12_weights(weights: dict[str, Tensor], settings: dict) -> dict[str, Tensor]:
     published = {}
-    for name, w in weights.items():
-        if name.startswith("h.") and w.ndim == 2:
-            w = w.T  # transformers keeps GPT-2's matrices as the original did
-        published[f"transformer.{name}"] = w[: settings["vocab_size"]] if "wte" in name else w
+    for name, weight in weights.items():
+        if name.startswith(("wte.", "value_embeds.", "lm_head.")):
+            weight = weight[: settings["vocab_size"]]
+        published[name if name.startswith("lm_head.") else f"model.{name}"] = weight
     return published
 
 
+def preln_weights(weights: dict[str, Tensor], settings: dict) -> dict[str, Tensor]:
+    published = {}
+    for name, weight in weights.items():
+        published[name if name == "lm_head.weight" else f"transformer.{name}"] = weight
+    return published
+
+
+def gpt2_weights(weights: dict[str, Tensor], settings: dict) -> dict[str, Tensor]:
+    published = {}
+    for name, weight in weights.items():
+        if name.startswith("h.") and weight.ndim == 2:
+            weight = weight.T  # transformers keeps GPT-2's matrices as the original did: (in, out)
+        if name.startswith("wte."):
+            weight = weight[: settings["vocab_size"]]
+        published[f"transformer.{name}"] = weight
+    return published
+
+
+# Recipes ------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
-class Form:
-    """How a system is published."""
+class HubModel:
+    """How the models of a recipe are published."""
 
     title: str
     model_type: str
     model_class: str
     config: Callable[[dict], dict]  # what config.json says of the shape
-    weights: Callable[[dict, dict], dict] = as_it_is  # under their published names
-    config_class: str = ""  # empty: both classes are transformers' own, and no code is shipped
-    code: tuple[str, ...] = ()  # files of tools/hub/remote_code beside configuration and modeling
-    has_trunk: bool = True  # the baseline's own file is part of the code, as torch_gpt.py
+    weights: Callable[[dict, dict], dict]  # under their published names
+    # Empty: all classes are transformers' own, and no code is shipped.
+    config_class: str = ""
+    base_class: str = ""
     can_slide: bool = False  # takes inputs that are longer than the context
     dtype: str = "fp32"
+    # Where no tokenizer says otherwise; the usual numbers of its field.
     special_ids: tuple[tuple[str, int], ...] = (("bos", 50256), ("eos", 50256), ("pad", 50256))
-    license: str = ""  # of the system that is reproduced, where it states one
+    license: str = ""  # of the model that is reproduced, where it states one
+    notes: tuple[str, ...] = ()  # what its design forbids, and the way around it
 
 
-SENTENCEPIECE_IDS = (("bos", 1), ("eos", 2))
-D12 = dict(
-    config=d12_config, code=("token_cache.py",), can_slide=True, special_ids=SENTENCEPIECE_IDS,
+LOOKS_BACK = (
+    "A token's embedding is mixed with that of the token before it. A server that keeps its own"
+    " cache of keys and values (vLLM's transformers backend) does not hand that token over, so"
+    " `is_backend_compatible()` is False; `transformers serve` works."
+)
+YAT_LORA = (
+    'LoRA\'s `target_modules="all-linear"` finds no matrix in the YatNMN layer, whose kernel counts'
+    " in a product and in a distance. Name it:"
+    ' `LoraConfig(target_modules="all-linear", target_parameters=["mlp.c_fc.kernel"])`.'
+    " For the same reason torch's dynamic int8 leaves the kernel in its precision."
+)
+VIRTUAL_TOKENS = (
+    "`inputs_embeds` that are rows of the embedding stand for their tokens. Others, as prompt"
+    " tuning learns them, are virtual tokens: the tables that are looked up by token lack them."
+)
+SENTENCEPIECE_IDS = (("bos", 1), ("eos", 2), ("pad", 0))
+GELU = HubModel(
+    title="nanochat-style GPT with a GELU MLP",
+    model_type="gelu_gpt",
+    model_class="GeluGPTForCausalLM",
+    config=d12_config,
+    weights=d12_weights,
+    config_class="GeluGPTConfig",
+    base_class="GeluGPTModel",
+    can_slide=True,
+    special_ids=SENTENCEPIECE_IDS,
     license="apache-2.0",
-)  # fmt: skip
-GELU = Form(
-    "nanochat-style GPT with a GELU MLP", "gelu_gpt", "GeluGPTForCausalLM",
-    config_class="GeluGPTConfig", **D12,
-)  # fmt: skip
-YAT = Form(
-    "nanochat-style GPT with a YatNMN-Softplus MLP", "yatnmn_gpt", "YatGPTForCausalLM",
-    config_class="YatGPTHfConfig", **D12,
-)  # fmt: skip
-GPT2 = Form("GPT-2", "gpt2", "GPT2LMHeadModel", gpt2_config, gpt2_weights, dtype="bf16")
-PRELN = Form(
-    "Pre-LN GPT", "nanogpt", "NanoGPTLMHeadModel", preln_config, preln_weights, "NanoGPTConfig",
+    notes=(LOOKS_BACK, VIRTUAL_TOKENS),
+)
+YAT = HubModel(
+    title="nanochat-style GPT with a YatNMN-Softplus MLP",
+    model_type="yatnmn_gpt",
+    model_class="YatGPTForCausalLM",
+    config=d12_config,
+    weights=d12_weights,
+    config_class="YatGPTHfConfig",
+    base_class="YatGPTModel",
+    can_slide=True,
+    special_ids=SENTENCEPIECE_IDS,
+    license="apache-2.0",
+    notes=(LOOKS_BACK, VIRTUAL_TOKENS, YAT_LORA),
+)
+GPT2 = HubModel(
+    title="GPT-2",
+    model_type="gpt2",
+    model_class="GPT2LMHeadModel",
+    config=gpt2_config,
+    weights=gpt2_weights,
+    dtype="bf16",
+    notes=(
+        "transformers' GPT-2 sees that a row holds several documents (position_ids that start"
+        " again) only without a cache: packed rows need `use_cache=False`, as in training.",
+        "Its matrices are `Conv1D`: torch's dynamic int8 converts the head alone.",
+    ),
+)
+PRELN = HubModel(
+    title="Pre-LN GPT",
+    model_type="nanogpt",
+    model_class="NanoGPTLMHeadModel",
+    config=preln_config,
+    weights=preln_weights,
+    config_class="NanoGPTConfig",
+    base_class="NanoGPTModel",
     license="mit",
-)  # fmt: skip
-GOLF_GPT = Form(
-    "Parameter golf GPT", "golf_gpt", "GolfGPTForCausalLM", golf_config,
-    config_class="GolfGPTConfig", code=("token_cache.py",), has_trunk=False, can_slide=True,
+)
+GOLF_GPT = HubModel(
+    title="Parameter golf GPT",
+    model_type="golf_gpt",
+    model_class="GolfGPTForCausalLM",
+    config=golf_config,
+    weights=golf_weights,
+    config_class="GolfGPTConfig",
+    base_class="GolfGPTModel",
+    can_slide=True,
     # A document ends where the next begins: the model never saw the tokenizer's end of text.
     special_ids=(("bos", 1), ("eos", 1), ("pad", 0)),
-)  # fmt: skip
-FORMS = {
-    "gelu_d12": GELU, "yat_d12": YAT, "yat_neuron_d12": YAT, "gpt2_124m": GPT2,
-    "preln_53m": PRELN, "preln_53m_untied": PRELN, GOLF: GOLF_GPT,
-}  # fmt: skip
+    notes=(LOOKS_BACK, VIRTUAL_TOKENS),
+)
+HUB_MODELS = {
+    "train_gpt": GOLF_GPT,
+    "baselines.pr334": GOLF_GPT,
+    "baselines.student": GOLF_GPT,
+    "baselines.gelu_d12": GELU,
+    "baselines.yat_d12": YAT,
+    "baselines.gpt2_124m": GPT2,
+    "baselines.preln_53m": PRELN,
+}
 
-# The classes of the second are those of the first under other names.
-RENAMED = {"gelu_gpt": "yatnmn_gpt", "GeluGPTConfig": "YatGPTHfConfig", "GeluGPTFor": "YatGPTFor"}
+# The classes of the second model are those of the first under other names: published models of
+# both kinds exist under these, and a model type has one class.
+RENAMED = {"gelu_gpt": "yatnmn_gpt", "GeluGPTConfig": "YatGPTHfConfig", "GeluGPT": "YatGPT"}
 
 
-def context(settings: dict) -> int:
-    """Tokens of a row in training."""
-    return settings["train_seq_len" if settings["system"] == GOLF else "seq_len"]
+# Models -------------------------------------------------------------------------------------------
+
+
+def short_name(settings: dict) -> str:
+    """The recipe's name without its folder, as gelu_d12."""
+    return settings["recipe"].rpartition(".")[2]
+
+
+def model_settings(settings: dict) -> dict:
+    """What the recipe builds its model from."""
+    return {name: value for name, value in settings.items() if name != "recipe"}
 
 
 def build(settings: dict, device="cpu") -> nn.Module:
-    """The model that settings describe, in fp32, its weights not yet set; see train.build."""
-    return train.build(own_settings(settings), device=device)
+    """The model that settings describe, in fp32, its weights not yet set.
+
+    Raises: ValueError for settings that are not the recipe's.
+    """
+    with torch.device(device):
+        return find_recipe(settings["recipe"]).model(model_settings(settings), torch.float32)
 
 
 def load(settings: dict, weights: dict[str, Tensor]) -> nn.Module:
     """The model with its weights, on the CPU, in eval mode."""
-    return train.load(own_settings(settings), weights)
+    model = build(settings)
+    model.load_state_dict(weights)
+    return model.eval()
 
 
-def own_settings(settings: dict) -> dict:
-    """As the model's file has them: those of the golf model name no system."""
-    is_named = settings["system"] == GOLF
-    return {k: v for k, v in settings.items() if k != "system"} if is_named else settings
+def current_settings(saved: dict) -> dict:
+    """A file's settings under today's names: older files of the baselines name a system."""
+    settings = {"recipe": recipe_name(saved)}
+    for name, value in saved.items():
+        if name not in ("recipe", "system"):
+            settings["train_seq_len" if name == "seq_len" else name] = value
+    return settings
 
 
 def read_model(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """Weights and settings of a checkpoint or an artifact; the settings name the system.
+    """Weights and settings of a checkpoint or an artifact; the settings name the recipe.
 
-    Raises: ValueError for a file that is neither, whose settings name no system, or whose weights
-    are not those that its settings ask for.
+    Raises: ValueError for another kind of file, for settings of no recipe that is published, and
+    for weights that are not those that the settings ask for.
     """
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name the artifact.pgz or checkpoint.pt in it")
-    with path.open("rb") as file:
-        is_artifact = file.read(len(quantize.MAGIC)) == quantize.MAGIC
-    if is_artifact:
-        weights, settings = quantize.decode(path.read_bytes())
-    else:
-        weights, settings = quantize.load_checkpoint(path)
-    if train.is_golf(settings):
-        settings = {"system": GOLF, **settings}
-    if settings.get("system") not in FORMS:
-        raise ValueError(
-            f"{path} is of the system {settings.get('system')!r}; published are {', '.join(FORMS)}"
-        )
+    weights, saved = read_weights(path)
+    try:
+        settings = current_settings(saved)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    recipe = settings["recipe"]
+    if recipe not in HUB_MODELS:
+        raise ValueError(f"{path} is of {recipe}; published are {', '.join(HUB_MODELS)}")
+    is_other = set(model_settings(settings)) != set(pr334.MODEL_SETTINGS)
+    if HUB_MODELS[recipe] is GOLF_GPT and is_other:
+        raise ValueError(f"{path} is of another {recipe}: only pull request 334's model has code")
     needed = {name: w.shape for name, w in build(settings, "meta").state_dict().items()}
-    if odd := {(n, w.shape) for n, w in weights.items()} ^ set(needed.items()):
-        name, shape = min(odd)
+    unequal = {(name, w.shape) for name, w in weights.items()} ^ set(needed.items())
+    if unequal:
+        name, shape = min(unequal)
         raise ValueError(f"{path} does not fit its settings: {name} {tuple(shape)}, among others")
     return weights, settings
 
 
 def published_weights(settings: dict, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights under their published names, in their published layout."""
-    return FORMS[settings["system"]].weights(weights, settings)
+    return HUB_MODELS[settings["recipe"]].weights(weights, settings)
 
 
-def special_ids(settings: dict, marks: dict[str, int] | None = None) -> dict[str, int | None]:
-    """What config.json calls the marks: those of the tokenizer, else those usual for the system.
+def special_ids(settings: dict, tokenizer_ids: dict[str, int] | None = None) -> dict:
+    """What config.json calls the special tokens: the tokenizer's ids, else those usual for it.
 
-    The golf model's are what its code was trained by, whatever a tokenizer has besides. None for
-    those that a tokenizer lacks, or a smaller vocabulary has no row for.
+    The golf model's begin and end are what its code was trained by, whatever a tokenizer says.
+    None for those that a tokenizer lacks, or a smaller vocabulary has no row for.
     """
-    ids, V = dict(FORMS[settings["system"]].special_ids), settings["vocab_size"]
-    if marks and settings["system"] != GOLF:
-        ids = {name: marks.get(name, V) for name in ids}
-    return {f"{name}_token_id": number if number < V else None for name, number in ids.items()}
+    ids = dict(HUB_MODELS[settings["recipe"]].special_ids)
+    if tokenizer_ids:
+        of_tokenizer = {name: tokenizer_ids.get(name) for name in ids}
+        if HUB_MODELS[settings["recipe"]] is GOLF_GPT:
+            of_tokenizer |= {"bos": ids["bos"], "eos": ids["eos"]}
+        ids = of_tokenizer
+    config = {}
+    for name, number in ids.items():
+        has_row = number is not None and number < settings["vocab_size"]
+        config[f"{name}_token_id"] = number if has_row else None
+    return config
 
 
-def config_json(settings: dict, dtype: torch.dtype, marks: dict[str, int] | None = None) -> dict:
-    """config.json: the shape under the names that transformers uses; marks: as in special_ids."""
-    form = FORMS[settings["system"]]
-    config = {"architectures": [form.model_class], "model_type": form.model_type}
-    config |= special_ids(settings, marks)
-    config |= {"vocab_size": settings["vocab_size"], "use_cache": True}
-    config["dtype"] = str(dtype).removeprefix("torch.")
-    config["tie_word_embeddings"] = settings.get("tied", True)
-    if form.config_class:
+def config_json(
+    settings: dict, dtype: torch.dtype, tokenizer_ids: dict[str, int] | None = None
+) -> dict:
+    """config.json: the shape under the names that transformers uses; ids as in special_ids."""
+    hub_model = HUB_MODELS[settings["recipe"]]
+    config = {
+        "architectures": [hub_model.model_class],
+        "model_type": hub_model.model_type,
+        **special_ids(settings, tokenizer_ids),
+        "vocab_size": settings["vocab_size"],
+        "use_cache": True,
+        "dtype": str(dtype).removeprefix("torch."),
+        "tie_word_embeddings": settings.get("tied", True),
+    }
+    if hub_model.config_class:
+        kind = hub_model.model_type
         config["auto_map"] = {
-            "AutoConfig": f"configuration_{form.model_type}.{form.config_class}",
-            "AutoModelForCausalLM": f"modeling_{form.model_type}.{form.model_class}",
+            "AutoConfig": f"configuration_{kind}.{hub_model.config_class}",
+            "AutoModel": f"modeling_{kind}.{hub_model.base_class}",
+            "AutoModelForCausalLM": f"modeling_{kind}.{hub_model.model_class}",
         }
-    return config | form.config(settings)
+    return config | hub_model.config(settings)
 
 
-def code_files(system: str) -> dict[str, str]:
+def code_files(recipe: str) -> dict[str, str]:
     """Text of each file of code that the folder needs, by name."""
-    form = FORMS[system]
-    if not form.config_class:
+    hub_model = HUB_MODELS[recipe]
+    if not hub_model.config_class:
         return {}
-    source = "gelu_gpt" if form is YAT else form.model_type
-    files = {name: (REMOTE_CODE / name).read_text() for name in form.code}
-    if form.has_trunk:
-        files["torch_gpt.py"] = Path(train.FILES[system].__file__).read_text()
-    for kind in ("configuration", "modeling"):
-        text = (REMOTE_CODE / f"{kind}_{source}.py").read_text()
-        if form is YAT:
-            for ours, theirs in RENAMED.items():
-                text = text.replace(ours, theirs)
-        files[f"{kind}_{form.model_type}.py"] = text
+    kind = GELU.model_type if hub_model is YAT else hub_model.model_type
+    files = {SHARED_CODE: (REMOTE_CODE / SHARED_CODE).read_text()}
+    for part in ("configuration", "modeling"):
+        text = (REMOTE_CODE / f"{part}_{kind}.py").read_text()
+        if hub_model is YAT:
+            for own, other in RENAMED.items():
+                text = text.replace(own, other)
+        files[f"{part}_{hub_model.model_type}.py"] = text
     return files

@@ -1,13 +1,18 @@
 """Continue a text with a model: of a checkpoint, of an artifact, or of a published folder.
 
-    python3 golf.py --with hf tools.hub.generate CHECKPOINT_OR_ARTIFACT_OR_FOLDER --prompt TEXT
+    python3 golf.py generate CHECKPOINT_OR_ARTIFACT_OR_FOLDER --prompt TEXT
         [--tokenizer MODEL_OR_DIR] [--tokens N] [--temperature T] [--top-k K] [--top-p P] [--seed S]
+    python3 golf.py generate CHECKPOINT_OR_ARTIFACT_OR_FOLDER --serve
+        [--tokenizer MODEL_OR_DIR] [--host ADDRESS] [--port N]
 
 The prompt, as the tokenizer reads it, and what follows go to standard output while they are made,
-until there are N tokens or the model ends the document; the speed goes to standard error. What is
-no folder yet is first written as `tools.hub.publish` writes it, to one that does not stay, so the
-published code is what runs, with its cache; a folder brings its own code, so name one that you
-trust. Without --tokenizer the folder's is used, or the one that a run was trained with.
+until there are N tokens or the model ends the document; the speed goes to standard error. A
+checkpoint or artifact is first written as `tools.hub.publish` writes it, to a folder that does not
+stay, so the published code is what runs, with its cache. A folder brings its own code, so name one
+that you trust. Without --tokenizer the folder's is used, or the one that a run was trained with.
+
+--serve starts `transformers serve` with the model: clients of OpenAI's protocol find it at
+http://127.0.0.1:8000/v1, as `client.completions.create(model=..., prompt=...)`.
 
 Exit status 0: there is a text; 2: there is none, and one line says why; 130: stopped by Ctrl-C.
 """
@@ -15,6 +20,7 @@ Exit status 0: there is a text; 2: there is none, and one line says why; 130: st
 import argparse
 import json
 import math
+import subprocess
 import sys
 import tempfile
 import time
@@ -26,14 +32,18 @@ from pathlib import Path
 import torch
 
 from data import caseops, tokenizers
-from tools.hub import architectures, publish
+from tools.hub import publish
 from tools.hub import tokenizer as hf_tokenizer
+from tools.hub.architectures import HUB_MODELS, read_model
 
 UNREADABLE = "\ufffd"  # what decoding gives for bytes that are no whole character
+SERVER_PACKAGES = ("fastapi", "uvicorn", "openai")
+# A model that was never trained on conversations continues what was said, one message a line.
+CHAT_TEMPLATE = "{{ bos_token }}{% for message in messages %}{{ message.content }}\n{% endfor %}"
 
 
 @dataclass(frozen=True)
-class Codec:
+class TextCodec:
     """Text to tokens, without the one that begins a document, and back."""
 
     encode: Callable[[str], list[int]]
@@ -42,7 +52,7 @@ class Codec:
     bos_id: int | None = None  # which begins the documents it makes; None: the model has to know
 
 
-def read_codec(source: Path) -> Codec:
+def read_codec(source: Path) -> TextCodec:
     """The tokenizer that a SentencePiece model, or a folder with the files of one, holds.
 
     Raises: ValueError where there is none; OSError; ImportError.
@@ -53,7 +63,7 @@ def read_codec(source: Path) -> Codec:
         marks = [pieces.model.piece_to_id(marker) for marker in caseops.MARKERS]
         if not any(pieces.model.is_unknown(i) or pieces.model.is_byte(i) for i in marks):
             pieces = tokenizers.SentencePiece.load(model, use_caseops=True)
-        return Codec(
+        return TextCodec(
             lambda text: pieces.encode([text])[0].tolist()[1:],
             pieces.decode,
             pieces.vocab_size,
@@ -63,15 +73,16 @@ def read_codec(source: Path) -> Codec:
         written = hf_tokenizer.write(source, Path(scratch))
         from transformers import PreTrainedTokenizerFast
 
-        whole = PreTrainedTokenizerFast.from_pretrained(scratch)
-    # A prompt that spells a special token is text.
-    plain = dict(add_special_tokens=False, split_special_tokens=True)
-    return Codec(
-        lambda text: whole.encode(text, **plain),
-        lambda ids: whole.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False),
-        written.tokens,
-        whole.bos_token_id,
-    )
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(scratch)
+
+    def encode(text: str) -> list[int]:
+        # A prompt that spells a special token is text.
+        return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+
+    def decode(ids: list[int]) -> str:
+        return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    return TextCodec(encode, decode, written.tokens, tokenizer.bos_token_id)
 
 
 class Stream:
@@ -81,8 +92,10 @@ class Stream:
     """
 
     def __init__(self, decode: Callable[[list[int]], str], out):
-        self.decode, self.out = decode, out
-        self.ids, self.written = [], ""
+        self.decode = decode
+        self.out = out
+        self.ids = []
+        self.written = ""
 
     def put(self, ids: torch.Tensor) -> None:
         self.ids += ids.flatten().tolist()
@@ -105,9 +118,9 @@ def load(folder: Path, scratch: Path):
     Raises: ValueError for a folder that holds no model of a system known here, or not whole.
     """
     model_type = json.loads((folder / "config.json").read_text()).get("model_type")
-    known = {form.model_type for form in architectures.FORMS.values()}
-    if model_type not in known:
-        names = ", ".join(sorted(known))
+    types = {hub_model.model_type for hub_model in HUB_MODELS.values()}
+    if model_type not in types:
+        names = ", ".join(sorted(types))
         raise ValueError(f"{folder} is of the type {model_type!r}; it must be one of {names}")
     from transformers import dynamic_module_utils
     from transformers.utils import logging
@@ -120,49 +133,43 @@ def load(folder: Path, scratch: Path):
     try:
         return check.load(str(folder))
     except Exception as error:  # of transformers, safetensors, or the folder's code
-        what = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{folder} could not be loaded: {what}") from error
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{folder} could not be loaded: {reason}") from error
 
 
 def refuse_too_long(config, prompt_tokens: int, tokens: int) -> None:
     """Raises: ValueError where the model has no position for the last tokens; else maybe a note."""
-    total, context = prompt_tokens + tokens, config.max_position_embeddings
+    total = prompt_tokens + tokens
+    context = config.max_position_embeddings
     if total <= context:
         return
-    told = f"{prompt_tokens} tokens of prompt and --tokens {tokens} are {total}"
-    forms = architectures.FORMS.values()
-    if not any(form.can_slide for form in forms if form.model_type == config.model_type):
-        raise ValueError(f"{told}; the model has positions for {context}")
-    print(f"note: {told}; in training the model saw no more than {context}", file=sys.stderr)
+    sizes = f"{prompt_tokens} tokens of prompt and --tokens {tokens} are {total}"
+    can_slide = {model.model_type: model.can_slide for model in HUB_MODELS.values()}
+    if not can_slide[config.model_type]:
+        raise ValueError(f"{sizes}; the model has positions for {context}")
+    print(f"note: {sizes}; in training the model saw no more than {context}", file=sys.stderr)
 
 
-def generate(args: argparse.Namespace, scratch: Path) -> None:
-    """Write the text to standard output, and the speed to standard error.
-
-    Raises: ValueError; OSError; ImportError.
-    """
+def refuse_bad_options(args: argparse.Namespace) -> None:
+    """Raises: ValueError naming the option, its value and the requirement."""
     for name, is_fine, requirement in (
         ("tokens", args.tokens >= 1, "at least 1"),
         ("temperature", 0 <= args.temperature < math.inf, "a number, 0 or more"),
         ("top-k", args.top_k >= 0, "at least 0"),
         ("top-p", 0 < args.top_p <= 1, "above 0 and at most 1"),
         ("seed", 0 <= args.seed < 1 << 63, "at least 0 and below 2^63"),
+        ("port", 0 <= args.port < 1 << 16, "at least 0 and below 65536"),
     ):
         if not is_fine:
             value = getattr(args, name.replace("-", "_"))
             raise ValueError(f"--{name} {value} must be {requirement}")
-    if not all(find_spec(name) for name in ("transformers", "safetensors")):
-        raise ImportError("generating needs: python3 golf.py --with hf tools.hub.generate ...")
-    folder = args.source
-    own = folder if folder.is_dir() else None  # a folder's lies in it
-    codec = read_codec(args.tokenizer or own or publish.tokenizer_of_run(folder))
-    if not own:
-        folder = scratch / "model"
-        folder.mkdir()
-        weights, settings = architectures.read_model(args.source)
-        publish.write_model(weights, settings, torch.float32, folder)
-    model = load(folder, scratch)
-    config = model.config
+
+
+def first_and_last_ids(codec: TextCodec, config) -> tuple[int, list[int]]:
+    """The id that begins a document, and those that end one.
+
+    Raises: ValueError where the tokenizer does not fit the model, or neither names a beginning.
+    """
     if codec.vocab_size > config.vocab_size:
         raise ValueError(
             f"the tokenizer has {codec.vocab_size} tokens, the model only {config.vocab_size};"
@@ -174,37 +181,114 @@ def generate(args: argparse.Namespace, scratch: Path) -> None:
             f"neither tokenizer nor model says which of {config.vocab_size} tokens begins a"
             " document (bos); name a tokenizer that does by --tokenizer"
         )
-    ends = [bos_id]  # the next document's beginning ends this one
+    end_ids = [bos_id]  # the next document's beginning ends this one
+    # Otherwise the model's special ids are of another tokenizer: here they are text.
     if config.bos_token_id == bos_id and config.eos_token_id is not None:
-        ends.append(config.eos_token_id)  # else its marks are of another tokenizer: here, text
+        end_ids.append(config.eos_token_id)
+    return bos_id, end_ids
+
+
+def folder_of(args: argparse.Namespace, scratch: Path) -> Path:
+    """The folder to load: the one that was named, or one that is written of a checkpoint."""
+    if args.source.is_dir():
+        return args.source
+    folder = scratch / "model"
+    folder.mkdir()
+    weights, settings = read_model(args.source)
+    publish.write_model(weights, settings, torch.float32, folder)
+    return folder
+
+
+def generate(args: argparse.Namespace, scratch: Path) -> None:
+    """Write the text to standard output, and the speed to standard error.
+
+    Raises: ValueError; OSError; ImportError.
+    """
+    own = args.source if args.source.is_dir() else None  # a folder's tokenizer lies in it
+    codec = read_codec(args.tokenizer or own or publish.tokenizer_of_run(args.source))
+    model = load(folder_of(args, scratch), scratch)
+    config = model.config
+    bos_id, end_ids = first_and_last_ids(codec, config)
     ids = [bos_id, *codec.encode(args.prompt)]
     refuse_too_long(config, len(ids), args.tokens)
-    how = dict(do_sample=False)
+    sampling = {"do_sample": False}
     if args.temperature:
-        how = dict(do_sample=True, temperature=args.temperature, top_k=args.top_k, top_p=args.top_p)
-    lacking = list(range(codec.vocab_size, config.vocab_size))  # rows of no token have no text
+        sampling = {
+            "do_sample": True,
+            "temperature": args.temperature,
+            "top_k": args.top_k,
+            "top_p": args.top_p,
+        }
+    without_text = list(range(codec.vocab_size, config.vocab_size))  # rows that are no tokens
     device = "cuda" if torch.cuda.is_available() else "cpu"
     prompt = torch.tensor([ids], device=device)
     torch.manual_seed(args.seed)
-    stream, began = Stream(codec.decode, sys.stdout), time.perf_counter()
+    stream = Stream(codec.decode, sys.stdout)
+    start = time.perf_counter()
     model.to(device).generate(
         prompt,
         attention_mask=torch.ones_like(prompt),
         max_new_tokens=args.tokens,
-        eos_token_id=ends,
+        eos_token_id=end_ids,
         pad_token_id=bos_id,
-        suppress_tokens=lacking or None,
+        suppress_tokens=without_text or None,
         streamer=stream,
-        **how,
+        **sampling,
     )
-    seconds, made = time.perf_counter() - began, len(stream.ids) - len(ids)
+    seconds = time.perf_counter() - start
+    made = len(stream.ids) - len(ids)
     print(f"{made} tokens in {seconds:.2f} s: {made / seconds:.1f} tokens/s", file=sys.stderr)
+
+
+# Server -------------------------------------------------------------------------------------------
+
+
+def serve(args: argparse.Namespace, scratch: Path) -> int:
+    """Answer requests of OpenAI's protocol until stopped; returns the server's exit status.
+
+    The server is `transformers serve`. A folder of its own gets a link to the model's files and the
+    way that a conversation becomes a text, because the server asks for one.
+
+    Raises: ValueError where there is no whole tokenizer; ImportError.
+    """
+    lacking = [name for name in SERVER_PACKAGES if not find_spec(name)]
+    if lacking:
+        raise ImportError(
+            f"serving needs {', '.join(lacking)}: python3 golf.py generate ... --serve"
+        )
+    folder = args.source.resolve()
+    if not args.source.is_dir():
+        folder = scratch / args.source.parent.name
+        publish.write_folder(args.source, folder, "fp32", args.tokenizer)
+    if not (folder / "tokenizer_config.json").is_file():
+        raise ValueError(f"{folder} has no tokenizer that transformers can load; publish it whole")
+    served = scratch / "served" / folder.name
+    served.mkdir(parents=True)
+    for path in folder.iterdir():
+        (served / path.name).symlink_to(path)
+    if not (folder / "chat_template.jinja").exists():
+        (served / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(served)]
+    command += ["--trust-remote-code", "--host", args.host, "--port", str(args.port)]
+    print(f"serving {served} at http://{args.host}:{args.port}/v1", file=sys.stderr)
+    environment = ["env", "HF_HUB_OFFLINE=1", f"HF_MODULES_CACHE={scratch}/modules"]
+    server = subprocess.Popen([*environment, *command])
+    try:
+        return server.wait()
+    finally:
+        server.terminate()
+        server.wait()
+
+
+# Command ------------------------------------------------------------------------------------------
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="tools.hub.generate", description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path, metavar="CHECKPOINT_OR_ARTIFACT_OR_FOLDER")
-    parser.add_argument("--prompt", required=True, metavar="TEXT", help="empty: a new document")
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument("--prompt", metavar="TEXT", help="empty: a new document")
+    action.add_argument("--serve", action="store_true", help="answer OpenAI's protocol instead")
     parser.add_argument(
         "--tokenizer", type=Path, metavar="MODEL_OR_DIR", help="that the model was trained with"
     )
@@ -213,9 +297,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--top-k", type=int, default=0, metavar="K", help="0: all tokens")
     parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="1: all tokens")
     parser.add_argument("--seed", type=int, default=0, metavar="S")
+    parser.add_argument("--host", default="127.0.0.1", help="with --serve")
+    parser.add_argument("--port", type=int, default=8000, help="with --serve")
     args = parser.parse_args(argv)
     try:
+        refuse_bad_options(args)
+        if not all(find_spec(name) for name in ("transformers", "safetensors")):
+            raise ImportError("generating needs: python3 golf.py generate ...")
         with tempfile.TemporaryDirectory() as scratch:
+            if args.serve:
+                return serve(args, Path(scratch))
             generate(args, Path(scratch))
     except KeyboardInterrupt:
         print()

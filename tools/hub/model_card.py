@@ -11,9 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import quantize
-from baselines import train
+from baselines.teachers import TeacherSettings
+from tools.hub import self_check
 from tools.hub import tokenizer as hf_tokenizer
+from tools.hub.architectures import model_settings, short_name
 from tools.runs import logs
+from tools.runs.run_log import Run
 
 # What a folder of data is called -> the data set on the hub that it was made of; longest first.
 DATASETS = {
@@ -22,13 +25,22 @@ DATASETS = {
     "tinystories": "roneneldan/TinyStories",
     "c4": "allenai/c4",
 }
+PROMPT = "The history of"  # of the example and of the hub's widget
+FOLDER = "THIS FOLDER"
+LIMITATIONS = (
+    "A small language model, trained for comparison. It states falsehoods, repeats itself and",
+    "follows no instructions. It has learned what its data say, errors and prejudice included.",
+)
+
+
+# Evidence -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Evidence:
     """What the files of a run say; empty where there is no run."""
 
-    log: logs.Run | None = None
+    log: Run | None = None
     settings: dict = field(default_factory=dict)  # settings.json, else what the log prints
     losses: list[float] = field(default_factory=list)  # of training, as logged
     metrics: dict = field(default_factory=dict)  # the last of each name
@@ -45,182 +57,289 @@ class Evidence:
         return ""
 
 
-def evidence(source: Path, parameters: int) -> Evidence:
+def read_metrics(path: Path) -> tuple[list[float], dict]:
+    """Losses of training, and the last value of each name; empty where there is no file."""
+    losses = []
+    latest = {}
+    if path.is_file():
+        for line in path.read_text().splitlines():
+            record = json.loads(line)
+            if "train_loss" in record:
+                losses.append(record["train_loss"])
+            latest |= record
+    return losses, latest
+
+
+def read_evidence(source: Path, parameters: int) -> Evidence:
     """What lies beside a checkpoint or an artifact, if it lies in the folder of its run.
 
-    Raises: ValueError for a log that is none, or of a model with other parameters.
+    Raises: ValueError for a file that is not a log, or is of a model with other parameters.
     """
-    paths = {
-        name: source.with_name(name) for name in ("train.log", "metrics.jsonl", "settings.json")
-    }
-    log = logs.read_log(paths["train.log"]) if paths["train.log"].is_file() else None
+    log = None
+    log_path = source.with_name("train.log")
+    if log_path.is_file():
+        log = logs.read_log(log_path)
     if log and log.model_params not in (None, parameters):
         raise ValueError(
-            f"{paths['train.log']} is of a model with {log.model_params:,} parameters, {source} has"
+            f"{log_path} is of a model with {log.model_params:,} parameters, {source} has"
             f" {parameters:,}; keep a run's files together"
         )
     settings = dict(log.settings) if log else {}
-    if paths["settings.json"].is_file():
-        settings = json.loads(paths["settings.json"].read_text())
+    settings_path = source.with_name("settings.json")
+    if settings_path.is_file():
+        settings = json.loads(settings_path.read_text())
     with source.open("rb") as file:
         is_packed = file.read(len(quantize.MAGIC)) == quantize.MAGIC
-    losses, last = [], {}
-    if paths["metrics.jsonl"].is_file():
-        for line in map(json.loads, paths["metrics.jsonl"].read_text().splitlines()):
-            losses += [line["train_loss"]] if "train_loss" in line else []
-            last |= line
-    return Evidence(log, settings, losses, last, is_packed)
+    losses, latest = read_metrics(source.with_name("metrics.jsonl"))
+    return Evidence(log, settings, losses, latest, is_packed)
 
 
-def results(found: Evidence) -> list[tuple[str, str, float]]:
-    """(type on the hub, what it is, value) of the score that counts; none without one."""
-    score = found.log.score if found.log else None
+# Front matter -------------------------------------------------------------------------------------
+
+
+def results(evidence: Evidence) -> list[tuple[str, str, float]]:
+    """(type on the hub, description, value) of the score that counts; none without one."""
+    score = evidence.log.score if evidence.log else None
     if score is None or score.val_loss is None:
         return []
-    where = f"train.log line {score.line}"
+    source = f"train.log line {score.line}"
     part = " of a part of the validation text" if score.is_partial else ""
-    of = "" if found.is_packed else ", of the run's packed weights"
+    weights = "" if evidence.is_packed else ", of the run's packed weights"
+    perplexity = math.exp(score.val_loss)
     rows = [
-        ("loss", f"nats per token{part}{of}; {where}", score.val_loss),
-        ("perplexity", f"exp of that loss, per token{part}{of}; {where}", math.exp(score.val_loss)),
+        ("loss", f"nats per token{part}{weights}; {source}", score.val_loss),
+        ("perplexity", f"exp of that loss, per token{part}{weights}; {source}", perplexity),
     ]
     if score.val_bpb is not None:
-        rows.append(("bits_per_byte", f"bits per byte{part}{of}; {where}", score.val_bpb))
+        rows.append(("bits_per_byte", f"bits per byte{part}{weights}; {source}", score.val_bpb))
     return rows
 
 
-def front_matter(form, system: str, found: Evidence) -> list[str]:
+def index_lines(name: str, evidence: Evidence) -> list[str]:
+    """The index of results, as the hub's leaderboards read it."""
+    rows = results(evidence)
+    if not rows:
+        return []
+    dataset = evidence.dataset or Path(evidence.settings["data_path"]).name
+    lines = [
+        "model-index:",
+        f"- name: {json.dumps(name)}",
+        "  results:",
+        "  - task:",
+        "      type: text-generation",
+        "    dataset:",
+        f"      type: {json.dumps(dataset)}",
+        f"      name: {json.dumps(f'{dataset}, validation split')}",
+        "    metrics:",
+    ]
+    for kind, description, value in rows:
+        lines += [f"    - type: {kind}", f"      name: {json.dumps(description)}"]
+        lines += [f"      value: {value:.8f}"]
+    return lines
+
+
+def front_matter(hub_model, name: str, evidence: Evidence, license: str) -> list[str]:
     """The lines that the hub reads. Text is quoted as JSON, which YAML takes as it is."""
     lines = ["---", "language: en"]
-    lines += [f"license: {form.license}"] * bool(form.license)
+    if license:
+        lines.append(f"license: {license}")
     lines += ["library_name: transformers", "pipeline_tag: text-generation"]
-    lines += ["tags:", f"- {form.model_type}", "- causal-lm"]
-    if found.dataset:
-        lines += ["datasets:", f"- {found.dataset}"]
+    lines += ["tags:", f"- {hub_model.model_type}", "- causal-lm"]
+    if evidence.dataset:
+        lines += ["datasets:", f"- {evidence.dataset}"]
     lines += ["metrics:", "- perplexity"]
-    if rows := results(found):
-        name = found.dataset or Path(found.settings["data_path"]).name
-        lines += ["model-index:", f"- name: {json.dumps(system)}", "  results:", "  - task:"]
-        lines += ["      type: text-generation", "    dataset:", f"      type: {json.dumps(name)}"]
-        lines += [f"      name: {json.dumps(f'{name}, validation split')}", "    metrics:"]
-        for kind, what, value in rows:
-            lines += [f"    - type: {kind}", f"      name: {json.dumps(what)}"]
-            lines += [f"      value: {value:.8f}"]
-    return [*lines, "---"]
+    lines += ["widget:", f"- text: {json.dumps(PROMPT)}"]
+    return [*lines, *index_lines(name, evidence), "---"]
 
 
-def optimizer(s: dict) -> list[str]:
-    """How a run's settings say that the weights were found."""
-    if "peak_lr" in s:
-        told = [
-            f"AdamW, betas ({s['adam_beta1']}, {s['adam_beta2']}), eps {s['adam_eps']}, decay"
-            f" {s['weight_decay']} on tensors of two dimensions and more",
-            f"rate: to {s['peak_lr']} in a line of {s['lr_warmup_steps']} steps, then to"
-            f" {s['end_lr']} in a cosine that ends at step {s['lr_decay_steps']:,}",
+# Training -----------------------------------------------------------------------------------------
+
+
+def optimizer_lines(settings: dict) -> list[str]:
+    """The optimizer and its rates, by a run's settings."""
+    if "peak_lr" in settings:
+        lines = [
+            f"AdamW, betas ({settings['adam_beta1']}, {settings['adam_beta2']}), eps"
+            f" {settings['adam_eps']}, decay {settings['weight_decay']} on tensors of two"
+            " dimensions and more",
+            f"rate: to {settings['peak_lr']} in a line of {settings['lr_warmup_steps']} steps, then"
+            f" to {settings['end_lr']} in a cosine that ends at step"
+            f" {settings['lr_decay_steps']:,}",
         ]
-    elif "matrix_lr" in s:
-        told = [
-            f"Muon for matrices, rate {s['matrix_lr']}, momentum {s['muon_momentum']}, decay"
-            f" {s['muon_wd']}; Adam for the rest, rates {s['tied_embed_lr']} (embedding) and"
-            f" {s['scalar_lr']}",
-            f"rate: up in {s['lr_warmup_frac']:.0%} of the run, down in a line over the last"
-            f" {s['warmdown_frac']:.0%} to {s['min_lr']} of it",
+    elif "matrix_lr" in settings:
+        lines = [
+            f"Muon for matrices, rate {settings['matrix_lr']}, momentum"
+            f" {settings['muon_momentum']}, decay {settings['muon_wd']}; Adam for the rest, rates"
+            f" {settings['tied_embed_lr']} (embedding) and {settings['scalar_lr']}",
+            f"rate: up in {settings['lr_warmup_frac']:.0%} of the run, down in a line over the last"
+            f" {settings['warmdown_frac']:.0%} to {settings['min_lr']} of it",
         ]
     else:
         return []
-    if s.get("teacher"):
-        told.append(
-            f"distilled from `{Path(s['teacher']).name}`: alpha {s['distill_alpha']},"
-            f" temperature {s['distill_temperature']}"
+    if settings.get("teacher"):
+        lines.append(
+            f"distilled from `{Path(settings['teacher']).name}`: alpha"
+            f" {settings['distill_alpha']}, temperature {settings['distill_temperature']}"
         )
-    if s.get("start_from"):
-        told.append(
-            f"begun with the weights of `{Path(s['start_from']).name}`, whose own steps and tokens"
-            " are not counted here"
+    if settings.get("start_from"):
+        lines.append(
+            f"begun with the weights of `{Path(settings['start_from']).name}`, whose own steps and"
+            " tokens are not counted here"
         )
-    clip = s.get("grad_clip_norm")
-    return [*told, f"gradients clipped to norm {clip}" if clip else "gradients not clipped"]
+    clip = settings.get("grad_clip_norm")
+    return [*lines, f"gradients clipped to norm {clip}" if clip else "gradients not clipped"]
 
 
-def training(found: Evidence) -> list[str]:
+def training_lines(evidence: Evidence) -> list[str]:
     """Data, steps, optimizer and machine, one line each."""
-    log, s = found.log, found.settings
-    if not log or "train_batch_tokens" not in s:
+    log = evidence.log
+    settings = evidence.settings
+    if not log or "train_batch_tokens" not in settings:
         return ["Not known: no run lies beside the weights."]
-    data = f"`{Path(s['data_path']).name}`" + f", made of {found.dataset}" * bool(found.dataset)
-    told = [f"data: {data}; seed {s['seed']}"]
+    data = f"`{Path(settings['data_path']).name}`"
+    if evidence.dataset:
+        data += f", made of {evidence.dataset}"
+    lines = [f"data: {data}; seed {settings['seed']}"]
     if log.steps:
-        tokens = log.steps * s["train_batch_tokens"]
-        told.append(
-            f"{log.steps:,} steps of {s['train_batch_tokens']:,} tokens: {tokens:,} tokens, context"
-            f" {s['train_seq_len']:,}"
+        batch = settings["train_batch_tokens"]
+        lines.append(
+            f"{log.steps:,} steps of {batch:,} tokens: {log.steps * batch:,} tokens, context"
+            f" {settings['train_seq_len']:,}"
         )
-    told += optimizer(s)
+    lines += optimizer_lines(settings)
     if log.train_time_ms:
         machine = f"{log.world_size or 1} x {log.device or 'an unnamed device'}"
-        torch = f", torch {log.versions['torch']}" if "torch" in log.versions else ""
-        told.append(f"{log.train_time_ms / 1000:,.0f} s on {machine}{torch}")
-    return [f"- {line}" for line in told]
+        if "torch" in log.versions:
+            machine += f", torch {log.versions['torch']}"
+        lines.append(f"{log.train_time_ms / 1000:,.0f} s on {machine}")
+    return [f"- {line}" for line in lines]
 
 
-def measured(found: Evidence) -> list[str]:
-    """Losses with what they mean, and how the score was taken."""
-    lines, s = [], found.settings
-    if found.losses:
-        weight = s.get("loss_smoothing", train.Student.loss_smoothing)
-        smooth = train.smoothed(found.losses, weight)
-        what = "of what the teacher asks, not of text" if s.get("teacher") else "nats per token"
-        lines += [
-            f"- train_loss: {found.losses[-1]} {what}, of the last step's batch",
-            f"- smoothed train_loss: {smooth:.6f}, by s = {weight:g} s + {1 - weight:g} loss over"
-            f" the {len(found.losses):,} steps that were logged",
-        ]
-    for name in ("val_loss", "val_bpb", "val_bpb_partial"):
-        if name in found.metrics:
-            lines.append(f"- {name}: {found.metrics[name]}, the last one during training")
-    rows = results(found)
-    lines += [f"- {kind}: {value:.8f} ({what})" for kind, what, value in rows]
-    if rows:
-        score = found.log.score
-        lines += [
-            "",
-            f"The score is of the run `{found.log.run_id}`: `train.log` in this folder. Every token"
-            " of the validation text but the first is a target once, in windows of"
-            f" {s['train_seq_len']:,} tokens, {s['eval_stride']:,} of them new in each;"
-            f" {score.targets or 0:,} targets, {score.bytes or 0:,} bytes. Bits per byte are nats"
-            " divided by ln 2 and by those bytes, which no tokenizer changes; loss and perplexity"
-            " compare with the same tokenizer only.",
-        ]
-        if not found.is_packed:
-            lines += [
-                "",
-                "What was scored is the run's `artifact.pgz`, these weights after packing; the"
-                " weights here are those before it.",
-            ]
-    return lines or ["Nothing yet."]
+# Measured -----------------------------------------------------------------------------------------
 
 
-def example(form, tokenizer: hf_tokenizer.Written | None) -> list[str]:
-    """Python that loads what is in the folder, and nothing that is not."""
-    remote = ", trust_remote_code=True" if form.config_class else ""
-    names = {"AutoModelForCausalLM": "model"}
-    if tokenizer and tokenizer.is_whole:
-        names["AutoTokenizer"] = "tokenizer"
+def smoothed(losses: list[float], weight: float) -> float:
+    """An exponential average: s = weight * s + (1 - weight) * loss, from the first loss on."""
+    average = losses[0]
+    for loss in losses[1:]:
+        average = weight * average + (1 - weight) * loss
+    return average
+
+
+def loss_lines(evidence: Evidence) -> list[str]:
+    """The last loss of training, and the smoothed one."""
+    if not evidence.losses:
+        return []
+    settings = evidence.settings
+    weight = settings.get("loss_smoothing", TeacherSettings.loss_smoothing)
+    smooth = smoothed(evidence.losses, weight)
+    unit = "of what the teacher asks, not of text" if settings.get("teacher") else "nats per token"
     return [
-        f"    from transformers import {', '.join(names)}",
-        *(f'    {name} = {c}.from_pretrained("THIS FOLDER"{remote})' for c, name in names.items()),
+        f"- train_loss: {evidence.losses[-1]} {unit}, of the last step's batch",
+        f"- smoothed train_loss: {smooth:.6f}, by s = {weight:g} s + {1 - weight:g} loss over"
+        f" the {len(evidence.losses):,} steps that were logged",
     ]
 
 
+def score_lines(evidence: Evidence) -> list[str]:
+    """The score, and how it was taken."""
+    rows = results(evidence)
+    if not rows:
+        return []
+    score = evidence.log.score
+    settings = evidence.settings
+    lines = [f"- {kind}: {value:.8f} ({description})" for kind, description, value in rows]
+    lines += [
+        "",
+        f"The score is of the run `{evidence.log.run_id}`: `train.log` in this folder. Every token"
+        " of the validation text but the first is a target once, in windows of"
+        f" {settings['train_seq_len']:,} tokens, {settings['eval_stride']:,} of them new in each;"
+        f" {score.targets or 0:,} targets, {score.bytes or 0:,} bytes. Bits per byte are nats"
+        " divided by ln 2 and by those bytes, which no tokenizer changes; loss and perplexity"
+        " compare with the same tokenizer only.",
+    ]
+    if not evidence.is_packed:
+        lines += [
+            "",
+            "What was scored is the run's `artifact.pgz`, these weights after packing; the"
+            " weights here are those before it.",
+        ]
+    return lines
+
+
+def measured_lines(evidence: Evidence) -> list[str]:
+    """Losses with what they mean, and how the score was taken."""
+    lines = loss_lines(evidence)
+    for name in ("val_loss", "val_bpb", "val_bpb_partial"):
+        if name in evidence.metrics:
+            lines.append(f"- {name}: {evidence.metrics[name]}, the last one during training")
+    return lines + score_lines(evidence) or ["Nothing yet."]
+
+
+# Use ----------------------------------------------------------------------------------------------
+
+
+def example_lines(hub_model, tokenizer: hf_tokenizer.Written | None) -> list[str]:
+    """Python that loads what is in the folder, and continues a text where there is a tokenizer."""
+    remote = ", trust_remote_code=True" if hub_model.config_class else ""
+    has_tokenizer = bool(tokenizer and tokenizer.is_whole)
+    classes = {"AutoModelForCausalLM": "model"}
+    if has_tokenizer:
+        classes["AutoTokenizer"] = "tokenizer"
+    code = [f"from transformers import {', '.join(classes)}"]
+    for class_name, variable in classes.items():
+        code.append(f'{variable} = {class_name}.from_pretrained("{FOLDER}"{remote})')
+    if has_tokenizer:
+        code += [
+            f'inputs = tokenizer({json.dumps(PROMPT)}, return_tensors="pt")',
+            "output = model.generate(**inputs, max_new_tokens=60, do_sample=True, temperature=0.8)",
+            "print(tokenizer.decode(output[0], skip_special_tokens=True))",
+        ]
+    return ["```python", *code, "```"]
+
+
+def evaluation_lines(figure: float | None) -> list[str]:
+    """lm_eval's command for the text that the folder carries, and the figure that it prints."""
+    if figure is None:
+        return []
+    return [
+        "## Evaluation with lm_eval",
+        "",
+        "In this folder, which carries a short text of its own to check the set-up:",
+        "",
+        "```sh",
+        self_check.COMMAND,
+        "```",
+        "",
+        f"prints `bits_per_byte` {figure:.6f}. With another task, leave `--include_path` out and"
+        " keep `add_bos_token=False`: lm_eval puts a beginning in front of a text, and so does the"
+        " tokenizer; with both, the model also pays for the second.",
+        "",
+    ]
+
+
+def citation_lines(hub_model, name: str, author: str) -> list[str]:
+    """BibTeX."""
+    fields = {"title": f"{hub_model.title}: {name}", "author": author}
+    fields["note"] = "Trained and published with the parameter-golf toolkit"
+    fields["howpublished"] = "Hugging Face model repository"
+    inner = [f"  {field} = {{{value}}}," for field, value in fields.items() if value]
+    return ["## Citation", "", "```bibtex", f"@misc{{{name},", *inner, "}", "```"]
+
+
 def model_card(
-    form,
+    hub_model,
     settings: dict,
     stored: int,
     trained: int,
-    found: Evidence,
+    evidence: Evidence,
     tokenizer: hf_tokenizer.Written | None,
+    license: str = "",
+    author: str = "",
+    self_check_figure: float | None = None,
 ) -> str:
-    """README.md of a model that is published in a form with so many parameters stored."""
+    """README.md of a model that is published in this form with so many parameters stored."""
+    name = short_name(settings)
     note = "No tokenizer is included: none was at hand when the folder was written."
     if settings.get("tied", True):
         counts = f"{stored:,} parameters; the head is the embedding and is counted once."
@@ -228,35 +347,42 @@ def model_card(
         counts = f"{stored:,} parameters; embedding and head are two tensors, both counted."
     if stored != trained:
         counts += (
-            f" In training there were {trained:,}: the embedding then has rows that are no tokens,"
+            f" In training there were {trained:,}: the tables then have rows that are no tokens,"
             " which are not published."
         )
+    notes = []
+    if hub_model.notes:
+        notes = ["## With other tools", "", *(f"- {line}" for line in hub_model.notes), ""]
     body = [
-        f"# {form.title}: {settings['system']}",
+        f"# {hub_model.title}: {name}",
         "",
         counts,
         "",
-        *example(form, tokenizer),
+        *example_lines(hub_model, tokenizer),
         "",
         "## Shape",
         "",
-        *(f"- {name}: {value}" for name, value in settings.items() if name != "system"),
+        *(f"- {field}: {value}" for field, value in model_settings(settings).items()),
         "",
         "## Training",
         "",
-        *training(found),
+        *training_lines(evidence),
         "",
         "## Measured",
         "",
-        *measured(found),
+        *measured_lines(evidence),
         "",
         "## Tokenizer",
         "",
         tokenizer.note if tokenizer else note,
         "",
+        *evaluation_lines(self_check_figure),
+        *notes,
         "## Limitations",
         "",
-        "A small language model, trained for comparison. It states falsehoods, repeats itself and",
-        "follows no instructions. It has learned what its data say, errors and prejudice included.",
+        *LIMITATIONS,
+        "",
+        *citation_lines(hub_model, name, author),
     ]
-    return "\n".join([*front_matter(form, settings["system"], found), *body]) + "\n"
+    front = front_matter(hub_model, name, evidence, license or hub_model.license)
+    return "\n".join([*front, *body]) + "\n"

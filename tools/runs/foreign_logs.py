@@ -18,19 +18,23 @@ Example. Of these lines the third counts, because it is adapted to scored text:
     final_sliding_window_exact val_loss:2.0101 val_bpb:1.1913
     legal_ttt_exact val_loss:2.0001 val_bpb:1.1871
     DIAGNOSTIC post_ema val_loss:1.9 val_bpb:1.1
-
-Our own logs are read here too until they are read by the definitions that they are written with:
-their score is the last `final` line, after the last start of the process.
 """
 
-import json
 import math
 import re
 from collections import deque
 from pathlib import Path
 from typing import NamedTuple
 
-from tools.runs.run_log import Run, Scored, read_lines
+from tools.runs.run_log import (
+    CRASH,
+    ERROR,
+    Run,
+    Scored,
+    cuda_of_torch,
+    read_lines,
+    seed_of_name,
+)
 
 # Numbers ------------------------------------------------------------------------------------------
 
@@ -71,14 +75,10 @@ def as_setting(text: str):
 
 # Kinds of lines -----------------------------------------------------------------------------------
 
-START = re.compile(r"Running Python (\d[\d.]*)|run:(?:\S*[/\\])?(?P<run_id>\S+) preset:(\S+)")
+START = re.compile(r"Running Python \d")
 # Many scripts print their own source first. It ends at a ruler, a start or a step.
 SOURCE_BEGINS = re.compile(r"from __future__ import|import \w+$|Source code:|#!/|\"\"\"")
 RULER = re.compile(r"={60,}$")
-CRASH = re.compile(
-    r"Traceback \(most recent call last\)|.*ChildFailedError|Killed$|Segmentation fault"
-)
-ERROR = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Interrupt)\b")
 # "step:3/9 …", "[iter 3] …", "Step 3: …"
 STEP = re.compile(
     r"(?:\[?(?P<word>step|iter|iteration)\b[\s:=]*)?(?P<step>\d{1,12})"
@@ -213,8 +213,6 @@ class Reader:
         self.facts: dict = {}
         self.sizes: list[Size] = []
         self.settings: dict = {}
-        self.overrides: dict[str, str] = {}
-        self.sources: dict[str, str] = {}
         self.versions: dict[str, str] = {}
         self.starts = 0
         # A line's number and text:
@@ -223,8 +221,6 @@ class Reader:
         self.unfinished: tuple[int, str] | None = None  # an evaluation that goes on
         self.in_source = False
         self.in_settings = False
-        self.is_ours = False
-        self.resumed = False
 
     def read(self, number: int, line: str) -> None:
         """Take one line: first what kind it is, then the facts that any line may hold."""
@@ -243,7 +239,10 @@ class Reader:
         self.in_settings = self.in_settings and line.startswith(" ")
 
         if start:
-            self.read_start(start)
+            # What went wrong in the process before does not count.
+            self.starts += 1
+            self.crash = None
+            self.unfinished = None
         elif CRASH.match(line):
             self.crash = self.crash or (number, line)
         elif self.crash and ERROR.match(line):
@@ -349,30 +348,16 @@ class Reader:
 
     def read_facts(self, line: str) -> None:
         """Take what is told once: settings, versions, counts, times."""
-        if line.startswith("hparams {"):
-            self.settings = json.loads(line.removeprefix("hparams "))
-        elif line.startswith("overrides "):
-            self.overrides = dict(re.findall(r"([A-Z_0-9]+)=(.*?)(?= [A-Z_0-9]+=|$)", line))
-        elif source := re.fullmatch(r"source (\S+) sha256:([0-9a-f]{64})", line):
-            self.sources[source[1]] = source[2]
-        elif line.startswith("Hyperparameters:"):
+        if line.startswith("Hyperparameters:"):
             self.in_settings = True
         elif memory := PEAK_MEMORY.search(line):
             self.facts["peak_memory_mib"] = int(memory[1])
-        elif resumed := re.match(r"resumed step:(\d+)", line):
-            self.resumed = True
-            # The steps after the checkpoint are trained again.
-            last_step = int(resumed[1])
-            self.curve = {step: point for step, point in self.curve.items() if step <= last_step}
-        elif line.startswith(("data verified", "warning: ")) and not self.curve:
-            self.facts.setdefault("data_note", line)
-
         if device := DEVICE.search(line):
             self.facts.setdefault("device", next(filter(None, device.groups())))
         for name, pattern in VERSION.items():
             if version := pattern.search(line):
                 self.versions.setdefault(name, next(filter(None, version.groups())))
-        if not (self.curve or self.is_ours):
+        if not self.curve:
             self.read_settings(line)
         for pair in PAIR.finditer(line):
             self.read_fact(line, pair)
@@ -399,10 +384,10 @@ class Reader:
             self.facts.setdefault(name, as_number(number))
         elif key == "tokens" and line.lower().startswith(("val_loader", "val tokens")):
             self.facts.setdefault("val_tokens", as_number(number))
-        elif line.startswith(("stopping_early", "trained ")):
-            if key in ("train_time", "cap"):
-                self.facts[f"{key}_ms"] = milliseconds(pair)
-            elif key in ("step", "steps"):
+        elif line.startswith("stopping_early"):
+            if key == "train_time":
+                self.facts["train_time_ms"] = milliseconds(pair)
+            elif key == "step":
                 self.facts["steps"] = as_number(number)
 
 
@@ -443,11 +428,9 @@ def group_evaluations(candidates: list[Candidate]) -> list[list[Candidate]]:
 def choose(log: Reader) -> Choice:
     """The score that counts by the rule above."""
     usable = [candidate for candidate in log.candidates if candidate.rank]
-    if log.is_ours:
-        last_start = log.starts
-    else:
-        last_start = usable[-1].start if usable else 0
-    usable = [candidate for candidate in usable if candidate.start == last_start]
+    if usable:
+        last_start = usable[-1].start
+        usable = [candidate for candidate in usable if candidate.start == last_start]
     evaluations = group_evaluations(usable)
     times = [max(line.score.eval_time_ms or 0 for line in lines) for lines in evaluations]
     eval_time_ms = sum(times) or None
@@ -460,12 +443,6 @@ def choose(log: Reader) -> Choice:
     if log.crash:
         number, line = log.crash
         return none(f": crashed, line {number}: {line[:80]!r}")
-    if log.is_ours:
-        finals = [candidate.score for candidate in usable if candidate.score.name == "final"]
-        if not finals:
-            return none(f": no final line; {end}")
-        reason = f"line {finals[-1].line}: the last final line of this run"
-        return Choice(finals[-1], reason, eval_time_ms)
     if log.unfinished and usable:
         number, line = log.unfinished
         return none(f": cut off in a later evaluation, line {number}: {line.strip()[:80]!r}")
@@ -533,7 +510,7 @@ def read_foreign_log(path: Path) -> Run:
     log = Reader()
     for number, line in read_lines(path):
         log.read(number, line)
-    if not (log.candidates or log.curve or log.sizes or log.is_ours):
+    if not (log.candidates or log.curve or log.sizes):
         place = f"in {log.last[0]} lines" if log.last[0] else "in an empty file"
         forms = "'step:1/20000 train_loss:…', '… val_bpb:…', 'Total submission size …: N bytes'"
         raise ValueError(f"{path}: no line as {forms} {place}; give a training log")
@@ -548,29 +525,27 @@ def read_foreign_log(path: Path) -> Run:
     times = [point["train_time_ms"] for point in curve if point["train_time_ms"] is not None]
     cap_seconds = facts.get("cap_seconds", settings.get("max_wallclock_seconds"))
     cap_ms = 1000.0 * cap_seconds if isinstance(cap_seconds, int | float) else None
-    # "2.9.1+cu128" was built for CUDA 12.8, whatever newer one the driver could run.
-    if built_for := re.search(r"\+cu(\d+)(\d)$", log.versions.get("torch", "")):
-        log.versions["cuda"] = f"{built_for[1]}.{built_for[2]}"
+    if cuda := cuda_of_torch(log.versions.get("torch", "")):
+        log.versions["cuda"] = cuda  # the driver may run a newer one
 
     def count(name: str) -> int | None:
         return int(facts[name]) if name in facts else None
 
     seed = count("seed")
     if seed is None:
-        in_file_name = re.search(r"(?:seed|(?<![a-z])s)[_-]?(\d+)", path.stem)
-        seed = settings.get("seed", int(in_file_name[1]) if in_file_name else None)
+        seed = settings.get("seed", seed_of_name(path))
     choice = choose(log)
     model_bytes, code_bytes, total_bytes = choose_sizes(log.sizes)
     return Run(
         path=path,
-        run_id=facts.get("run_id") or settings.get("run_id"),
+        run_id=settings.get("run_id"),
         seed=seed,
         score=choice.score,
         score_reason=choice.reason,
         scores=[candidate.score for candidate in log.candidates],
         steps=count("steps") if "steps" in facts else max(log.curve, default=None),
         train_time_ms=facts.get("train_time_ms", times[-1] if times else None),
-        cap_ms=facts.get("cap_ms", cap_ms),
+        cap_ms=cap_ms,
         eval_time_ms=choice.eval_time_ms,
         model_bytes=model_bytes,
         code_bytes=code_bytes,
@@ -582,11 +557,10 @@ def read_foreign_log(path: Path) -> Run:
         device=facts.get("device"),
         versions=log.versions,
         settings=settings,
-        overrides=log.overrides,
-        sources=log.sources,
+        overrides={},
+        sources={},
         curve=curve,
-        resumed=log.resumed,
+        resumed=False,
         peak_memory_mib=count("peak_memory_mib"),
-        data_note=facts.get("data_note"),
-        preset=facts.get("preset"),
+        data_note=None,
     )

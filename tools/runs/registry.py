@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 
 from tools.runs.logs import Run, read_log
-from tools.submission.bundle import SOURCES
 
 # Two runs are of one recipe whatever these are. A preset is resolved into the other settings, and
 # code is told by the hash of the sources.
@@ -34,22 +33,20 @@ def settings_hash(settings: dict) -> str:
     return short_hash(json.dumps(compared, sort_keys=True).encode())
 
 
-def sources_hash(folder: str | Path) -> str:
-    """A hash of the training sources in a folder; empty where there are none.
-
-    A run's folder holds its sources and no others. Of any other folder SOURCES are taken.
-    """
-    folder = Path(folder)
-    if (folder / "settings.json").is_file():
-        paths = sorted(folder.rglob("*.py"))
-    else:
-        paths = [folder / name for name in sorted(SOURCES)]
+def hash_sources(sources: dict[str, bytes]) -> str:
+    """A hash of training sources, by their names; empty where there are none."""
     lines = []
-    for path in paths:
-        if path.is_file():
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            lines.append(f"{path.relative_to(folder)} {digest}\n")
+    for name in sorted(sources, key=Path):
+        digest = hashlib.sha256(sources[name]).hexdigest()
+        lines.append(f"{name} {digest}\n")
     return short_hash("".join(lines).encode()) if lines else ""
+
+
+def sources_hash(folder: str | Path) -> str:
+    """A hash of the sources in a run's folder, which holds all that ran and no others."""
+    folder = Path(folder)
+    paths = folder.rglob("*.py")
+    return hash_sources({str(path.relative_to(folder)): path.read_bytes() for path in paths})
 
 
 # The registry -------------------------------------------------------------------------------------

@@ -2,48 +2,99 @@
 
 import ast
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
 
 import quantize
 import train_gpt
-from baselines import d12, gpt2, preln, train
+from baselines.models import d12, gpt2, preln
 from tools.hub import architectures
 
-BASELINES = {name: c for module in (d12, gpt2, preln) for name, c in module.CONFIGS.items()}
-SETTINGS = {name: train.model_settings(name, config) for name, config in BASELINES.items()}
-SETTINGS["golf"] = {
-    "system": "golf",
-    **train_gpt.model_settings(train_gpt.Hyperparameters()),
+
+def settings_of(recipe: str, config) -> dict:
+    """As a checkpoint holds them, of a model's Config or of the golf model's settings."""
+    fields = dataclasses.asdict(config)
+    if recipe in ("train_gpt", "baselines.pr334"):
+        return {"recipe": recipe, **train_gpt.RECIPE.model_settings(config)}
+    return {"recipe": recipe, "train_seq_len": fields.pop("seq_len"), **fields}
+
+
+SETTINGS = {
+    "gelu_d12": settings_of("baselines.gelu_d12", d12.CONFIGS["gelu_d12"]),
+    "yat_d12": settings_of("baselines.yat_d12", d12.CONFIGS["yat_d12"]),
+    "yat_neuron_d12": settings_of("baselines.yat_d12", d12.CONFIGS["yat_neuron_d12"]),
+    "gpt2_124m": settings_of("baselines.gpt2_124m", gpt2.CONFIGS["gpt2_124m"]),
+    "preln_53m": settings_of("baselines.preln_53m", preln.CONFIGS["preln_53m"]),
+    "preln_53m_untied": settings_of("baselines.preln_53m", preln.CONFIGS["preln_53m_untied"]),
+    "golf": settings_of("train_gpt", train_gpt.Settings()),
 }
-TINY = dict(
-    vocab_size=61, num_layers=2, model_dim=16, num_heads=2, num_kv_heads=1, mlp_mult=2, rope_dims=4,
-    bigram_vocab_size=13, bigram_dim=4, train_seq_len=32,
-)  # fmt: skip
-UNUSED = dict(train_batch_tokens=32, micro_batch_tokens=32, eval_stride=1)
+
+# Small models of every kind, with settings that are not the defaults.
+SHAPE = dict(vocab_size=61, num_layers=4, model_dim=48, num_heads=4)
+ODD = dict(rope_base=5000.0, logit_softcap=12.0, embed_init_std=0.03)
+GELU = d12.Config(**SHAPE, **ODD, seq_len=256, num_kv_heads=2)
+SMALL = {
+    "gelu_d12": settings_of("baselines.gelu_d12", GELU),
+    "yat_d12": settings_of("baselines.yat_d12", dataclasses.replace(GELU, mlp="yat")),
+    "gpt2_124m": settings_of("baselines.gpt2_124m", gpt2.Config(**SHAPE, seq_len=64)),
+    "preln_53m": settings_of("baselines.preln_53m", preln.Config(**SHAPE, seq_len=64)),
+    "preln_53m_untied": settings_of(
+        "baselines.preln_53m", preln.Config(**SHAPE, seq_len=64, tied=False)
+    ),
+    "golf": {
+        "recipe": "train_gpt",
+        **SHAPE,
+        "num_layers": 5,
+        "num_kv_heads": 2,
+        "mlp_mult": 2,
+        "rope_dims": 6,
+        "rope_base": 5000.0,
+        "logit_softcap": 12.0,
+        "bigram_vocab_size": 97,
+        "bigram_dim": 8,
+        "train_seq_len": 128,
+    },
+}
+TINY = {**SMALL["golf"], "num_layers": 2, "model_dim": 16, "num_heads": 2, "num_kv_heads": 1}
+TINY |= {"rope_dims": 4}
+
+
+def checkpoint(folder: Path, name: str, settings: dict | None = None, spread=0.15) -> Path:
+    """A checkpoint of a small model in which every path shows."""
+    settings = settings or SMALL[name]
+    model = architectures.build(settings).init_weights(0)
+    rng = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn(p.shape, generator=rng) * spread)
+    path = folder / f"{name}.pt"
+    torch.save({"model": model.state_dict(), "model_settings": settings}, path)
+    return path
 
 
 def tiny() -> tuple[dict, dict[str, torch.Tensor]]:
     """Settings and weights of a golf model, as its checkpoint holds them."""
-    hp = train_gpt.Hyperparameters(**TINY, **UNUSED)
-    model = train_gpt.GPT(hp, torch.float32).init_weights(0)
-    return train_gpt.model_settings(hp), model.state_dict()
+    return TINY, architectures.build(TINY).init_weights(0).state_dict()
 
 
-def test_every_system_has_a_form():
-    """Each baseline and the golf model; nothing else."""
-    assert set(architectures.FORMS) == {*train.FILES, "golf"} == set(SETTINGS)
+def test_every_recipe_with_a_model_of_ours_is_published():
+    """Each recipe file; nothing else."""
+    root = Path(train_gpt.__file__).parent
+    files = [path for path in root.glob("baselines/*.py") if "\nRECIPE = " in path.read_text()]
+    recipes = {f"baselines.{path.stem}" for path in files} | {"train_gpt"}
+    assert set(architectures.HUB_MODELS) == recipes
 
 
-@pytest.mark.parametrize("system", architectures.FORMS)
-def test_published_code_imports_nothing_of_ours(system):
+@pytest.mark.parametrize("recipe", architectures.HUB_MODELS)
+def test_published_code_imports_nothing_of_ours(recipe):
     """Only PyTorch, transformers, the standard library and its own siblings."""
-    files, form = architectures.code_files(system), architectures.FORMS[system]
-    parts = {"torch_gpt.py": form.has_trunk, "token_cache.py": form.can_slide}
-    expected = {name for name, is_needed in parts.items() if is_needed}
-    expected |= {f"{kind}_{form.model_type}.py" for kind in ("configuration", "modeling")}
-    assert set(files) == (set() if system == "gpt2_124m" else expected)
+    files = architectures.code_files(recipe)
+    hub_model = architectures.HUB_MODELS[recipe]
+    kind = hub_model.model_type
+    expected = {"shared_gpt.py", f"configuration_{kind}.py", f"modeling_{kind}.py"}
+    assert set(files) == (expected if hub_model.config_class else set())
     for text in files.values():
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Import):
@@ -53,13 +104,18 @@ def test_published_code_imports_nothing_of_ours(system):
             elif isinstance(node, ast.ImportFrom) and node.level:
                 assert f"{node.module}.py" in files
             elif isinstance(node, ast.ImportFrom):
-                assert node.module.split(".")[0] in ("dataclasses", "torch", "transformers")
+                assert node.module.split(".")[0] in (
+                    "dataclasses",
+                    "torch",
+                    "transformers",
+                    "types",
+                )
 
 
-@pytest.mark.parametrize("system", [name for name in architectures.FORMS if name != "gpt2_124m"])
+@pytest.mark.parametrize("system", [name for name in SETTINGS if name != "gpt2_124m"])
 def test_code_and_config_agree_on_the_names(system):
     """Every class that config.json names is defined where it says, under that model type."""
-    files = architectures.code_files(system)
+    files = architectures.code_files(SETTINGS[system]["recipe"])
     config = architectures.config_json(SETTINGS[system], torch.float32)
     for where in config["auto_map"].values():
         file, name = where.split(".")
@@ -67,6 +123,7 @@ def test_code_and_config_agree_on_the_names(system):
     kind = config["model_type"]
     assert f'model_type = "{kind}"' in files[f"configuration_{kind}.py"]
     assert config["architectures"] == [config["auto_map"]["AutoModelForCausalLM"].split(".")[1]]
+    assert set(config["auto_map"]) == {"AutoConfig", "AutoModel", "AutoModelForCausalLM"}
 
 
 @pytest.mark.parametrize("V, mark", [(50_257, 50_256), (50_256, None)])
@@ -82,15 +139,15 @@ def test_marks_that_the_vocabulary_lacks_are_none(V, mark):
 @pytest.mark.parametrize("system, eos", [("gelu_d12", 40), ("preln_53m", 40), ("golf", 1)])
 def test_marks_are_those_of_the_tokenizer(system, eos):
     """In another vocabulary the usual ids are text; the golf model's code knows its own."""
-    marks = {"bos": 40, "eos": 40, "unk": 40}
+    marks = {"bos": 40, "eos": 40, "unk": 40, "pad": 41}
     config = architectures.config_json(SETTINGS[system], torch.float32, marks)
     assert config["bos_token_id"] == config["eos_token_id"] == eos
-    assert config.get("pad_token_id") == (0 if system == "golf" else None)
+    assert config["pad_token_id"] == 41
 
 
 def test_yat_keeps_no_name_of_the_other_system():
     """Its classes are those of gelu_d12 under names of its own."""
-    files = architectures.code_files("yat_d12")
+    files = architectures.code_files("baselines.yat_d12")
     assert not any("GeluGPT" in text or "gelu_gpt" in text for text in files.values())
 
 
@@ -99,12 +156,13 @@ def test_the_defaults_of_the_published_golf_config_are_the_recipe():
     pytest.importorskip("transformers", reason="python3 golf.py --with hf test")
     from tools.hub.remote_code.configuration_golf_gpt import GolfGPTConfig
 
-    config, hp = GolfGPTConfig(), train_gpt.Hyperparameters()
+    config = GolfGPTConfig()
+    settings = train_gpt.Settings()
     written = architectures.config_json(SETTINGS["golf"], torch.float32)
     shape = {n: v for n, v in written.items() if n not in ("architectures", "auto_map", "dtype")}
     assert {name: getattr(config, name) for name in shape} == shape
     initial = config.initializer_range, config.qk_gain_init
-    assert initial == (hp.tied_embed_init_std, hp.qk_gain_init)
+    assert initial == (settings.tied_embed_init_std, settings.qk_gain_init)
     with pytest.raises(ValueError, match="bos_token_id=None must be the id that begins documents"):
         GolfGPTConfig(bos_token_id=None)
 
@@ -113,11 +171,11 @@ def test_documents_of_the_golf_model_begin_as_in_training():
     """The id that begins a document is the one that training and scoring know."""
     import evaluate
 
-    special = dict(architectures.FORMS["golf"].special_ids)
+    special = dict(architectures.GOLF_GPT.special_ids)
     assert special["bos"] == special["eos"] == evaluate.BOS_ID != special["pad"]
 
 
-def test_a_golf_model_is_known_by_its_settings(tmp_path):
+def test_a_model_is_known_by_its_settings(tmp_path):
     """From checkpoint and artifact alike: the exported weights, or those that are scored."""
     settings, weights = tiny()
     average = {name: w + 1 for name, w in weights.items()}
@@ -126,11 +184,28 @@ def test_a_golf_model_is_known_by_its_settings(tmp_path):
     blob = quantize.encode(weights, (quantize.PlanRow("*", 16),), settings)
     (tmp_path / "artifact.pgz").write_bytes(blob)
     for name, expected in [("checkpoint.pt", average), ("artifact.pgz", quantize.decode(blob)[0])]:
-        found, told = architectures.read_model(tmp_path / name)
-        assert told == {"system": "golf", **settings}
-        assert all(torch.equal(found[key], w) for key, w in expected.items())
-        model = architectures.load(told, found)
-        assert not model.training and dataclasses.asdict(model.hp).items() >= settings.items()
+        read, read_settings = architectures.read_model(tmp_path / name)
+        assert read_settings == settings
+        assert all(torch.equal(read[key], w) for key, w in expected.items())
+        model = architectures.load(read_settings, read)
+        assert not model.training and model.tok_emb.weight.shape == (61, 16)
+
+
+def test_older_files_are_read(tmp_path):
+    """Those whose settings name a system and call the context otherwise, or name nothing."""
+    settings, weights = tiny()
+    older = {name: value for name, value in settings.items() if name != "recipe"}
+    torch.save({"model": weights, "model_settings": older}, tmp_path / "golf.pt")
+    assert architectures.read_model(tmp_path / "golf.pt")[1] == {
+        **settings, "recipe": "baselines.pr334"
+    }  # fmt: skip
+    path = checkpoint(tmp_path, "preln_53m")
+    saved = torch.load(path)
+    older = dict(saved["model_settings"], system="preln_53m")
+    older["seq_len"] = older.pop("train_seq_len")
+    del older["recipe"]
+    torch.save({**saved, "model_settings": older}, path)
+    assert architectures.read_model(path)[1] == SMALL["preln_53m"]
 
 
 @pytest.mark.parametrize("change", ["shape", "missing", "left over"])
@@ -149,9 +224,16 @@ def test_weights_that_do_not_fit_their_settings_are_refused(tmp_path, change):
         architectures.read_model(tmp_path / "a.pt")
 
 
-def test_settings_of_no_system_are_refused(tmp_path):
-    """One setting more than the golf model has, and it is not taken for one."""
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"recipe": "baselines.bert"}, "is of baselines.bert; published are train_gpt"),
+        ({"value_embeddings": 3}, "is of another train_gpt: only pull request 334's model"),
+    ],
+)
+def test_settings_without_a_published_form_are_refused(tmp_path, changes, message):
+    """Of no recipe here, or of one that has moved on from the model that has code."""
     settings, weights = tiny()
-    torch.save({"model": weights, "model_settings": {**settings, "x": 1}}, tmp_path / "a.pt")
-    with pytest.raises(ValueError, match="of the system None; published are gelu_d12"):
+    torch.save({"model": weights, "model_settings": settings | changes}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=message):
         architectures.read_model(tmp_path / "a.pt")

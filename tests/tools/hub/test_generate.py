@@ -9,25 +9,25 @@ import pytest
 import torch
 
 import quantize
-import train_gpt
-from baselines import d12, gpt2, preln, train
+from baselines.models import d12, gpt2, preln
 from data import tokenizers
 from tests.conftest import write_vocabulary
+from tests.tools.hub.test_architectures import SMALL as OTHERS
+from tests.tools.hub.test_architectures import checkpoint as write_checkpoint
+from tests.tools.hub.test_architectures import settings_of
 from tools.hub import architectures, generate, publish
 from tools.hub import tokenizer as hf_tokenizer
 
 TEXT = "The quick brown fox and the naïve dog: 漢字 🙂 quick and brown. "
 SHAPE = dict(vocab_size=340, num_layers=2, model_dim=32, num_heads=2)
+PRELN = preln.Config(**SHAPE, seq_len=64)
 SMALL = {
-    "gelu_d12": d12.Config(**SHAPE, seq_len=64, num_kv_heads=1),
-    "gpt2_124m": gpt2.Config(**SHAPE, seq_len=64),
-    "preln_53m": preln.Config(**SHAPE, seq_len=64),
-    "preln_53m_untied": preln.Config(**SHAPE, seq_len=64, tied=False),
-    "golf": train_gpt.Hyperparameters(
-        **SHAPE, num_kv_heads=1, mlp_mult=2, rope_dims=4, bigram_vocab_size=31, bigram_dim=4,
-        train_seq_len=64, train_batch_tokens=64, micro_batch_tokens=64,
-    ),
-}  # fmt: skip
+    "gelu_d12": settings_of("baselines.gelu_d12", d12.Config(**SHAPE, seq_len=64, num_kv_heads=1)),
+    "gpt2_124m": settings_of("baselines.gpt2_124m", gpt2.Config(**SHAPE, seq_len=64)),
+    "preln_53m": settings_of("baselines.preln_53m", PRELN),
+    "preln_53m_untied": settings_of("baselines.preln_53m", dataclasses.replace(PRELN, tied=False)),
+    "golf": {**OTHERS["golf"], **SHAPE, "num_kv_heads": 1, "rope_dims": 4, "train_seq_len": 64},
+}
 
 
 @pytest.fixture(scope="module")
@@ -40,17 +40,7 @@ def tokenizer(tmp_path_factory):
 
 def checkpoint(folder, system: str):
     """A model that has much to say: its weights are random, and large enough to be sure of it."""
-    config = SMALL[system]
-    settings = train_gpt.model_settings(config) if system == "golf" else None
-    settings = settings or train.model_settings(system, config)
-    model = architectures.build({"system": system, **settings}).init_weights(0)
-    rng = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(torch.randn(p.shape, generator=rng) * 0.3)
-    path = folder / f"{system}.pt"
-    torch.save({"model": model.state_dict(), "model_settings": settings}, path)
-    return path
+    return write_checkpoint(folder, system, SMALL[system], spread=0.3)
 
 
 def forget_modules() -> None:
@@ -78,7 +68,7 @@ def greedy(path, tokenizer, prompt: str, tokens: int) -> str:
     """The same without transformers and without a cache: the likeliest token, again and again."""
     weights, settings = architectures.read_model(path)
     model, codec = architectures.load(settings, weights), generate.read_codec(tokenizer)
-    special = dict(architectures.FORMS[settings["system"]].special_ids)
+    special = dict(architectures.HUB_MODELS[settings["recipe"]].special_ids)
     ids = [1, *codec.encode(prompt)]
     for _ in range(tokens):
         ids.append(int(model(torch.tensor([ids]))[0, -1, : codec.vocab_size].argmax()))
@@ -309,7 +299,7 @@ def test_the_extra_is_named_where_it_is_not_installed(tmp_path, capsys, monkeypa
     monkeypatch.setattr(generate, "find_spec", lambda name: None)
     status, out, err = run(capsys, tmp_path, "--prompt", "x")
     assert (status, out, err.count("\n")) == (2, "", 1)
-    assert "python3 golf.py --with hf tools.hub.generate" in err
+    assert "generating needs: python3 golf.py generate" in err
 
 
 def test_models_and_folders_that_do_not_fit_are_refused(tokenizer, tmp_path, capsys, own_modules):

@@ -8,16 +8,24 @@ from pathlib import Path
 
 import pytest
 
-from baselines import gpt2, preln, train
-from tools.hub import model_card, publish
+import train_gpt
+from baselines import gpt2_124m, preln_53m
+from baselines.adamw import AdamWSettings
+from baselines.models import gpt2, preln
+from baselines.teachers import TeacherSettings
+from tests.tools.hub.test_architectures import SMALL, settings_of
+from tools.hub import model_card
 from tools.hub import tokenizer as hf_tokenizer
+from tools.hub.architectures import HUB_MODELS, build, published_weights
 
 SHAPE = dict(vocab_size=61, num_layers=2, model_dim=48, num_heads=4, seq_len=64)
-CONFIGS = {
-    "gpt2_124m": gpt2.Config(**SHAPE),
-    "preln_53m": preln.Config(**SHAPE),
-    "preln_53m_untied": preln.Config(**SHAPE, tied=False),
+SETTINGS = {
+    "gpt2_124m": settings_of("baselines.gpt2_124m", gpt2.Config(**SHAPE)),
+    "preln_53m": settings_of("baselines.preln_53m", preln.Config(**SHAPE)),
+    "preln_53m_untied": settings_of("baselines.preln_53m", preln.Config(**SHAPE, tied=False)),
+    "golf": SMALL["golf"],
 }
+RECIPES = {"gpt2_124m": gpt2_124m.RECIPE, "preln_53m": preln_53m.RECIPE}
 FINAL = (
     "artifact model_bytes:1000 code_bytes:10 total_bytes:1010 cap_bytes:inf\n"
     "final val_loss:2.50000000 val_bpb:1.25000000 targets:4000 bytes:11541 eval_time:7ms\n"
@@ -26,16 +34,16 @@ FINAL = (
 
 def counts(system: str) -> tuple[dict, int, int]:
     """Settings, stored and trained parameters."""
-    settings = train.model_settings(system, CONFIGS[system])
-    weights = dict(train.build(settings, device="meta").named_parameters())
-    published = publish.published_weights(settings, weights)
+    settings = SETTINGS[system]
+    weights = dict(build(settings, device="meta").named_parameters())
+    published = published_weights(settings, weights)
     stored, trained = (sum(w.numel() for w in ws.values()) for ws in (published, weights))
     return settings, stored, trained
 
 
 def run_folder(folder: Path, system: str, final: str = FINAL, **changes) -> Path:
     """A run's files as the trainer writes them, and the path of its checkpoint."""
-    recipe = train.Recipe(**{**train.RECIPES[system], "data_path": "data/tinystories_gpt2"})
+    recipe = RECIPES[system].Settings(data_path="data/tinystories_gpt2")
     settings = dataclasses.asdict(dataclasses.replace(recipe, **changes))
     text = json.dumps(settings | {"run_id": "r1", "preset": system})
     (folder / "settings.json").write_text(text)
@@ -61,8 +69,10 @@ def run_folder(folder: Path, system: str, final: str = FINAL, **changes) -> Path
 
 def text_of(system: str, source: Path) -> str:
     settings, stored, trained = counts(system)
-    found = model_card.evidence(source, trained)
-    return model_card.model_card(publish.FORMS[system], settings, stored, trained, found, None)
+    found = model_card.read_evidence(source, trained)
+    return model_card.model_card(
+        HUB_MODELS[SETTINGS[system]["recipe"]], settings, stored, trained, found, None
+    )
 
 
 @pytest.mark.parametrize(
@@ -70,21 +80,21 @@ def text_of(system: str, source: Path) -> str:
 )
 def test_the_example_loads_what_there_is(tmp_path, system, remote):
     """It is Python; a tokenizer is loaded where AutoTokenizer can, own code where there is some."""
-    form, found = publish.FORMS[system], model_card.Evidence()
+    form, found = HUB_MODELS[SETTINGS[system]["recipe"]], model_card.Evidence()
     given = hf_tokenizer.Written(8, "Eight tokens.", is_whole=True)
     for tokenizer, names in (
         (given, ["AutoModelForCausalLM", "AutoTokenizer"]),
         (dataclasses.replace(given, is_whole=False), ["AutoModelForCausalLM"]),
         (None, ["AutoModelForCausalLM"]),
     ):
-        text = model_card.model_card(form, {"system": system}, 1, 1, found, tokenizer)
+        text = model_card.model_card(form, SETTINGS[system], 1, 1, found, tokenizer)
         assert ("Eight tokens." if tokenizer else "No tokenizer is included") in text
-        code = "\n".join(line[4:] for line in text.splitlines() if line.startswith("    "))
-        first, *loads = ast.parse(code).body
+        code = text.split("```python\n")[1].split("```")[0]
+        first, *statements = ast.parse(code).body
         assert [alias.name for alias in first.names] == names
-        assert [ast.unparse(step.value) for step in loads] == [
-            f"{name}.from_pretrained('THIS FOLDER'{remote})" for name in names
-        ]
+        loads = [ast.unparse(statement.value) for statement in statements[: len(names)]]
+        assert loads == [f"{name}.from_pretrained('THIS FOLDER'{remote})" for name in names]
+        assert ("model.generate(**inputs" in code) == (len(names) == 2)
 
 
 def test_parameters_are_counted_as_they_are_stored(tmp_path):
@@ -113,7 +123,7 @@ def test_the_score_is_the_runs_with_its_log_and_line(tmp_path):
     assert f"- bits_per_byte: 1.25000000 (bits per byte, of the run's packed weights; train.log line {line})" in text  # fmt: skip # noqa: E501
     assert "the run `r1`: `train.log` in this folder" in text and "4,000 targets, 11,541" in text
     assert "the weights here are those before it" in text.replace("\n", " ")
-    smooth = train.smoothed([9.0, 4.25])
+    smooth = 0.95 * 9.0 + 0.05 * 4.25
     assert f"- smoothed train_loss: {smooth:.6f}" in text and "over the 2 steps" in text
     assert "- val_loss: 5.5, the last one during training" in text
     assert "20 steps of 524,288 tokens: 10,485,760 tokens, context 1,024" in text
@@ -148,7 +158,7 @@ def test_a_log_of_another_model_is_refused(tmp_path):
     source = run_folder(tmp_path, "gpt2_124m")
     _, _, trained = counts("preln_53m")
     with pytest.raises(ValueError, match=f"train.log is of a model with .* has {trained:,}"):
-        model_card.evidence(source, trained)
+        model_card.read_evidence(source, trained)
 
 
 def test_data_are_named_as_the_hub_names_them():
@@ -186,31 +196,35 @@ def test_the_front_matter_parses(tmp_path):
 
 def test_the_golf_recipe_is_described_by_its_own_settings():
     """Muon and Adam with their rates; settings of no known kind say nothing."""
-    from train_gpt import Hyperparameters
-
-    text = "\n".join(model_card.optimizer(dataclasses.asdict(Hyperparameters())))
+    golf = dataclasses.asdict(train_gpt.Settings())
+    text = "\n".join(model_card.optimizer_lines(golf))
     assert "Muon for matrices, rate " in text and "Adam for the rest" in text
-    assert model_card.optimizer({"seed": 1}) == [] and "distilled" not in text
-    taught = dataclasses.asdict(train.Student(teacher="t/c.jsonl"))
-    assert "distilled from `c.jsonl`: alpha 0.5" in "\n".join(model_card.optimizer(taught))
+    assert model_card.optimizer_lines({"seed": 1}) == [] and "distilled" not in text
+    taught = golf | dataclasses.asdict(TeacherSettings(teacher="t/c.jsonl"))
+    assert "distilled from `c.jsonl`: alpha 0.5" in "\n".join(model_card.optimizer_lines(taught))
 
 
 def test_a_second_stage_says_that_there_was_a_first():
     """Its steps and tokens are then not all that the weights have seen."""
-    plain, staged = train.Recipe(), train.Recipe(start_from="logs/a/checkpoint.pt")
-    texts = ["\n".join(model_card.optimizer(dataclasses.asdict(hp))) for hp in (plain, staged)]
+    plain = AdamWSettings()
+    staged = AdamWSettings(start_from="logs/a/checkpoint.pt")
+    texts = [
+        "\n".join(model_card.optimizer_lines(dataclasses.asdict(hp))) for hp in (plain, staged)
+    ]
     assert ["begun with the weights of `checkpoint.pt`" in text for text in texts] == [False, True]
 
 
 def test_losses_are_smoothed_as_the_run_was_set():
     """As the report smooths them; the formula is that of the number."""
     found = model_card.Evidence(settings={"loss_smoothing": 0.5}, losses=[8.0, 4.0])
-    smoothed = model_card.measured(found)[1]
+    smoothed = model_card.measured_lines(found)[1]
     assert "- smoothed train_loss: 6.000000, by s = 0.5 s + 0.5 loss" in smoothed
-    assert model_card.measured(found)[0].startswith("- train_loss: 4.0 nats per token")
+    assert model_card.measured_lines(found)[0].startswith("- train_loss: 4.0 nats per token")
 
 
 def test_a_teacher_s_loss_is_not_called_nats_per_token():
     """It is a mixture with the teacher's, at another temperature."""
     found = model_card.Evidence(settings={"teacher": "c.pt"}, losses=[8.0, 4.0])
-    assert model_card.measured(found)[0].startswith("- train_loss: 4.0 of what the teacher asks")
+    assert model_card.measured_lines(found)[0].startswith(
+        "- train_loss: 4.0 of what the teacher asks"
+    )

@@ -1,6 +1,7 @@
 """Several seeds: what is missing is done, nothing is forgotten, everything ends cleanly.
 
-Most tests train with a stand-in for train_gpt.py, which writes what that writes and needs no torch.
+Most tests train with a stand-in for train_gpt.py and its engine, which writes what they write and
+needs no torch.
 """
 
 import fcntl
@@ -23,15 +24,15 @@ import quantize
 from tools.runs import launchers, seeds
 from tools.runs.logs import read_log
 from tools.runs.registry import launches, register
+from tools.runs.resolve import Code, python_path
 from tools.runs.seeds import main
-from tools.submission.bundle import SOURCES
 
 STAND_IN = """
 import dataclasses, fcntl, hashlib, json, os, signal, sys, time
 from pathlib import Path
 
 @dataclasses.dataclass(frozen=True)
-class Hyperparameters:
+class Settings:
     run_id: str = ""
     resume: str = ""
     seed: int = 1337
@@ -39,15 +40,16 @@ class Hyperparameters:
     val_loss_every: int = 0
     act: str = "train"
 
-def settings_from_env(environ, has_cuda):
-    types = {f.name: f.type for f in dataclasses.fields(Hyperparameters)}
-    given = {n: kind(environ[n.upper()]) for n, kind in types.items() if n.upper() in environ}
-    if given.get("lr") == 9.0:
-        raise ValueError("LR=9.0 must be less")
-    return Hyperparameters(**given), "", given
+class RECIPE:
+    def read(environ):
+        types = {f.name: f.type for f in dataclasses.fields(Settings)}
+        given = {n: kind(environ[n.upper()]) for n, kind in types.items() if n.upper() in environ}
+        if given.get("lr") == 9.0:
+            raise ValueError("LR=9.0 must be less")
+        return Settings(**given)
 
 def main():
-    hp = settings_from_env(os.environ, False)[0]
+    hp = RECIPE.read(os.environ)
     acts = hp.act.split("+")
     if "refuse" in acts:
         sys.exit("error: no data")
@@ -99,6 +101,29 @@ def main():
 if __name__ == "__main__":
     main()
 """
+ENGINE = {
+    "settings.py": """
+import types
+from pathlib import Path
+ROOT = Path(__file__).resolve().parents[1]
+def read_settings(recipe, environ, has_cuda):
+    return types.SimpleNamespace(settings=recipe.read(environ))
+""",
+    "trainer.py": """
+def read_sources(recipe):
+    return {"train_gpt.py": b""}
+""",
+}
+
+
+def write_stand_in(folder: Path) -> Path:
+    """The stand-in, its engine beside it."""
+    (folder / "engine").mkdir(parents=True)
+    for name, text in ENGINE.items():
+        (folder / "engine" / name).write_text(text)
+    script = folder / "train_gpt.py"
+    script.write_text(STAND_IN)
+    return script
 
 
 @pytest.fixture
@@ -107,9 +132,7 @@ def run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(seeds.POLL_SECONDS, "local", 0.01)
     monkeypatch.setitem(seeds.POLL_SECONDS, "slurm", 0.01)
-    script = tmp_path / "code" / "train_gpt.py"
-    script.parent.mkdir()
-    script.write_text(STAND_IN)
+    script = write_stand_in(tmp_path / "code")
 
     def call(*words: str, **settings: str) -> tuple[int, str, str]:
         for name, value in settings.items():
@@ -293,7 +316,7 @@ REFUSED = {
     "another value": (["--seeds", "1"], {"LR": "0.25"}, "LR=0.5, not 0.25"),
     "a value the trainer refuses": (["-n", "1"], {"LR": "9.0"}, "LR=9.0 must be less"),
     "RESUME": (["-n", "1"], {"RESUME": "x"}, "unset it"),
-    "an unknown setting": (["-n", "1", "--grid", "LRR=1"], {}, "--grid LRR=1 must be"),
+    "an unknown setting": (["-n", "1", "--grid", "LRR=1"], {}, "--grid LRR: "),
     "a setting without values": (["-n", "1", "--grid", "LR"], {}, "--grid LR must be"),
     "a grid of seeds": (["-n", "1", "--grid", "SEED=1,2"], {}, "--grid SEED=1,2 must be"),
     "a value twice": (["-n", "1", "--grid", "LR=1,1"], {}, "stands there twice"),
@@ -306,7 +329,7 @@ REFUSED = {
     "no validations": (["-n", "1", "--stop-above", "1@1"], {}, "has VAL_LOSS_EVERY=0"),
     "SLURM's words": (["--slurm", "a=b"], {}, "needs --on slurm"),
     "no script": (["--script", "none.py"], {}, "name a train_gpt.py"),
-    "another's script": (["--script", "other.py"], {}, "no settings_from_env"),
+    "another's script": (["--script", "other.py"], {}, "other.py has no RECIPE"),
 }
 
 
@@ -354,8 +377,7 @@ def test_a_run_killed_before_its_settings_starts_afresh(run):
     folder = Path("logs/run_seed1")
     folder.mkdir(parents=True)
     (folder / ".lock").touch()
-    for name in SOURCES:
-        (folder / name).parent.mkdir(exist_ok=True)
+    for name in ("train_gpt.py",):
         (folder / name).touch()
     register(Path("logs"), {"run_id": "run_seed1", "seed": 1, "status": "launched"})
     assert run("--seeds", "1")[0] == 0
@@ -443,10 +465,12 @@ def test_slurm_without_submitit_says_what_to_install(run, monkeypatch):
 def test_several_processes_are_started_by_torchrun(run, tmp_path):
     """--gpus puts torchrun between the environment and the script."""
     args = seeds.parse(["--gpus", "4", "--script", "code/train_gpt.py"])
-    runner = seeds.Runner(args, tmp_path, print)
+    code = Code("", str(args.script), tmp_path / "code", ("train_gpt.py",))
+    runner = seeds.Runner(args, code, tmp_path, print)
     job = seeds.Job("x_seed1", 1, "", {"RUN_ID": "x_seed1", "SEED": "1"}, {})
     assert runner.command(job, resume=True) == [
-        *("env", "RUN_ID=x_seed1", "SEED=1", "RESUME=x_seed1", sys.executable),
+        *("env", "RUN_ID=x_seed1", "SEED=1", "RESUME=x_seed1"),
+        *(f"PYTHONPATH={python_path('')}", sys.executable),
         *("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=4"),
         str(tmp_path / "code/train_gpt.py"),
     ]

@@ -2,46 +2,38 @@
 
 from transformers import PreTrainedConfig
 
-from .torch_gpt import Config
-
 
 class NanoGPTConfig(PreTrainedConfig):
+    """The shape of one model; the defaults are those of preln_53m.
+
+    There are max_position_embeddings learned positions; a longer document is an error.
+    """
+
     model_type = "nanogpt"
     keys_to_ignore_at_inference = ["past_key_values"]
 
-    def __init__(
-        self,
-        vocab_size=50_257,
-        max_position_embeddings=512,
-        num_hidden_layers=8,
-        hidden_size=384,
-        num_attention_heads=8,
-        dropout=0.1,
-        tie_word_embeddings=True,
-        use_cache=True,
-        **kwargs,
-    ):
-        self.vocab_size = vocab_size
-        self.max_position_embeddings = max_position_embeddings
-        self.num_hidden_layers = num_hidden_layers
-        self.hidden_size = hidden_size
-        self.num_attention_heads = num_attention_heads
-        self.num_key_value_heads = num_attention_heads
-        self.head_dim = hidden_size // num_attention_heads
-        self.dropout = dropout
-        self.tie_word_embeddings = tie_word_embeddings
-        self.use_cache = use_cache
-        for derived in ("head_dim", "num_key_value_heads"):
-            kwargs.pop(derived, None)
-        super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)
+    vocab_size: int = 50_257
+    max_position_embeddings: int = 512
+    num_hidden_layers: int = 8
+    hidden_size: int = 384
+    num_attention_heads: int = 8
+    dropout: float = 0.1
+    initializer_range: float = 0.02
+    bos_token_id: int | None = 50_256
+    eos_token_id: int | list[int] | None = 50_256
+    pad_token_id: int | None = 50_256
+    tie_word_embeddings: bool = True
+    use_cache: bool = True
+    # These follow from the shape, whatever a file says.
+    head_dim: int | None = None
+    num_key_value_heads: int | None = None
 
-    def shape(self) -> Config:
-        """The trunk as torch_gpt.py takes it; the head is the class for transformers' own."""
-        return Config(
-            vocab_size=self.vocab_size,
-            seq_len=self.max_position_embeddings,
-            num_layers=self.num_hidden_layers,
-            model_dim=self.hidden_size,
-            num_heads=self.num_attention_heads,
-            dropout=self.dropout,
-        )
+    def __post_init__(self, **kwargs):
+        self.head_dim = self.hidden_size // self.num_attention_heads
+        self.num_key_value_heads = self.num_attention_heads
+        super().__post_init__(**kwargs)
+
+    @property
+    def windows(self) -> list[int | None]:
+        """How many tokens each layer sees, itself included; None: all of them."""
+        return [None] * self.num_hidden_layers
