@@ -150,11 +150,24 @@ COMMANDS = (
         extras_by_argument=((like("(--(engine|on)=)?slurm"), "sweep"),),
     ),
     Command(
+        name="watch",
+        group="train",
+        purpose="runs as they go: loss, rate, time left, curve",
+        module="tools.runs.watch",
+        example="watch logs/RUN",
+        extras=("watch",),
+        extras_by_argument=(
+            (like("--html(=.*)?"), "plots"),
+            (like("--tensorboard(=.*)?"), "tensorboard"),
+            (like("--wandb(=.*)?"), "wandb"),
+        ),
+    ),
+    Command(
         name="score",
         group="score",
-        purpose="score an artifact again, in a fresh process",
+        purpose="score a model again, in a fresh process",
         module="evaluate",
-        example=f"score {MODEL}",
+        example="score logs/RUN --ttt",
         takes_gpus=True,
     ),
     Command(
@@ -249,6 +262,13 @@ COMMANDS = (
         purpose="is a gain real, or noise of the seeds?",
         module="tools.runs.stats",
         example="stats logs/mine_seed* --against logs/theirs_seed*",
+    ),
+    Command(
+        name="speed",
+        group="compare",
+        purpose="tokens a second and use of the devices' peak",
+        module="tools.runs.speed_report",
+        example="speed logs/RUN --peak-flops 989e12",
     ),
     Command(
         name="compare",
@@ -447,6 +467,9 @@ PACKAGE_MB = {
     "transformers": 30,
     "datasets": 60,
     "pyarrow": 45,
+    "tensorboard": 20,
+    "wandb": 25,
+    "ipykernel": 15,
 }
 DEFAULT_MB = 2
 CUDA_MB = 2800  # that the CUDA build of torch takes more than the CPU build

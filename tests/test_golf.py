@@ -5,10 +5,12 @@ Python, pip and uv are shell scripts here, which log how they are called; the lo
 
 import ast
 import io
+import json
 import multiprocessing
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -558,3 +560,91 @@ def test_a_repository_with_spaces_and_other_letters_is_reached_through_a_link(tm
     command = [sys.executable, str(link), "hello", "a b", "ü"]
     done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True)
     assert done.stdout == f"{['a b', 'ü']} {folder}\n", done.stderr
+
+
+# Documents
+
+
+DOCUMENTS = ("README.md", "baselines/README.md", "tools/README.md", "docs/quickstart.ipynb")
+
+
+def commands_of(text: str) -> list[list[str]]:
+    """The words of every command of golf.py that a document shows."""
+    lines = [line.split("#")[0] for line in text.splitlines()]
+    typed = re.findall(r"python3 golf\.py ([a-z][^`|\n]*)", "\n".join(lines))
+    return [shlex.split(words) for words in typed]
+
+
+@pytest.mark.parametrize("name", [name for name in DOCUMENTS if name.endswith(".md")])
+def test_every_command_in_a_document_exists(name):
+    """Each is in the table; settings stand in front; nobody has to name an extra or a module."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    commands = commands_of(text)
+    assert len(commands) >= (5 if name != "tools/README.md" else 0)
+    for words in commands:
+        if words[0] not in ("help", "COMMAND"):
+            command, rest = golf.find_command(words)
+            assert command.group, words
+            if command.name == "train":
+                golf.recipe_module(golf.take_gpus(rest)[1])
+    for other_form in ("python -m", "--with", "python3 -m"):
+        assert other_form not in text
+
+
+def test_the_first_table_of_the_readme_names_commands():
+    """Each row of "I want to …" begins with a command of the table, or a setting."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text.split("## I want to …")[1].split("\n\n")[1]
+    rows = [row.split("|")[2] for row in table.splitlines()[2:]]
+    assert len(rows) > 12
+    for row in rows:
+        for code in re.findall(r"`([a-z][^`]*)`", row):
+            assert golf.find_command(shlex.split(code))[0].group
+
+
+@pytest.mark.parametrize("name", [name for name in DOCUMENTS if name.endswith(".md")])
+def test_every_file_that_a_document_names_is_there(name):
+    """Links lead somewhere, and paths in backquotes are files or folders of the repository."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    folder = (ROOT / name).parent
+    for link in re.findall(r"\]\(([^)#]+)\)", text):
+        assert (folder / link).exists(), link
+    for path in re.findall(r"`([\w/]+(?:\.py|/))`", text):
+        places = [ROOT / path, folder / path, *(folder / sub / path for sub in os.listdir(folder))]
+        assert any(place.exists() for place in places) or path.startswith("logs/"), path
+
+
+def quickstart() -> dict:
+    return json.loads((ROOT / "docs/quickstart.ipynb").read_text(encoding="utf-8"))
+
+
+def test_the_notebook_holds_ten_commands_and_no_output():
+    """Ten cells of code, each a command that exists; outputs are not kept."""
+    cells = [cell for cell in quickstart()["cells"] if cell["cell_type"] == "code"]
+    assert len(cells) == 10 and not any(cell["outputs"] for cell in cells)
+    for number, cell in enumerate(cells, 1):
+        text = "".join(cell["source"])
+        assert text.startswith(f"# {number}. ")
+        call = ast.parse(text).body[-1].value
+        words = [word.value if isinstance(word, ast.Constant) else "x" for word in call.args]
+        assert words == ["help"] or golf.find_command(words)[0].group
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tmp_path):
+    """From nothing to a published model that writes, in a copy, with a few steps of training."""
+    nbformat = pytest.importorskip("nbformat", reason="golf.py --with notebook,hf,plots test")
+    nbclient = pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    pytest.importorskip("transformers")
+    copy = tmp_path / "my golf"
+    ignored = shutil.ignore_patterns(".git", ".venv", ".venv.lock", "logs", "records", "tests")
+    shutil.copytree(ROOT, copy, ignore=ignored)
+    notebook = nbformat.from_dict(quickstart())
+    short = "import os; os.environ |= {'ITERATIONS': '12', 'MAX_WALLCLOCK_SECONDS': '0'}"
+    notebook.cells.insert(1, nbformat.v4.new_code_cell(short))
+    resources = {"metadata": {"path": str(copy / "docs")}}
+    nbclient.NotebookClient(notebook, timeout=900, resources=resources).execute()
+    outputs = ["".join(out.get("text", "") for out in c.get("outputs", [])) for c in notebook.cells]
+    assert "final val_loss" in outputs[3] and "The module" in outputs[-1]
+    assert (copy / "logs/my_model/config.json").is_file()
