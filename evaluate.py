@@ -40,17 +40,7 @@ from torch import Tensor
 from engine import log_lines
 from engine.progress import Progress
 from engine.ranks import Ranks
-from engine.shards import (  # noqa: F401  all of them until data/ imports them from there
-    HEADER_BYTES,
-    SHARD_MAGIC,
-    SHARD_VERSION,
-    ShardError,
-    find_shards,
-    read_shard,
-    read_split,
-    sidecar_path,
-    write_shard,
-)
+from engine.shards import ShardError, find_shards, read_shard, read_split, sidecar_path
 
 BOS_ID = 1  # starts every document
 BATCH_TOKENS = 32_768  # per forward pass; with a vocabulary of 8192, 1 GB of float32 logits
