@@ -333,8 +333,8 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("words, settings, said", REFUSED.values(), ids=REFUSED)
-def test_what_cannot_be_done_is_one_line_and_status_2(run, words, settings, said):
+@pytest.mark.parametrize("words, settings, message", REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_done_is_one_line_and_status_2(run, words, settings, message):
     """Nothing is started, and the line says what to change."""
     folder = Path("logs/run_seed1")
     folder.mkdir(parents=True)
@@ -343,7 +343,7 @@ def test_what_cannot_be_done_is_one_line_and_status_2(run, words, settings, said
     Path("other.py").write_text("")
     status, out, err = run(*words, **settings)
     assert (status, out) == (2, "")
-    assert said in err and err.startswith("golf.py seeds: ") and err.count("\n") == 1
+    assert message in err and err.startswith("golf.py seeds: ") and err.count("\n") == 1
     assert not Path("logs/registry.jsonl").exists()
 
 
@@ -437,10 +437,10 @@ def test_slurm_gets_all_runs_at_once(run, submitit):
     words = ["--engine", "slurm", "--slurm", "slurm_partition=gpu", "timeout_min=30"]
     status, out, _ = run("-n", "2", *words)
     assert status == 0 and "n = 2 of 2" in out
-    asked = submitit.asked[0]
-    assert asked["slurm_partition"] == "gpu" and asked["timeout_min"] == 30
-    assert asked["slurm_additional_parameters"] == {"signal": "TERM@120"}
-    assert (asked["gpus_per_node"], asked["name"]) == (1, "run_seed1337")
+    parameters = submitit.asked[0]
+    assert parameters["slurm_partition"] == "gpu" and parameters["timeout_min"] == 30
+    assert parameters["slurm_additional_parameters"] == {"signal": "TERM@120"}
+    assert (parameters["gpus_per_node"], parameters["name"]) == (1, "run_seed1337")
     assert [row["status"] for row in registry()] == ["launched"] * 2 + ["finished"] * 2
     assert [row["job"] for row in registry()[:2]] == ["1", "2"]
 
