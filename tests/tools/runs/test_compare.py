@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import evaluate
+from engine.shards import write_shard
 from tools.runs import compare
 from tools.runs.logs import read_log
 
@@ -148,7 +148,7 @@ def test_the_picture_has_a_curve_for_each_run_and_both_lines(tmp_path, capsys, m
     paths = [write_log(tmp_path, "a"), write_log(tmp_path, "b", bpb=2.5)]
     (tmp_path / "shards").mkdir()
     tokens_T = np.random.default_rng(0).integers(0, 2, size=500)
-    evaluate.write_shard(tmp_path / "shards/x_train_000000.bin", tokens_T)
+    write_shard(tmp_path / "shards/x_train_000000.bin", tokens_T)
     runs = [read_log(Path(path) / "train.log") for path in paths]
     shards = compare.training_shards(runs, None)
     (ax,) = compare.draw(runs, shards).axes
