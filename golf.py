@@ -657,8 +657,10 @@ def prepared(needs: list[str]) -> str:
             os.write(lock.fileno(), b"changing .venv")
             if is_unusable:
                 make_venv(run)
-            install(missing_in_venv(needs), run)
-            lock.truncate(0)
+            try:
+                install(missing_in_venv(needs), run)
+            finally:
+                lock.truncate(0)  # we are alive, so nothing was left half done
             absent = missing_in_venv(needs)
             if absent:
                 sys.exit(f"golf.py: could not install {', '.join(absent)}; is there a network?")
@@ -687,8 +689,15 @@ def own_environment() -> dict[str, str]:
 def child_environment() -> dict[str, str]:
     """The environment of what golf.py starts: our folder first among those that are imported."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    # Threads that spin while waiting gain a third on a free CPU, and lose tenfold on a busy one.
-    return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": path}
+    # A terminal that knows ASCII only gets "?" for a letter, and not an error in place of a table.
+    encoding, _, errors = os.environ.get("PYTHONIOENCODING", "").partition(":")
+    return {
+        # Threads that spin while waiting gain a third on a free CPU, and lose tenfold on another.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        **os.environ,
+        "PYTHONPATH": path,
+        "PYTHONIOENCODING": f"{encoding}:{errors or 'replace'}",
+    }
 
 
 def program(python: str, module: str, gpus: int) -> list[str]:

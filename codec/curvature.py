@@ -24,9 +24,9 @@ from torch.overrides import TorchFunctionMode
 
 # A row that the text never looks up counts as if it was looked up so often (Laplace's smoothing).
 UNSEEN_USES = 0.5
-# A row's own mean gradient counts beside that of all rows, which weighs as much as so many uses.
-PRIOR_USES = 16.0
-# How far the gradients of the rows of a matrix are drawn to their mean.
+# How far the gradients of the rows of a matrix are drawn to their mean. The smoke recipe after 20
+# tokens a parameter loses 26.7 mnat at 3 bits with 1, 18.9 with 0.3, 21.4 with 0.2. With 0 rows of
+# few gradients get steps that are too coarse for other text: 13.0 instead of 3.6 at 4 bits.
 ROW_SHRINKAGE = 0.3
 
 
@@ -64,7 +64,6 @@ class Use:
         self.output_gradients_R = part_RC.new_zeros(rows, dtype=torch.float32)
         self.row_gradients_CC = torch.zeros_like(self.inputs_CC)
         self.looked_up_R = torch.zeros_like(self.output_gradients_R)
-        self.row_energy_R = torch.zeros_like(self.output_gradients_R)
 
     def add_linear(self, x: Tensor, y: Tensor) -> None:
         """Add x now, and the gradients of y when a loss is differentiated."""
@@ -83,7 +82,6 @@ class Use:
         def add_gradients(g: Tensor) -> None:
             g_NC = g.flatten(0, -2).float()
             self.row_gradients_CC += g_NC.T @ g_NC
-            self.row_energy_R.index_add_(0, tokens.flatten(), g_NC.square().sum(dim=1))
 
         y.register_hook(add_gradients)
 
@@ -95,11 +93,10 @@ class Use:
             shrunk_R = mean + (1 - ROW_SHRINKAGE) * (self.output_gradients_R - mean)
             pairs.append((self.inputs_CC / tokens, shrunk_R / tokens))
         if self.looked_up_R.any():
-            a_use = self.row_energy_R.sum() / self.looked_up_R.sum()
-            own_R = self.row_energy_R + PRIOR_USES * a_use
+            # By counts alone: with each row's own gradients beside them (weighing as much as 16
+            # uses at the mean) a table model lost 18.8 mnat at 2.5 bits instead of 14.4.
             uses_R = self.looked_up_R + UNSEEN_USES
-            weight_R = uses_R * own_R / (self.looked_up_R + PRIOR_USES)
-            pairs.append((self.row_gradients_CC / tokens, weight_R / weight_R.sum()))
+            pairs.append((self.row_gradients_CC / tokens, uses_R / uses_R.sum()))
         return pairs
 
 

@@ -112,7 +112,7 @@ def train(recipe: Recipe) -> None:
     )
     # From the bytes, never from the weights in memory: the score is that of the artifact.
     model = open_model(run.artifact_path, ranks.device, compile=settings.compile).model
-    scheme = evaluate.Scheme(settings.train_seq_len, settings.eval_stride)
+    scheme = evaluate.Scheme(settings.train_seq_len, settings.eval_stride, settings.eval_documents)
     evaluate.score_and_log(model, val_T, table, scheme, ranks, log=run.log)
     ranks.leave()
     if total_bytes > recipe.cap_bytes:

@@ -210,6 +210,44 @@ def rank_of(score: Scored, after_size: bool) -> int:
     return 1 if after_size else 0
 
 
+def score_of_line(
+    number: int, line: str, name: str, bpb_pair: re.Match | None, by_key: dict[str, re.Match]
+) -> Scored:
+    """One score of a line, of its name, the pair with the bpb, and all of its pairs.
+
+    A key that says which bpb it is, and a kind in brackets, become part of the name:
+    "final ttt_bpb (sliding): 1.18" is the score "final ttt_bpb sliding".
+    """
+
+    def first(keys: tuple[str, ...]) -> re.Match | None:
+        return next((by_key[key] for key in keys if key in by_key), None)
+
+    def whole_number(keys: tuple[str, ...]) -> int | None:
+        # Of several spellings on one line the last in the list is the most exact.
+        counts = [by_key[key]["number"] for key in keys if key in by_key]
+        return next((int(count) for count in reversed(counts) if count.isdigit()), None)
+
+    loss = first(LOSS_KEYS)
+    timed = first(TIME_KEYS)
+    key = bpb_pair["key"].lower() if bpb_pair else ""
+    parts = [name]
+    if bpb_pair and key not in PLAIN_BPB:
+        parts.append(bpb_pair["key"])
+    if bpb_pair and bpb_pair["kind"]:
+        parts.append(bpb_pair["kind"])
+    return Scored(
+        name=" ".join(part for part in parts if part),
+        val_loss=as_number(loss["number"]) if loss else None,
+        val_bpb=as_number(bpb_pair["number"]) if bpb_pair else None,
+        is_partial="partial" in key,
+        line=number,
+        text=line,
+        eval_time_ms=milliseconds(timed) if timed else None,
+        targets=whole_number(TARGETS_KEYS),
+        bytes=whole_number(BYTES_KEYS),
+    )
+
+
 # Reading ------------------------------------------------------------------------------------------
 
 
@@ -316,33 +354,8 @@ class Reader:
             self.unfinished = (number, line)
             return False
 
-        def first(keys: tuple[str, ...]) -> re.Match | None:
-            return next((by_key[key] for key in keys if key in by_key), None)
-
-        def whole_number(keys: tuple[str, ...]) -> int | None:
-            counts = [by_key[key]["number"] for key in keys if key in by_key]
-            return next((int(count) for count in reversed(counts) if count.isdigit()), None)
-
-        loss = first(LOSS_KEYS)
-        timed = first(TIME_KEYS)
         for pair in bpb_pairs or [None]:
-            key = pair["key"].lower() if pair else ""
-            parts = [name]
-            if pair and key not in PLAIN_BPB:
-                parts.append(pair["key"])
-            if pair and pair["kind"]:
-                parts.append(pair["kind"])
-            score = Scored(
-                name=" ".join(part for part in parts if part),
-                val_loss=as_number(loss["number"]) if loss else None,
-                val_bpb=as_number(pair["number"]) if pair else None,
-                is_partial="partial" in key,
-                line=number,
-                text=line,
-                eval_time_ms=milliseconds(timed) if timed else None,
-                targets=whole_number(TARGETS_KEYS),
-                bytes=whole_number(BYTES_KEYS),
-            )
+            score = score_of_line(number, line, name, pair, by_key)
             rank = rank_of(score, after_size=bool(self.sizes))
             decimals = len(pair["number"].partition(".")[2]) if pair else 0
             self.candidates.append(Candidate(score, rank, decimals, self.starts))

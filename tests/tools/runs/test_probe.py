@@ -21,16 +21,16 @@ TINY = Settings(
 
 def test_the_probe_measures_steps_scoring_and_size():
     """All three kinds come, on at most a micro-batch, and the bytes are those of such shapes."""
-    found = {}
+    measures = {}
     for measure in Probe(RECIPE, replace(TINY, micro_batch_tokens=128), CPU, 0.6).measure():
-        found[measure["kind"]] = measure
-    assert set(found) == {"step", "score", "pack"}
-    assert found["step"]["tokens"] in (64, 128) and found["step"]["compiled"] is False
-    assert min(found["step"]["grad_seconds"], found["score"]["seconds_per_input"]) > 0
+        measures[measure["kind"]] = measure
+    assert set(measures) == {"step", "score", "pack"}
+    assert measures["step"]["tokens"] in (64, 128) and measures["step"]["compiled"] is False
+    assert min(measures["step"]["grad_seconds"], measures["score"]["seconds_per_input"]) > 0
     model = GPT(TINY, torch.float32)
     weights = {name: torch.randn(p.shape) for name, p in model.named_parameters()}
     usual = USUAL_BITS * sum(w.numel() for w in weights.values()) / 8
-    assert found["pack"]["bytes"] == round(usual)
+    assert measures["pack"]["bytes"] == round(usual)
 
 
 def test_packing_is_forecast_from_as_many_columns_as_it_takes(monkeypatch):
@@ -61,6 +61,6 @@ def test_a_probe_that_hangs_or_dies_leaves_what_it_measured(monkeypatch, tmp_pat
     stand_in.write_text(f"#!/bin/sh\necho '{json.dumps({'kind': 'pack', 'bytes': 5})}'\n{ending}\n")
     stand_in.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(stand_in))
-    found, said = run_probe("train_gpt", TINY, 0.5)
-    assert found == {"pack": {"bytes": 5}}
-    assert (error in said) and bool(said) == bool(error)
+    measures, reported = run_probe("train_gpt", TINY, 0.5)
+    assert measures == {"pack": {"bytes": 5}}
+    assert (error in reported) and bool(reported) == bool(error)
