@@ -3,11 +3,11 @@
     python3 golf.py --with codecs,plots tools.runs.codec_bench [MODEL --data DIR]
         [--out FOLDER]
 
-With a model (a checkpoint, a run's folder or a Hugging Face folder), its weights are packed by every
-codec at several rates, and the loss is measured on the beginning of the validation text in DIR, in
-tokens of that model. Hessians come from the end of the training text. Without a model, i.i.d.
-Gaussian matrices in the shapes of a block of the default model are packed, with flat Hessians, and
-compared with the Gaussian rate-distortion bound. The codecs:
+With a model (a checkpoint, a run's folder or a Hugging Face folder), its weights are packed by
+every codec at several rates, and the loss is measured on the beginning of the validation text in
+DIR, in tokens of that model. Hessians come from the end of the training text. Without a model,
+i.i.d. Gaussian matrices in the shapes of a block of the default model are packed, with flat
+Hessians, and compared with the Gaussian rate-distortion bound. The codecs:
 
     int8 + zlib       the challenge's baseline: rows clipped at their 99.99984th percentile
     int5 + zstd       quantize.DEFAULT_PLAN, and the same at other clip widths
