@@ -93,8 +93,8 @@ class Tables:
         K, self.reach = len(logs_KM), reach
         point = np.arange(-reach, reach + 1)
         mantissas = np.array([round(2 ** (31 - i / LOG_UNITS)) for i in range(LOG_UNITS)])
-        whole, part = np.divmod(logs_KM.astype(np.int64), LOG_UNITS)
-        share_KM = np.where(logs_KM == ABSENT, 0, mantissas[part] >> whole)
+        whole_bits, part = np.divmod(logs_KM.astype(np.int64), LOG_UNITS)
+        share_KM = np.where(logs_KM == ABSENT, 0, mantissas[part] >> whole_bits)
         share = np.repeat(share_KM[:, cell_of(np.abs(point))], 2, axis=0)  # class, then parity
         share[(np.arange(2 * K)[:, None] + point) % 2 == 1] = 0
         self.frequency = _normalised(share)
