@@ -112,9 +112,10 @@ def number_documents(position_ids: Tensor, valid_BS, highest_B: Tensor) -> Tenso
     T = position_ids.size(1)
     is_first = torch.arange(T, device=position_ids.device) == 0
     goes_on = position_ids == shifted(position_ids, 0) + 1
-    begins = ~torch.where(is_first, position_ids != 0, goes_on)
+    # No torch.where: onnxruntime has none for truth values.
+    begins = (is_first & (position_ids == 0)) | ~(is_first | goes_on)
     is_text = torch.ones_like(begins) if valid_BS is None else valid_BS[:, -T:].bool()
-    follows_text = torch.where(is_first, highest_B[:, None] > 0, shifted(is_text, False))
+    follows_text = (is_first & (highest_B[:, None] > 0)) | (~is_first & shifted(is_text, False))
     begins = begins & is_text & follows_text  # text after padding is no further document
     return (highest_B[:, None].clamp(min=1) + begins.cumsum(dim=-1)) * is_text
 
