@@ -150,11 +150,24 @@ COMMANDS = (
         extras_by_argument=((like("(--(engine|on)=)?slurm"), "sweep"),),
     ),
     Command(
+        name="watch",
+        group="train",
+        purpose="runs as they go: loss, rate, time left, curve",
+        module="tools.runs.watch",
+        example="watch logs/RUN",
+        extras=("watch",),
+        extras_by_argument=(
+            (like("--html(=.*)?"), "plots"),
+            (like("--tensorboard(=.*)?"), "tensorboard"),
+            (like("--wandb(=.*)?"), "wandb"),
+        ),
+    ),
+    Command(
         name="score",
         group="score",
-        purpose="score an artifact again, in a fresh process",
+        purpose="score a model again, in a fresh process",
         module="evaluate",
-        example=f"score {MODEL}",
+        example="score logs/RUN --ttt",
         takes_gpus=True,
     ),
     Command(
@@ -191,9 +204,8 @@ COMMANDS = (
         name="codec report",
         group="pack",
         purpose="where the bytes of an artifact go",
-        module="quantize",
+        module="codec.report",
         example=f"codec report {MODEL}",
-        arguments=("report",),
     ),
     Command(
         name="codec bench",
@@ -251,6 +263,13 @@ COMMANDS = (
         purpose="is a gain real, or noise of the seeds?",
         module="tools.runs.stats",
         example="stats logs/mine_seed* --against logs/theirs_seed*",
+    ),
+    Command(
+        name="speed",
+        group="compare",
+        purpose="tokens a second and use of the devices' peak",
+        module="tools.runs.speed_report",
+        example="speed logs/RUN --peak-flops 989e12",
     ),
     Command(
         name="compare",
@@ -326,7 +345,8 @@ def find_command(words: list[str]) -> tuple[Command, list[str]]:
                 plain = plain._replace(**extras)
         return plain, words[1:]
     names = [command.name for command in COMMANDS]
-    near = [name for name in names if name.split()[0] == words[0]]  # "data" alone
+    # "data" alone names four commands; "dat fetch" is nearly one; "smok" is nearly another.
+    near = [name for name in names if name.split()[0] == words[0]]
     near = near or difflib.get_close_matches(" ".join(words[:2]), names, 1)
     near = near or difflib.get_close_matches(words[0], names, 1)
     hint = f"did you mean {' or '.join(near)}?" if near else "`python3 golf.py` lists the commands"
@@ -372,16 +392,24 @@ def describe(command: Command) -> str:
 def recipes() -> list[str]:
     """Names of the baselines that can be trained: the files that say RECIPE."""
     files = sorted((ROOT / "baselines").glob("*.py"))
-    recipe = re.compile(r"^RECIPE\b.*=", re.MULTILINE)
+    recipe = re.compile(r"^RECIPE\s*(:.*)?=", re.MULTILINE)
     return [path.stem for path in files if recipe.search(path.read_text(encoding="utf-8"))]
 
 
-# Until each of these is a file of its own, one module trains them all.
-REFERENCE_MODELS = ("gelu_d12", "yat_d12", "gpt2_124m", "preln_53m")
+def recipe_name(name: str) -> str:
+    """The module of a recipe, by its short name: pr334 is baselines.pr334.
+
+    Raises: ValueError for a recipe that does not exist.
+    """
+    if name == "train_gpt":
+        return name
+    if name not in recipes():
+        raise ValueError(f"no recipe {name!r}: there is train_gpt, {', '.join(recipes())}")
+    return f"baselines.{name}"
 
 
-def recipe_module(words: list[str]) -> tuple[str, list[str]]:
-    """The module that trains the recipe which the words after `train` name, and its arguments.
+def recipe_module(words: list[str]) -> str:
+    """The module that trains the recipe which the words after `train` name.
 
     Raises: SystemExit for a recipe that does not exist, and for settings that stand behind.
     """
@@ -391,14 +419,10 @@ def recipe_module(words: list[str]) -> tuple[str, list[str]]:
         sys.exit(f"golf.py: settings stand in front: {line} {shell_line('train')}")
     if len(words) > 1 or words and words[0].startswith("-"):
         sys.exit(f"golf.py: train takes one recipe and --gpus N, not {' '.join(words)!r}")
-    if words in ([], ["train_gpt"]):
-        return "train_gpt", []
-    if words[0] in recipes():
-        return f"baselines.{words[0]}", []
-    if words[0] in REFERENCE_MODELS:
-        return "baselines.train", words
-    names = ["train_gpt", *recipes(), *REFERENCE_MODELS]
-    sys.exit(f"golf.py: no recipe {words[0]!r}: there is {', '.join(names)}")
+    try:
+        return recipe_name(*words or ["train_gpt"])
+    except ValueError as error:
+        sys.exit(f"golf.py: {error}")
 
 
 def take_gpus(words: list[str]) -> tuple[int, list[str]]:
@@ -421,6 +445,7 @@ def shell_line(*words) -> str:
 
     shell_line("score", "logs/my run") is "python3 golf.py score 'logs/my run'".
     """
+    # Short where it can be: in the repository nobody wants to read its whole path.
     here = Path.cwd()
     script = ROOT / "golf.py"
     if here == ROOT or here in ROOT.parents:
@@ -445,6 +470,9 @@ PACKAGE_MB = {
     "transformers": 30,
     "datasets": 60,
     "pyarrow": 45,
+    "tensorboard": 20,
+    "wandb": 25,
+    "ipykernel": 15,
 }
 DEFAULT_MB = 2
 CUDA_MB = 2800  # that the CUDA build of torch takes more than the CPU build
@@ -488,6 +516,7 @@ def missing(needs: list[str]) -> list[str]:
 
 def missing_in_venv(needs: list[str]) -> list[str]:
     """Those of the requirements that .venv does not meet; its own Python looks."""
+    # What a package of .venv would hide, and what its own base has, only that Python knows.
     code = "import sys, golf; print(*golf.missing(sys.argv[1:]))"
     done = subprocess.run(
         [PYTHON, "-c", code, *needs], cwd=ROOT, check=True, stdout=subprocess.PIPE
@@ -569,6 +598,7 @@ def install(absent: list[str], run) -> None:
         backend = f"--torch-backend={'auto' if has_driver() else 'cpu'}"
         by_uv = [uv, "pip", "install", "--python", PYTHON, backend, *limits]
         attempts.append(Attempt("uv", by_uv, wants_cuda))
+    # The exact versions were tested. Where an index does not have one of them, any newer will do.
     attempts.append(Attempt("pip", [*pip, *limits], pip_gives_cuda))
     attempts.append(Attempt("pip", pip, pip_gives_cuda))
     for attempt in attempts:
@@ -628,8 +658,10 @@ def prepared(needs: list[str]) -> str:
             os.write(lock.fileno(), b"changing .venv")
             if is_unusable:
                 make_venv(run)
-            install(missing_in_venv(needs), run)
-            lock.truncate(0)
+            try:
+                install(missing_in_venv(needs), run)
+            finally:
+                lock.truncate(0)  # we are alive, so nothing was left half done
             absent = missing_in_venv(needs)
             if absent:
                 sys.exit(f"golf.py: could not install {', '.join(absent)}; is there a network?")
@@ -650,11 +682,23 @@ def make_venv(run) -> None:
 # Running ------------------------------------------------------------------------------------------
 
 
+def own_environment() -> dict[str, str]:
+    """The environment as it is, for tools that read settings in it."""
+    return dict(os.environ)
+
+
 def child_environment() -> dict[str, str]:
     """The environment of what golf.py starts: our folder first among those that are imported."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    # Threads that spin while waiting gain a third on a free CPU, and lose tenfold on a busy one.
-    return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": path}
+    # A terminal that knows ASCII only gets "?" for a letter, and not an error in place of a table.
+    encoding, _, errors = os.environ.get("PYTHONIOENCODING", "").partition(":")
+    return {
+        # Threads that spin while waiting gain a third on a free CPU, and lose tenfold on another.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        **os.environ,
+        "PYTHONPATH": path,
+        "PYTHONIOENCODING": f"{encoding}:{errors or 'replace'}",
+    }
 
 
 def program(python: str, module: str, gpus: int) -> list[str]:
@@ -712,11 +756,12 @@ def main(arguments: list[str]) -> None:
     asks_help = "-h" in words or "--help" in words
     if asks_help and command.group:
         print(describe(command))
+        # These two take no options of a module's. Help of the others never installs anything.
         if command.name in ("train", "smoke") or not ready_python(requirements(extras)):
-            return  # help never installs anything; the options are shown once there is .venv
+            return
         print(flush=True)
     elif command.name == "train":
-        module, words = recipe_module(words)
+        module, words = recipe_module(words), []
     elif command.name == "smoke" and words:
         sys.exit(f"golf.py: smoke takes no arguments, not {' '.join(words)!r}")
 
@@ -726,6 +771,7 @@ def main(arguments: list[str]) -> None:
     if command.name == "test":
         os.chdir(ROOT)
     line = [*program(python, module, gpus), *command.arguments, *words]
+    # Replacing this process, and not waiting for another: signals and the exit status need no care.
     os.execve(line[0], line, child_environment())
 
 

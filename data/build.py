@@ -86,8 +86,8 @@ def build(args: argparse.Namespace) -> dict:
         message = f"{out} exists; a build never changes one: remove it, or name another --out"
         raise FileExistsError(message)
     if args.merge:
-        return _finish(work, out)
-    corpus = _check_arguments(args)
+        return finish(work, out)
+    corpus = check_arguments(args)
     about = sources.describe(args.source)
     _tell_skipped(args.source)
     if args.corpus != "documents":
@@ -97,7 +97,7 @@ def build(args: argparse.Namespace) -> dict:
     with lock:
         try:
             state = _build_range(args, corpus, about, work, args.name or out.name)
-            return state if args.range else _finish(work, out)
+            return state if args.range else finish(work, out)
         except ValueError:
             if not args.range and not any(work.glob(merge.PARTS)):
                 shutil.rmtree(work, ignore_errors=True)
@@ -113,19 +113,7 @@ def _build_range(
     arranged = corpora.arrange(source, corpus, args.field, about)
     if arranged:
         source, args.val_documents = arranged
-    request = Request(
-        name,
-        tokenizer,
-        val_documents=args.val_documents,
-        shard_tokens=args.shard_tokens,
-        field=args.field,
-        separator=args.separator,
-        max_document_mb=args.max_document_mb,
-        skip_bad=args.skip_bad,
-        split=corpus.split,
-        train_tokens=corpus.train_tokens,
-        val_tokens=corpus.val_tokens,
-    )
+    request = make_request(args, corpus, tokenizer, name)
     start, stop = parse_range(args.range)
     return parts.build_part(
         source,
@@ -138,7 +126,23 @@ def _build_range(
     )
 
 
-def _finish(work: Path, out: Path) -> dict:
+def make_request(args: argparse.Namespace, corpus: Corpus, tokenizer: dict, name: str) -> Request:
+    return Request(
+        name,
+        tokenizer,
+        val_documents=args.val_documents,
+        shard_tokens=args.shard_tokens,
+        field=args.field,
+        separator=args.separator,
+        max_document_mb=args.max_document_mb,
+        skip_bad=args.skip_bad,
+        split=corpus.split,
+        train_tokens=corpus.train_tokens,
+        val_tokens=corpus.val_tokens,
+    )
+
+
+def finish(work: Path, out: Path) -> dict:
     manifest = merge.merge_parts(work, out)
     words = [f"built {out} source_documents:{manifest['source']['documents']}"]
     for split, counts in manifest["splits"].items():
@@ -160,7 +164,7 @@ def _tell_skipped(source: str) -> None:
 # Checking the arguments ---------------------------------------------------------------------------
 
 
-def _check_arguments(args: argparse.Namespace) -> Corpus:
+def check_arguments(args: argparse.Namespace) -> Corpus:
     """Fill in what depends on the corpus or the source, and return the corpus.
 
     Raises: ValueError naming the option that is missing, or that does not fit.

@@ -7,8 +7,9 @@ they touch, and that the last one reached the end:
     part_000000000020  documents 20..40    next=40     must start where the last one ended
     part_000000000040  documents 40..      stop=null   the end of the source
 
-It renumbers the shards, joins hashes and counts, and refuses parts that share a document across
-the splits. Nothing is copied where the file system can link.
+It joins hashes and counts, and refuses parts that share a document across the splits. The shards of
+several parts are packed again (repack.py), so that a build in ranges gives the files of a single
+build, to the byte. Those of one part are linked, not copied, where the file system can do that.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from data import containers, tokenizers
 from data import manifest as manifests
 from data.files import link_or_copy
 from data.parts import COUNTS, HASHES, STATE
+from data.repack import repack
 
 PARTS = "part_*"
 
@@ -52,21 +54,25 @@ def merge_parts(work: Path, out: Path) -> dict:
         remedy = "set --val-documents lower"
         # Every file is one document, so the separator was never met.
         if documents <= len(source.get("files", [])):
-            remedy += f"; or {containers.SEPARATOR_HELP}"
+            remedy += f"; each file is one document: {containers.SEPARATOR_HELP}"
         raise ValueError(f"{source['name']}: {message}: none to train on; {remedy}")
     side = work / "merged"
     shutil.rmtree(side, ignore_errors=True)  # of a merge that was cut off
     side.mkdir()
-    shards = _link_shards(states, request["name"], side)
+    tokenizer = request.pop("tokenizer")
+    for file in (tokenizer["file"], tokenizer.get("merges")):
+        if file:
+            link_or_copy(work / file, side / file)
+    bos_id = tokenizers.load(tokenizer, side).bos_id
+    if len(states) == 1:
+        shards = _link_shards(states, side)
+    else:
+        shards = _repack_shards(states, request, side, bos_id)
     hashes, digest = _join_hashes(states, request["split"])
     both = len(manifests.shared(np.sort(hashes["train"]), hashes["val"]))
     if both:
         message = f"{both} validation documents are in a training part"
         raise ValueError(f"{work}: {message}; build that part with the val_hashes of the first one")
-    tokenizer = request.pop("tokenizer")
-    for file in (tokenizer["file"], tokenizer.get("merges")):
-        if file:
-            link_or_copy(work / file, side / file)
     left_out = _sum_left_out(all_states)
     about = {"documents": documents, "sha256": digest, "left_out": left_out}
     manifest = {
@@ -77,7 +83,7 @@ def merge_parts(work: Path, out: Path) -> dict:
         "splits": splits,
         "shards": shards,
         "sidecar_required": shards[0]["sidecar"] is not None,
-        "bos_id": tokenizers.load(tokenizer, side).bos_id,
+        "bos_id": bos_id,
         "document_index": manifests.write_index(side, hashes, "text"),
         "request": request,
     }
@@ -132,20 +138,35 @@ def _check_ranges(work: Path, states: dict[Path, dict]) -> int:
     return border
 
 
-def _link_shards(states: dict[Path, dict], name: str, side: Path) -> list[dict]:
-    """Make all shards stand in one folder, numbered through; return their manifest entries."""
-    shards: list[dict] = []
-    for folder, state in states.items():
-        for shard in state["shards"]:
-            number = sum(other["split"] == shard["split"] for other in shards)
-            stem = f"{name}_{shard['split']}_{number:06d}"
-            renamed = shard | {"file": f"{stem}.bin"}
-            link_or_copy(folder / shard["file"], side / renamed["file"])
-            if shard["sidecar"]:
-                renamed["sidecar"] = shard["sidecar"] | {"file": f"{stem}.bytes.bin"}
-                link_or_copy(folder / shard["sidecar"]["file"], side / f"{stem}.bytes.bin")
-            shards.append(renamed)
-    return shards
+def _link_shards(states: dict[Path, dict], side: Path) -> list[dict]:
+    """Make the shards of the only part stand in one folder; return their manifest entries."""
+    ((folder, state),) = states.items()
+    for shard in state["shards"]:
+        link_or_copy(folder / shard["file"], side / shard["file"])
+        if shard["sidecar"]:
+            sidecar = shard["sidecar"]["file"]
+            link_or_copy(folder / sidecar, side / sidecar)
+    return state["shards"]
+
+
+def _repack_shards(states: dict[Path, dict], request: dict, side: Path, bos_id: int) -> list[dict]:
+    """Pack the shards of all parts again; return their manifest entries, in source order."""
+    entries = []
+    for split in ("val", "train"):
+        paths = [
+            (folder / shard["file"], _sidecar_of(folder, shard))
+            for folder, state in states.items()
+            for shard in state["shards"]
+            if shard["split"] == split
+        ]
+        stem = f"{request['name']}_{split}"
+        for entry in repack(paths, stem, side, bos_id, request["shard_tokens"]):
+            entries.append({"split": split} | entry)
+    return entries
+
+
+def _sidecar_of(folder: Path, shard: dict) -> Path | None:
+    return folder / shard["sidecar"]["file"] if shard["sidecar"] else None
 
 
 def _join_hashes(states: dict[Path, dict], rule: str) -> tuple[dict[str, np.ndarray], str]:

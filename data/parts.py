@@ -33,6 +33,7 @@ from data import sources
 from data.counted_progress import CountedProgress
 from data.documents import Documents, Request
 from data.files import folder_lock, write_atomic
+from data.packing import Piece, plan_pieces
 from data.shard_file import ShardFile
 from data.workers import worker_pool
 
@@ -90,39 +91,16 @@ class Part:
         write_atomic(self.folder / STATE, json.dumps(self.state))
 
     def add(self, docs: Documents, split: str) -> None:
-        """Append documents of one split, whole, and begin a new shard where they do not fit.
-
-        Example, shards of 10 tokens and documents of 4 4 4 25 3 tokens: shards of
-        4+4, 4, 10, 10, 5+3. Only the document longer than a shard is cut.
-        """
-        first = 0  # document
-        begin = 0  # its first token
-        ends_D = np.cumsum(docs.length_D)
-        while first < len(docs):
-            if self.files and self.shard["split"] != split:
-                self.close(int(docs.number_D[first]))
-            last = int(np.searchsorted(ends_D, begin + self.room(), side="right"))
-            if last > first:
-                end = int(ends_D[last - 1])
-                self._write(docs, split, first, last, begin, end)
-                first = last
-                begin = end
-            elif self.files:
-                self.close(int(docs.number_D[first]))
-            else:
-                self._add_cut(docs, split, first, begin, int(ends_D[first]))
-                begin = int(ends_D[first])
-                first += 1
-
-    def _add_cut(self, docs: Documents, split: str, number: int, start: int, stop: int) -> None:
-        """Append one document that is longer than a shard, over several of them."""
-        limit = self.request.shard_tokens
-        for begin in range(start, stop, limit):
-            if self.files:
-                self.close(None)  # the build cannot go on from within a document
-            # The document counts where it begins.
-            last = number + 1 if begin == start else number
-            self._write(docs, split, number, last, begin, min(begin + limit, stop))
+        """Append documents of one split, whole, and begin a new shard where they do not fit."""
+        if not len(docs):
+            return
+        if self.files and self.shard["split"] != split:
+            self.close(int(docs.number_D[0]))
+        for piece in plan_pieces(docs.length_D, self.room(), self.request.shard_tokens):
+            if piece.opens:
+                # A build cannot go on from within a document.
+                self.close(None if piece.continues else int(docs.number_D[piece.first]))
+            self._write(docs, split, piece)
 
     def add_tokens(self, docs: Documents) -> bool:
         """Append documents as one stream, train first, each split cut where its tokens are full.
@@ -149,7 +127,7 @@ class Part:
                     self.close(None)
                 stop = min(end, begin + self.room())
                 first, last = np.searchsorted(ends_D, [begin, stop], side="right").tolist()
-                self._write(docs, split, first, last, begin, stop)
+                self._write(docs, split, Piece(first, last, begin, stop, opens=False))
                 begin = stop
         return self.tokens("val") == request.val_tokens
 
@@ -168,28 +146,28 @@ class Part:
     def leave_out(self, numbers: Iterable[int], reason: str) -> None:
         self.left_out += [(int(number), reason) for number in numbers]
 
-    def _write(
-        self, docs: Documents, split: str, first: int, last: int, begin: int, end: int
-    ) -> None:
-        """Append the tokens begin..end, in which the documents first..last are counted."""
+    def _write(self, docs: Documents, split: str, piece: Piece) -> None:
+        """Append the tokens of a piece, and count its documents."""
         if not self.files:
             self._begin_shard(split)
+        tokens = slice(piece.begin, piece.end)
+        counted = slice(piece.first, piece.last)
         # Without a sidecar there is one file, and the bytes go nowhere.
-        rows = (docs.tokens_T[begin:end], docs.bytes_T[begin:end])
+        rows = (docs.tokens_T[tokens], docs.bytes_T[tokens])
         for file, row_T in zip(self.files, rows, strict=False):
             file.append(row_T)
         counts = {
-            "documents": last - first,
-            "tokens": end - begin,
-            "bytes": int(docs.bytes_T[begin:end].sum(dtype=np.int64)),
-            "raw_bytes": int(docs.raw_bytes_D[first:last].sum()),
-            "changed_documents": int(docs.changed_D[first:last].sum()),
+            "documents": piece.last - piece.first,
+            "tokens": piece.end - piece.begin,
+            "bytes": int(docs.bytes_T[tokens].sum(dtype=np.int64)),
+            "raw_bytes": int(docs.raw_bytes_D[counted].sum()),
+            "changed_documents": int(docs.changed_D[counted].sum()),
         }
         for key, value in counts.items():
             self.state["splits"][split][key] += value
         self.shard["documents"] += counts["documents"]
         self.shard["tokens"] += counts["tokens"]
-        hash_D = docs.hash_D[first:last]
+        hash_D = docs.hash_D[counted]
         self.hashes.append(hash_D)
         if split == "val":
             self.val_hashes = np.concatenate([self.val_hashes, hash_D])
@@ -240,12 +218,14 @@ def build_part(
     workers: int = 1,
     about: dict | None = None,
     val_hashes: np.ndarray | None = None,
+    documents_of_file: dict[str, int] | None = None,
 ) -> dict:
     """Write documents start..stop of a source into a part folder, as shards; return its state.
 
     The tokenizer's file lies in the folder above. Training documents that equal a validation
     document are left out and counted. For an iterable source, which begins at document start,
-    val_hashes must say what the validation documents before it are.
+    val_hashes must say what the validation documents before it are. documents_of_file, of all files
+    of the source by their paths, spares reading those that end before start.
 
     Raises: ValueError at the first document that cannot be used, unless the request skips those.
     """
@@ -265,14 +245,14 @@ def build_part(
             "separator": request.separator,
             "val_documents": request.val_documents,
             "revision": about.get("revision"),
+            "documents_of_file": documents_of_file,
         }
         with worker_pool(request, folder.parent, workers) as tokenized:
             if val_hashes is None:
                 # A range that begins later still must know the validation documents before it.
                 earlier = 0 if is_iterable else min(start, request.val_documents)
                 blocks = sources.read(source, 0, earlier, **options) if earlier else []
-                hashes = [docs.hash_D for docs in tokenized(blocks)]
-                val_hashes = np.concatenate([np.zeros(0, np.uint64), *hashes])
+                val_hashes = _hash_texts(blocks, request)
             progress = _Progress(source, begin, stop)
             try:
                 blocks = sources.read(source, begin, stop, on_read=progress.on_read, **options)
@@ -323,6 +303,14 @@ def _add_by_number(part: Part, docs: Documents, earlier_val_hashes: np.ndarray) 
     same_D = np.isin(train.hash_D, np.concatenate([earlier_val_hashes, part.val_hashes]))
     part.leave_out(train.number_D[same_D], "equal to a validation document")
     part.add(train.select(~same_D), "train")
+
+
+def _hash_texts(blocks: Iterable[sources.Block], request: Request) -> np.ndarray:
+    """Return the hashes of the documents of blocks that can be used, without tokenising them."""
+    max_bytes = int(request.max_document_mb * 1e6)
+    texts = (text for block in blocks for text in block.texts(request.field, max_bytes))
+    hashes = [manifests.hash_document(text) for text in texts if isinstance(text, str)]
+    return np.array(hashes, np.uint64)
 
 
 class _Progress:

@@ -198,11 +198,13 @@ def read(
     val_documents: int = 0,
     revision: str | None = None,
     on_read: Callable[[int], None] = lambda size: None,
+    documents_of_file: dict[str, int] | None = None,
 ) -> Iterator[Block]:
     """Yield the documents start..stop of a file, a folder, a hub data set, or an iterable.
 
     An iterable holds the documents from start on. on_read is told the bytes of files that were
-    read; total_bytes says how many there are.
+    read; total_bytes says how many there are. A file that ends before start is not opened if
+    documents_of_file says how many documents it has.
     """
     if not isinstance(source, str | Path):
         blocks = _string_blocks("iterable", source, start)
@@ -211,12 +213,16 @@ def read(
         blocks = _string_blocks(source, texts, start)
     else:
         files = list_files(Path(source))
-        blocks = _file_blocks(files, start, field, separator.encode(), on_read)
+        counts = documents_of_file or {}
+        blocks = _file_blocks(files, start, field, separator.encode(), on_read, counts)
     for block in blocks:
         if stop is not None and block.first >= stop:
             return
         if part := block.slice(start, stop):
             yield part
+        # Not one block further: it may be in another file, or a download away.
+        if stop is not None and block.first + block.count >= stop:
+            return
 
 
 def total_bytes(source: str | Iterable[str]) -> int | None:
@@ -232,9 +238,14 @@ def _file_blocks(
     field: str,
     separator: bytes,
     on_read: Callable[[int], None],
+    counts: dict[str, int],
 ) -> Iterator[Block]:
     first = 0
     for path in files:
+        if first + counts.get(str(path), start + 1) <= start:
+            first += counts[str(path)]
+            on_read(path.stat().st_size)
+            continue
         if path.stat().st_size == 0:
             raise ValueError(f"{path} has 0 bytes; fetch it again, or remove it")
         if containers.kind_of(path) == "parquet":

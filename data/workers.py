@@ -23,15 +23,20 @@ BLOCKS_PER_WORKER = 2  # one under way and one waiting: more cost memory, fewer 
 _worker: dict = {}  # of a worker process: what its calls have in common
 
 
-def _start_worker(request: Request, folder: Path, parent: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops its workers
+def end_with_parent(parent: int, end: Callable[[], None]) -> None:
+    """Call end when the parent is gone: a killed one would leave its processes for ever."""
 
-    def end_with_parent() -> None:
+    def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)
-        os._exit(1)  # a killed parent would leave its workers waiting for ever
+        end()
 
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _start_worker(request: Request, folder: Path, parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops its workers
+    end_with_parent(parent, lambda: os._exit(1))
     _worker.update(request=request, tokenizer=tokenizers.load(request.tokenizer, folder))
 
 
@@ -76,7 +81,7 @@ def worker_pool(request: Request, folder: Path, workers: int) -> Iterator[Callab
         pool.submit(_do_nothing).result()
         yield in_order
     except BrokenProcessPool:
-        message = "a worker was killed, most likely for want of memory"
+        message = "a worker was killed, most likely because memory ran out"
         raise OSError(f"{message}; give the same command again with fewer --workers") from None
     finally:
         pool.shutdown(cancel_futures=True)

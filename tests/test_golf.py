@@ -5,10 +5,12 @@ Python, pip and uv are shell scripts here, which log how they are called; the lo
 
 import ast
 import io
+import json
 import multiprocessing
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -172,12 +174,12 @@ def test_wrong_words_are_refused_before_anything_is_installed(box, launched, arg
 
 def extras_of(monkeypatch, *words) -> list[str]:
     """The extras for which main asks."""
-    asked = []
-    monkeypatch.setattr(golf, "requirements", lambda extras: asked.extend(extras) or [])
+    extras_asked = []
+    monkeypatch.setattr(golf, "requirements", lambda extras: extras_asked.extend(extras) or [])
     monkeypatch.setattr(golf, "prepared", lambda needs: sys.executable)
     monkeypatch.setattr(os, "execve", lambda *args: None)
     golf.main(list(words))
-    return asked
+    return extras_asked
 
 
 @pytest.mark.parametrize(
@@ -206,8 +208,8 @@ def test_a_command_brings_the_packages_that_it_needs(monkeypatch, words, extras)
     [
         (["score", "A.pgz", "--ttt"], ["evaluate", "A.pgz", "--ttt"]),
         (["data", "toy", "--out", "x"], ["data.prepare", "toy", "--out", "x"]),
-        (["codec", "report", "A.pgz"], ["quantize", "report", "A.pgz"]),
-        (["quantize", "report", "A.pgz"], ["quantize", "report", "A.pgz"]),
+        (["codec", "report", "A.pgz"], ["codec.report", "A.pgz"]),
+        (["quantize", "A.pt", "--out", "A.pgz"], ["quantize", "A.pt", "--out", "A.pgz"]),
         (["train"], ["train_gpt"]),
         (["train", "train_gpt"], ["train_gpt"]),
         (["tools.runs.stats", "1493"], ["tools.runs.stats", "1493"]),
@@ -233,12 +235,21 @@ def test_gpus_start_as_many_processes_each_with_our_folder_first(box, launched):
     assert launched[1][1] == [*start, "--nproc_per_node=2", *each, "evaluate", "A.pgz", "--ttt"]
 
 
-@pytest.mark.parametrize("name", golf.REFERENCE_MODELS)
-def test_train_takes_the_name_of_a_baseline(box, launched, name):
-    """Each reference model is trained by its name alone."""
+def test_train_takes_the_name_of_a_baseline(box, launched):
+    """The files of baselines/ that say RECIPE are trained by their names; others are not."""
     box.env("ABSENT", "")
-    golf.main(["train", name])
-    assert launched[0][1][3:] == ["baselines.train", name]
+    (box.folder / "baselines").mkdir()
+    (box.folder / "baselines/mine.py").write_text("class MyRecipe: ...\nRECIPE = MyRecipe()\n")
+    (box.folder / "baselines/helper.py").write_text("RECIPES = 3\n")
+    golf.main(["train", "mine", "--gpus=2"])
+    assert launched[0][1][-3:] == ["-P", "-m", "baselines.mine"]
+    with pytest.raises(SystemExit, match="no recipe 'helper': there is train_gpt, mine"):
+        golf.main(["train", "helper"])
+
+
+def test_the_published_recipes_are_there():
+    """The reference models and the record that ours began with."""
+    assert {"pr334", "gelu_d12", "yat_d12", "gpt2_124m", "preln_53m"} <= set(golf.recipes())
 
 
 def test_a_line_for_the_shell_can_be_typed_where_the_user_stands(tmp_path, monkeypatch):
@@ -278,7 +289,7 @@ def test_threads_sleep_while_they_wait(launched, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "found, met",
+    "installed_version, met",
     [
         ("2.13.0+cpu", True),
         ("2.9.0", True),
@@ -287,12 +298,16 @@ def test_threads_sleep_while_they_wait(launched, monkeypatch):
         (None, False),
     ],
 )
-def test_versions_compare_as_numbers(monkeypatch, found, met):
+def test_versions_compare_as_numbers(monkeypatch, installed_version, met):
     """2.10 is newer than 2.9, build tags do not matter, and what is absent is missing."""
     from types import SimpleNamespace
 
     def distributions(name):
-        return [SimpleNamespace(version=found)] if name == "torch" and found else []
+        return (
+            [SimpleNamespace(version=installed_version)]
+            if name == "torch" and installed_version
+            else []
+        )
 
     monkeypatch.setattr("importlib.metadata.distributions", distributions)
     assert golf.missing(["torch>=2.9"]) == ([] if met else ["torch>=2.9"])
@@ -322,8 +337,8 @@ def test_the_first_call_makes_an_environment_and_says_what_it_downloads(box, lau
     [install] = box.installs()
     assert install.startswith("python -m pip install --no-input")
     assert install.endswith(f"-c {box.folder}/constraints.txt torch==2.13.0 numpy>=2.0")
-    said = capsys.readouterr().out
-    assert "torch==2.13.0, numpy>=2.0" in said and "up to 247 MB" in said
+    lines = capsys.readouterr().out
+    assert "torch==2.13.0, numpy>=2.0" in lines and "up to 247 MB" in lines
     [(program, arguments, _, folder)] = launched
     assert program == golf.PYTHON and folder == str(box.folder)
     assert arguments[1:] == ["-P", "-m", "pytest", "-n", "auto", "-k", "size"]
@@ -399,6 +414,9 @@ def test_a_batch_job_does_not_fetch_ten_times_what_was_announced(box, capsys):
         golf.prepared([])
     assert [line.split()[0] for line in box.installs()] == ["python", "uv"]  # the fetch of uv, uv
     assert "up to 3047 MB" not in capsys.readouterr().out
+    box.env("GOLF_YES", "1")
+    assert golf.prepared([]) == golf.PYTHON
+    assert len(box.calls("venv --clear")) == 1  # what was made is kept
 
 
 def test_the_cuda_build_is_fetched_where_it_was_allowed(box, capsys):
@@ -499,11 +517,11 @@ def test_smoke_trains_and_weighs_the_same_run(box, capsys):
     assert end.value.code == 0 and str(os.getpid()) in run_id
     assert f"tools.submission.size logs/{run_id}" in box.calls("size")[0]
     assert box.calls("weighed") == [f"weighed in {box.folder}"]
-    said = capsys.readouterr().out.splitlines()
-    assert "about 2 minutes" in said[0]
+    lines = capsys.readouterr().out.splitlines()
+    assert "about 2 minutes" in lines[0]
     artifact = box.folder.relative_to("/") / "logs" / run_id / "artifact.pgz"
-    assert said[-1].startswith(f"next: python3 {box.folder.relative_to('/')}/golf.py generate")
-    assert str(artifact) in said[-1]
+    assert lines[-1].startswith(f"next: python3 {box.folder.relative_to('/')}/golf.py generate")
+    assert str(artifact) in lines[-1]
 
 
 def test_smoke_keeps_a_given_run_id(box):
@@ -535,6 +553,19 @@ def test_a_module_runs_where_the_user_stands_and_is_ours(tmp_path):
     assert done.returncode == 0 and "artifact.pgz" in done.stdout, done.stderr
 
 
+@pytest.mark.parametrize("encoding, letters", [("ascii", "? ?"), ("utf-8", "± ü"), (None, "± ü")])
+def test_a_terminal_without_letters_gets_question_marks(tmp_path, encoding, letters):
+    """For real: a letter that cannot be printed is not an error."""
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONIOENCODING"}
+    environ |= {"PYTHONUTF8": "1"} | ({"PYTHONIOENCODING": encoding} if encoding else {})
+    for name in ("golf.py", "pyproject.toml"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    (tmp_path / "hello.py").write_text("print('± ü')")
+    command = [sys.executable, str(tmp_path / "golf.py"), "hello"]
+    done = subprocess.run(command, env=environ, capture_output=True)
+    assert done.stdout.decode().strip() == letters, done.stderr
+
+
 def test_a_repository_with_spaces_and_other_letters_is_reached_through_a_link(tmp_path):
     """For real: golf.py through a symbolic link, in a folder whose name needs quoting."""
     folder = tmp_path / "my golf übung"
@@ -549,3 +580,91 @@ def test_a_repository_with_spaces_and_other_letters_is_reached_through_a_link(tm
     command = [sys.executable, str(link), "hello", "a b", "ü"]
     done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True)
     assert done.stdout == f"{['a b', 'ü']} {folder}\n", done.stderr
+
+
+# Documents
+
+
+DOCUMENTS = ("README.md", "baselines/README.md", "tools/README.md", "docs/quickstart.ipynb")
+
+
+def commands_of(text: str) -> list[list[str]]:
+    """The words of every command of golf.py that a document shows."""
+    lines = [line.split("#")[0] for line in text.splitlines()]
+    typed = re.findall(r"python3 golf\.py ([a-z][^`|\n]*)", "\n".join(lines))
+    return [shlex.split(words) for words in typed]
+
+
+@pytest.mark.parametrize("name", [name for name in DOCUMENTS if name.endswith(".md")])
+def test_every_command_in_a_document_exists(name):
+    """Each is in the table; settings stand in front; nobody has to name an extra or a module."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    commands = commands_of(text)
+    assert len(commands) >= (5 if name != "tools/README.md" else 0)
+    for words in commands:
+        if words[0] not in ("help", "COMMAND"):
+            command, rest = golf.find_command(words)
+            assert command.group, words
+            if command.name == "train":
+                golf.recipe_module(golf.take_gpus(rest)[1])
+    for other_form in ("python -m", "--with", "python3 -m"):
+        assert other_form not in text
+
+
+def test_the_first_table_of_the_readme_names_commands():
+    """Each row of "I want to …" begins with a command of the table, or a setting."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text.split("## I want to …")[1].split("\n\n")[1]
+    rows = [row.split("|")[2] for row in table.splitlines()[2:]]
+    assert len(rows) > 12
+    for row in rows:
+        for code in re.findall(r"`([a-z][^`]*)`", row):
+            assert golf.find_command(shlex.split(code))[0].group
+
+
+@pytest.mark.parametrize("name", [name for name in DOCUMENTS if name.endswith(".md")])
+def test_every_file_that_a_document_names_is_there(name):
+    """Links lead somewhere, and paths in backquotes are files or folders of the repository."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    folder = (ROOT / name).parent
+    for link in re.findall(r"\]\(([^)#]+)\)", text):
+        assert (folder / link).exists(), link
+    for path in re.findall(r"`([\w/]+(?:\.py|/))`", text):
+        places = [ROOT / path, folder / path, *(folder / sub / path for sub in os.listdir(folder))]
+        assert any(place.exists() for place in places) or path.startswith("logs/"), path
+
+
+def quickstart() -> dict:
+    return json.loads((ROOT / "docs/quickstart.ipynb").read_text(encoding="utf-8"))
+
+
+def test_the_notebook_holds_ten_commands_and_no_output():
+    """Ten cells of code, each a command that exists; outputs are not kept."""
+    cells = [cell for cell in quickstart()["cells"] if cell["cell_type"] == "code"]
+    assert len(cells) == 10 and not any(cell["outputs"] for cell in cells)
+    for number, cell in enumerate(cells, 1):
+        text = "".join(cell["source"])
+        assert text.startswith(f"# {number}. ")
+        call = ast.parse(text).body[-1].value
+        words = [word.value if isinstance(word, ast.Constant) else "x" for word in call.args]
+        assert words == ["help"] or golf.find_command(words)[0].group
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tmp_path):
+    """From nothing to a published model that writes, in a copy, with a few steps of training."""
+    nbformat = pytest.importorskip("nbformat", reason="golf.py --with notebook,hf,plots test")
+    nbclient = pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    pytest.importorskip("transformers")
+    copy = tmp_path / "my golf"
+    ignored = shutil.ignore_patterns(".git", ".venv", ".venv.lock", "logs", "records", "tests")
+    shutil.copytree(ROOT, copy, ignore=ignored)
+    notebook = nbformat.from_dict(quickstart())
+    short = "import os; os.environ |= {'ITERATIONS': '12', 'MAX_WALLCLOCK_SECONDS': '0'}"
+    notebook.cells.insert(1, nbformat.v4.new_code_cell(short))
+    resources = {"metadata": {"path": str(copy / "docs")}}
+    nbclient.NotebookClient(notebook, timeout=900, resources=resources).execute()
+    outputs = ["".join(out.get("text", "") for out in c.get("outputs", [])) for c in notebook.cells]
+    assert "final val_loss" in outputs[3] and "The module" in outputs[-1]
+    assert (copy / "logs/my_model/config.json").is_file()

@@ -44,14 +44,13 @@ import copy
 import importlib.util
 import inspect
 import itertools
-import json
 import math
 import re
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 from unittest import mock
@@ -61,9 +60,11 @@ import torch
 import torch.nn.functional as F
 
 import evaluate
+from engine.open_model import open_model
+from engine.ranks import Ranks
+from engine.shards import find_shards, read_shard, write_shard
 from tools.legality.rules import Finding, report, status
 from tools.legality.sandbox import Trace, run_alone
-from tools.submission.bundle import SOURCES
 
 ROOT = Path(__file__).resolve().parents[2]
 EXACT = 1e-6  # nats or probability; in fp32 on a CPU a causal scorer changes by 0
@@ -171,32 +172,32 @@ class Windows:
         adapt: Callable | None = None,
         device: str = "cpu",
     ):
-        self.model, self.seq_len, self.stride, self.isolated = model, seq_len, stride, isolate
-        self.chunk_tokens, self.adapt, self.device = chunk_tokens, adapt, device
+        self.model = model
+        self.isolated = isolate
+        self.adapt = adapt
+        self.device = device
+        self.scheme = evaluate.Scheme(seq_len, stride, isolate, chunk_tokens or 0)
         with torch.no_grad():
             probe_BT = torch.ones(1, 2, dtype=torch.long, device=device)
             self.vocab_size = vocab_size or model(probe_BT).size(-1)
 
-    def batches(self, tokens_T: np.ndarray, chunk_tokens: int) -> Iterable[np.ndarray]:
+    def batches(self, tokens_T: np.ndarray) -> Iterator[np.ndarray]:
         """The windows in the order in which evaluate.score_first hands them to the model."""
-        plan_W3 = evaluate.plan_windows(
-            tokens_T, self.seq_len, self.stride, self.isolated, chunk_tokens
-        )
-        rows = max(1, min(evaluate.BATCH_TOKENS // self.seq_len, len(plan_W3)))
-        for _, chunk in itertools.groupby(plan_W3.tolist(), key=lambda w: w[1] // chunk_tokens):
-            chunk = sorted(chunk, key=lambda window: window[2] - window[0])
-            for i in range(0, len(chunk), rows):
-                yield chunk[i : i + rows]
+        windows_W3 = evaluate.plan_windows(tokens_T, self.scheme)
+        for chunk_W3 in evaluate.split_by_chunk(windows_W3, self.scheme, len(tokens_T) - 1):
+            for batch in evaluate.plan_batches(chunk_W3, self.scheme, self.vocab_size):
+                yield batch.windows_B3
 
     def evaluate(self, tokens_T: np.ndarray, log: Log) -> None:
         """Score by evaluate.score_first, and report what it did, window by window.
 
         Raises: ValueError where the reported nats do not add up to its score.
         """
-        chunk_tokens = self.chunk_tokens or len(tokens_T)
         model = copy.deepcopy(self.model) if self.adapt else self.model
         adapt_fn = self.adapt(model) if self.adapt else lambda *chunk: None
-        batches, done, ledger = iter(self.batches(tokens_T, chunk_tokens)), [], evaluate.Ledger()
+        batches = self.batches(tokens_T)
+        done = []
+        ledger = evaluate.Ledger()
         no_V = np.zeros(self.vocab_size, bool)
         table = evaluate.ByteTable(np.ones(self.vocab_size, np.int64), no_V, no_V)
 
@@ -220,10 +221,10 @@ class Windows:
                 log.train(*ledger.trained[-1])
                 adapt_fn(*chunk)
 
+        ranks = Ranks(device=torch.device(self.device))
         score = evaluate.score_first(
-            logits_fn, learn, tokens_T, table, seq_len=self.seq_len, stride=self.stride,
-            isolate=self.isolated, device=self.device, chunk_tokens=chunk_tokens, ledger=ledger,
-        )  # fmt: skip
+            logits_fn, learn, tokens_T, table, self.scheme, ranks, ledger=ledger
+        )
         report_scores()
         total = math.fsum(np.nan_to_num(log.nats_T))
         if abs(total - score.nats) > 1e-5 * abs(score.nats):
@@ -798,7 +799,17 @@ def audit_bytes(
 
 # Our own artifact ---------------------------------------------------------------------------------
 
-DRIVER = "import sys, train_gpt, evaluate; sys.exit(evaluate.main(sys.argv[1:]))"
+# What scores a run's artifact in its folder. A packed script is all of it, and brings its own
+# evaluate and engine; scripts from before there was an engine open artifacts in evaluate.
+DRIVER = """
+import sys, train_gpt, evaluate
+try:
+    from engine.open_model import open_model
+    status = evaluate.main(sys.argv[1:], open_model)
+except ImportError:
+    status = evaluate.main(sys.argv[1:])
+sys.exit(status)
+"""
 
 
 def find_path(text: str, folder: Path) -> Path | None:
@@ -823,25 +834,19 @@ def audit_artifact(
     device: str = "cpu",
     alone: bool = True,
 ) -> list[Finding]:
-    """Findings on an artifact, by the code beside it: ways of scoring, parameters, bytes, files.
+    """Findings on an artifact of any recipe: ways of scoring, parameters, bytes, files.
 
     Without validation text the probes run on made-up documents, and a warning says so.
     Raises: ValueError or OSError for an artifact that does not load.
     """
     folder = artifact.resolve().parent
-    source = folder / "train_gpt.py"
-    source = source if source.is_file() else ROOT / "train_gpt.py"
-    spec = importlib.util.spec_from_file_location("audited_train_gpt", source)
-    train_gpt = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(train_gpt)
-    try:
-        model, settings = train_gpt.load_artifact(artifact, device, compile=False)
-    except (ValueError, RuntimeError) as error:
-        raise ValueError(f"{artifact} does not load: {error}") from error
-    saved = folder / "settings.json"
-    settings = (json.loads(saved.read_text()) if saved.exists() else {}) | settings
-    seq_len, vocab_size = settings["train_seq_len"], settings["vocab_size"]
-    stride, where = min(settings.get("eval_stride", 64), seq_len), str(artifact)
+    opened = open_model(artifact, device, compile=False)
+    model = opened.model
+    settings = opened.run_settings
+    seq_len = opened.seq_len
+    vocab_size = opened.model_settings["vocab_size"]
+    stride = min(settings.get("eval_stride", 64), seq_len)
+    where = str(artifact)
     data = data or find_path(settings.get("data_path", "no data_path"), folder)
     tokenizer = tokenizer or find_path(settings.get("tokenizer_path", "no path"), folder)
     table, findings, num_tokens = None, [], 3 * seq_len + seq_len // 2
@@ -851,19 +856,19 @@ def audit_artifact(
         findings.append(Finding("validation", "warn", where, what, remedy))
         tokens_T = made_up_tokens(vocab_size, num_tokens)
     else:
-        table = evaluate.ByteTable.from_sentencepiece(tokenizer, vocab_size)
+        table = opened.recipe.byte_table(tokenizer, vocab_size)
         val_T, table = evaluate.read_validation(data, table)
         findings += audit_text(val_T, table, tokenizer, str(data))
-        lengths = [len(evaluate.read_shard(p)) for p in evaluate.find_shards(data, "val")]
+        lengths = [len(read_shard(p)) for p in find_shards(data, "val")]
         tokens_T = probe_tokens(val_T, num_tokens, lengths[0] if len(lengths) > 1 else None)
 
     def learning(model):
-        return evaluate.sgd_adapter(model, seq_len=seq_len)
+        return opened.recipe.adapter(model, seq_len, Ranks(device=torch.device(device)))
 
     modes = {
         f"blocks of {seq_len}": dict(stride=seq_len),
         f"sliding by {stride}": dict(stride=stride),
-        "isolated documents": dict(stride=seq_len, isolate=True),
+        "isolated documents": dict(stride=stride, isolate=True),
         "test-time training": dict(stride=stride, chunk_tokens=seq_len, adapt=learning),
     }
     how = dict(seq_len=seq_len, vocab_size=vocab_size, device=device)
@@ -901,10 +906,11 @@ def audit_files(
 ) -> list[Finding]:
     """Findings on artifact-only and network: score a little text beside the artifact, and alone."""
     folder = artifact.resolve().parent
-    names = [*SOURCES, "requirements.txt"]
+    sources = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*.py"))]
+    names = [*sources, "requirements.txt"]
     files = [artifact.name, *(name for name in names if (folder / name).is_file())]
     with tempfile.TemporaryDirectory() as place:
-        evaluate.write_shard(Path(place) / "probe_val_000000.bin", tokens_T)
+        write_shard(Path(place) / "probe_val_000000.bin", tokens_T)
         command = [sys.executable, "-c", DRIVER, artifact.name, "--data", place]
         command += ["--tokenizer", str(tokenizer.resolve()), "--stride", str(stride)]
         command += ["--device", device]
@@ -933,7 +939,8 @@ def audit_foreign(path: Path, name: str, count: int = FOREIGN_POSITIONS) -> list
             raise ValueError(f"{subject} fails: {type(error).__name__}: {error}") from error
     files = [path.name, *getattr(module, "FILES", [])]
     command = [sys.executable, "-c", ALONE.format(root=str(ROOT)), "--total", subject]
-    tools = [*ROOT.glob("*.py"), *ROOT.glob("tools/**/*.py"), *ROOT.glob("**/__pycache__")]
+    own = [ROOT / folder for folder in ("codec", "engine", "tools", "baselines", "data")]
+    tools = [*ROOT.glob("*.py"), *own, *ROOT.glob("__pycache__")]
     return findings + audit_alone(command, path.parent, files, tools, where=subject)
 
 

@@ -1,6 +1,7 @@
 """What every checker here reports: one finding, with its rule, its evidence and its remedy."""
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
@@ -18,6 +19,7 @@ RULES = {
     "network": "nothing is fetched while scoring",
     "phases": "training data is read inside the training clock only, calibration included",
     "dead-feature": "what claims to act changes the forward pass; every parameter learns",
+    "hidden": "all code that runs can be read",
     "hard-coded": "a score is computed, not written down",
     "size": "code and artifact, as shipped, are at most 16,000,000 bytes, for every seed",
     "time": "training and scoring keep to their ten minutes each, for every seed",
@@ -28,6 +30,10 @@ RULES = {
     "selection": "every launch is listed; none is left out without a stated reason",
     "significance": "the gain over the row it claims to beat is not noise",
 }
+UNLAWFUL = 1
+UNREADABLE = 2
+UNTIDY = 3
+LONGEST = 200  # characters of evidence or remedy, unless the report is verbose
 LEVELS = ("fail", "warn", "ok")
 
 
@@ -51,24 +57,70 @@ class Finding:
 
 
 def status(findings: Iterable[Finding]) -> int:
-    """Exit status: 1 where a finding breaks a rule, else 0. A warning alone does not fail."""
-    return int(any(finding.level == "fail" for finding in findings))
+    """Exit status: 1 unlawful, 2 not all could be read, 3 untidy (warnings alone), 0 neither."""
+    findings = list(findings)
+    if any(finding.level == "fail" for finding in findings):
+        return UNLAWFUL
+    if any(finding.rule == "hidden" and finding.level == "warn" for finding in findings):
+        return UNREADABLE
+    if any(finding.level == "warn" for finding in findings):
+        return UNTIDY
+    return 0
+
+
+def printable(text: str) -> str:
+    """The text on one line, its control characters spelled out: they would steer the terminal.
+
+    >>> printable("seed\\x1b[2J 1")
+    'seed\\\\x1b[2J 1'
+    """
+    words = " ".join(text.split())
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in words
+    )
+
+
+def shorten(text: str) -> str:
+    """The beginning of a long text."""
+    return text if len(text) <= LONGEST else text[: LONGEST - 2].rsplit(" ", 1)[0] + " …"
+
+
+def grouped(findings: list[Finding]) -> list[tuple[Finding, int]]:
+    """The first finding of each fault, and in how many places it is.
+
+    Two findings are one fault where rule, level, remedy and, but for its numbers, evidence agree.
+    """
+    counts: dict[tuple, int] = {}
+    first: dict[tuple, Finding] = {}
+    for finding in findings:
+        evidence = re.sub(r"\d[\d.,]*", "0", finding.evidence)
+        fault = (finding.level, finding.rule, evidence, finding.remedy)
+        first.setdefault(fault, finding)
+        counts[fault] = counts.get(fault, 0) + 1
+    return [(finding, counts[fault]) for fault, finding in first.items()]
 
 
 def report(findings: Iterable[Finding], as_json: bool = False, verbose: bool = False) -> str:
     """The findings as text, worst first and by rule, or as one JSON object.
 
-    What holds is counted in the last line; verbose shows it one by one.
+    As text one line a fault, with its first place and the number of others, and its remedy. What
+    holds is counted in the last line. verbose shows every place, at full length, and what holds.
     """
     order = [(level, rule) for level in LEVELS for rule in RULES]
     ranked = sorted(findings, key=lambda f: order.index((f.level, f.rule)))
     if as_json:
         return json.dumps({"status": status(ranked), "findings": [asdict(f) for f in ranked]})
+    shown = [(f, 1) for f in ranked] if verbose else grouped([f for f in ranked if f.level != "ok"])
     lines = []
-    for f in ranked:
-        if f.level == "ok" and not verbose:
-            continue
-        lines.append(f"{f.level.upper():4}  {f.rule}  {f.where}: {f.evidence}")
-        lines += [f"      -> {f.remedy}"] if f.remedy else []
+    for finding, count in shown:
+        where = printable(finding.where) + (f" and {count - 1} more" if count > 1 else "")
+        evidence = printable(finding.evidence)
+        remedy = printable(finding.remedy)
+        if not verbose:
+            evidence = shorten(evidence)
+            remedy = shorten(remedy)
+        lines.append(f"{finding.level.upper():4}  {finding.rule}  {where}: {evidence}")
+        lines += [f"      -> {remedy}"] if remedy else []
     counts = [f"{sum(f.level == level for f in ranked)} {level}" for level in LEVELS]
     return "\n".join([*lines, f"findings: {', '.join(counts)}"])

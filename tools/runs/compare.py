@@ -1,7 +1,7 @@
 """One table of all systems, from their runs' logs: size, bytes, loss and bpb on the same text.
 
-    python -m tools.runs.compare RUN... [--markdown | --json]
-    python -m tools.runs.compare RUN... --plot curves.png [--data DIR]
+    python3 golf.py compare RUN... [--markdown | --json]
+    python3 golf.py compare RUN... --plot curves.png [--data DIR]
 
 A RUN is a log, a run folder or id, or a folder of run folders. Runs are refused together where
 their scores do not compare: another validation text, part of it only, or windows of another kind.
@@ -9,8 +9,8 @@ Loss and perplexity compare between equal tokenizers alone, bpb between all that
 is: of one that normalises it, as SentencePiece mostly does, the bytes are those of another text.
 
 --plot draws the training losses of the runs against two lines of the training tokens themselves:
-their unigram entropy, and their bigram entropy, that of a token when the one before it is known.
-DIR is the folder of shards (that of the runs' settings).
+their unigram entropy, and their bigram entropy, the uncertainty of a token when the one before it
+is known. DIR is the folder of shards (that of the runs' settings).
 
 Exit status 0; 1: the runs do not compare, 2: a RUN or the data cannot be read.
 """
@@ -20,14 +20,16 @@ import io
 import json
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from tools.runs.logs import Run, find_logs, read_runs
+from tools.runs.logs import find_logs, read_runs
+from tools.runs.run_log import Run
 
 ENTROPY_TOKENS = 100_000_000  # of the training split, at most
+TOKEN_IDS = 1 << 16  # shards hold uint16
 COLUMNS = {  # of the table: heading, format
     "system": ("system", "{}"),
     "parameters": ("parameters", "{:,}"),
@@ -42,7 +44,7 @@ COLUMNS = {  # of the table: heading, format
 
 
 class NoComparison(ValueError):
-    """Runs whose scores do not compare; str() says which, why, and what to do."""
+    """Runs whose scores do not compare; str() says which, the reason, and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -62,44 +64,76 @@ class Row:
 
 def runs_of(path: Path) -> list[Run]:
     """The runs of a path, or of the folders in it. Raises: FileNotFoundError, ValueError."""
-    parts = [path]
     if path.is_dir() and not find_logs(path):
-        parts = [part for part in sorted(path.iterdir()) if part.is_dir() and find_logs(part)]
-    return [run for part in parts or [path] for run in read_runs(part)]
+        folders = [part for part in sorted(path.iterdir()) if part.is_dir() and find_logs(part)]
+        if folders:
+            return [run for folder in folders for run in read_runs(folder)]
+    return read_runs(path)
 
 
-def text_of(run: Run) -> dict:
+# Comparable runs ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Protocol:
     """What must be equal for two scores to compare, as the log tells it."""
-    score, settings = run.score, run.settings
-    seq_len, stride = settings.get("train_seq_len"), settings.get("eval_stride")
-    unigram = [s.val_loss for s in run.scores if s.name == "unigram"]
-    return {
-        "bytes of validation text": score.bytes,
-        # Of equal tokens; with another tokenizer the bytes alone tell the text.
-        "unigram loss": (unigram or [None])[-1],
-        "windows": "blocks" if stride == seq_len else f"sliding by {stride}",
-    }
+
+    text_bytes: int | None
+    # Of equal tokens this tells one text from another of the same length. With another tokenizer
+    # the bytes alone tell the text.
+    unigram_loss: float | None
+    windows: str
+
+
+PROTOCOL_NAMES = {
+    "text_bytes": "bytes of validation text",
+    "unigram_loss": "unigram loss",
+    "windows": "windows",
+}
+
+
+def last_unigram(run: Run):
+    """The score of the unigram distribution of the same tokens; None where the log has none."""
+    unigrams = [score for score in run.scores if score.name == "unigram"]
+    return unigrams[-1] if unigrams else None
+
+
+def protocol_of(run: Run) -> Protocol:
+    stride = run.settings.get("eval_stride")
+    in_blocks = stride == run.settings.get("train_seq_len")
+    unigram = last_unigram(run)
+    return Protocol(
+        text_bytes=run.score.bytes,
+        unigram_loss=unigram.val_loss if unigram else None,
+        windows="blocks" if in_blocks else f"sliding by {stride}",
+    )
 
 
 def check_comparable(runs: list[Run]) -> None:
-    """Raise NoComparison where two scores are not of one text, whole, in windows of one kind."""
+    """Raise NoComparison where two scores are not of one text, complete, in windows of one kind."""
     for run in runs:
         if run.score is None:
             raise NoComparison(f"{run.path} has no score ({run.score_reason}); leave it out")
-        if run.score.is_partial or not run.score.bytes:
-            what = "a score of part of the text" if run.score.is_partial else "no count of bytes"
-            raise NoComparison(f"{run.path} has {what}; score it on a verified folder")
-    first = text_of(runs[0])
+        if run.score.is_partial:
+            raise NoComparison(f"{run.path} has a score of part of the text; score it on all of it")
+        if not run.score.bytes:
+            raise NoComparison(f"{run.path} has no count of bytes; score it on a verified folder")
+    first = runs[0]
+    expected = asdict(protocol_of(first))
     for run in runs[1:]:
-        found = text_of(run)
-        if run.score.targets != runs[0].score.targets:
-            found["unigram loss"] = first["unigram loss"]
-        for what, value in found.items():
-            if value != first[what]:
-                both = f"{first[what]} in {runs[0].path}, {value} in {run.path}"
-                if run.score.targets != runs[0].score.targets:
-                    both += " (a tokenizer that normalises makes another text of the same)"
-                raise NoComparison(f"{what}: {both}; compare runs of one text and one protocol")
+        same_tokens = run.score.targets == first.score.targets
+        for name, value in asdict(protocol_of(run)).items():
+            if value == expected[name] or name == "unigram_loss" and not same_tokens:
+                continue
+            both = f"{expected[name]} in {first.path}, {value} in {run.path}"
+            if not same_tokens:
+                both += " (a tokenizer that normalises makes another text of the same)"
+            raise NoComparison(
+                f"{PROTOCOL_NAMES[name]}: {both}; compare runs of one text and one protocol"
+            )
+
+
+# Table --------------------------------------------------------------------------------------------
 
 
 def name_of(run: Run) -> str:
@@ -108,24 +142,27 @@ def name_of(run: Run) -> str:
     One that learned from a teacher is another system, whatever its recipe.
     """
     name = run.preset or run.run_id or run.path.stem
-    name = name if "peak_lr" in run.settings else f"golf, {name}"
+    if "peak_lr" not in run.settings:
+        name = f"golf, {name}"
     return f"{name}, taught" if run.settings.get("teacher") else name
 
 
 def row_of(run: Run) -> Row:
     """The run's row; what the log does not say is None."""
-    timed = [p for p in run.curve if p["train_time_ms"] and p.get("tokens")]
-    last = timed[-1] if timed else None
-    known = run.model_bytes and run.model_params
+    timed = [point for point in run.curve if point["train_time_ms"] and point.get("tokens")]
+    last = timed[-1] if timed else {}
+    bits = None
+    if run.model_bytes and run.model_params:
+        bits = 8 * run.model_bytes / run.model_params
     return Row(
         system=name_of(run),
         parameters=run.model_params,
         artifact_bytes=run.model_bytes,
-        bits_per_parameter=8 * run.model_bytes / run.model_params if known else None,
-        train_tokens=last and last["tokens"],
+        bits_per_parameter=bits,
+        train_tokens=last.get("tokens"),
         loss=run.score.val_loss,
         bpb=run.score.val_bpb,
-        tokens_per_second=last and last.get("tok_s"),
+        tokens_per_second=last.get("tok_s"),
         log=os.path.relpath(run.path),
     )
 
@@ -137,39 +174,61 @@ def table(runs: list[Run]) -> list[Row]:
 
 
 def cells(row: Row) -> list[str]:
-    values = ((form, getattr(row, name)) for name, (_, form) in COLUMNS.items())
-    return ["–" if value is None else form.format(value) for form, value in values]
+    """One row of the table, as texts; a dash for what is not known."""
+    texts = []
+    for name, (_, form) in COLUMNS.items():
+        value = getattr(row, name)
+        texts.append("–" if value is None else form.format(value))
+    return texts
+
+
+def headings() -> list[str]:
+    return [heading for heading, _ in COLUMNS.values()]
 
 
 def as_markdown(rows: list[Row], runs: list[Run]) -> str:
     """The table with links, and one line on the text."""
-    lines = [[heading for heading, _ in COLUMNS.values()], ["---"] * len(COLUMNS)]
+    lines = [headings(), ["---"] * len(COLUMNS)]
     for row in rows:
-        *values, log = cells(row)
-        lines.append([*values, f"[log]({log})"])
+        *texts, log = cells(row)
+        lines.append([*texts, f"[log]({log})"])
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return f"{text}\n\n{describe_text(runs)}"
 
 
 def as_text(rows: list[Row], runs: list[Run]) -> str:
-    lines = [[heading for heading, _ in COLUMNS.values()], *map(cells, rows)]
+    """The table in columns, and one line on the text."""
+    lines = [headings(), *map(cells, rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    padded = [[f"{c:>{w}}" for c, w in zip(line, widths, strict=True)] for line in lines]
-    return "\n".join([*("  ".join(line) for line in padded), "", describe_text(runs)])
+    padded = []
+    for line in lines:
+        texts = [text.rjust(width) for text, width in zip(line, widths, strict=True)]
+        padded.append("  ".join(texts))
+    return "\n".join([*padded, "", describe_text(runs)])
 
 
 def describe_text(runs: list[Run]) -> str:
     """What the scores are of, and what a model without context would have."""
-    said, score = text_of(runs[0]), runs[0].score
-    same = all(run.score.targets == score.targets for run in runs)
-    bound = [s.val_bpb for s in runs[0].scores if s.name == "unigram"]
-    facts = [f"{score.bytes:,} bytes of validation text"]
-    facts += [f"{score.targets:,} targets"] * same + [f"windows: {said['windows']}"]
-    facts += [f"unigram distribution of the same tokens: {bound[-1]:.4f} bpb"] if bound else []
+    protocol = protocol_of(runs[0])
+    # With several tokenizers there is no one number of targets.
+    targets = {run.score.targets for run in runs}
+    facts = [f"{protocol.text_bytes:,} bytes of validation text"]
+    if len(targets) == 1:
+        facts.append(f"{targets.pop():,} targets")
+    facts.append(f"windows: {protocol.windows}")
+    unigram = last_unigram(runs[0])
+    if unigram:
+        facts.append(f"unigram distribution of the same tokens: {unigram.val_bpb:.4f} bpb")
     return "; ".join(facts) + "."
 
 
 # Curves against entropies -------------------------------------------------------------------------
+
+
+def nats(counts: np.ndarray) -> float:
+    """Entropy of a distribution that is given by counts: nats([1, 1]) is log 2."""
+    share = counts[counts > 0] / counts.sum()
+    return float(-(share * np.log(share)).sum())
 
 
 def entropies(shards: list[np.ndarray]) -> tuple[float, float, int]:
@@ -178,17 +237,16 @@ def entropies(shards: list[np.ndarray]) -> tuple[float, float, int]:
     The second is H(pair) - H(first): what a table of all pairs would reach on this very text, less
     than on other text. No pair reaches from one shard into the next.
     """
-    first_V, second_V, pairs = np.zeros(1 << 16, int), np.zeros(1 << 16, int), []
+    first_V = np.zeros(TOKEN_IDS, int)
+    second_V = np.zeros(TOKEN_IDS, int)
+    pairs = []
     for shard_T in shards:
-        before_T, target_T = shard_T[:-1], shard_T[1:]
-        first_V += np.bincount(before_T, minlength=1 << 16)
-        second_V += np.bincount(target_T, minlength=1 << 16)
+        before_T = shard_T[:-1]
+        target_T = shard_T[1:]
+        first_V += np.bincount(before_T, minlength=TOKEN_IDS)
+        second_V += np.bincount(target_T, minlength=TOKEN_IDS)
+        # Two ids of 16 bits as one of 32, so that counting pairs is counting numbers.
         pairs.append(before_T.astype(np.uint32) << np.uint32(16) | target_T)
-
-    def nats(counts: np.ndarray) -> float:
-        share = counts[counts > 0] / counts.sum()
-        return float(-(share * np.log(share)).sum())
-
     pair_counts = np.unique(np.concatenate(pairs), return_counts=True)[1]
     return nats(second_V), nats(pair_counts) - nats(first_V), int(first_V.sum())
 
@@ -200,12 +258,13 @@ def training_shards(runs: list[Run], folder: Path | None) -> list[np.ndarray]:
     """
     import evaluate  # here, because torch takes seconds to load
 
-    named = {run.settings.get("data_path") for run in runs}
     if folder is None:
+        named = {run.settings.get("data_path") for run in runs}
         if len(named) > 1:
             raise NoComparison(f"runs trained on {sorted(map(str, named))}; name one with --data")
         folder = Path(named.pop() or "")
-    shards, room = [], ENTROPY_TOKENS
+    shards = []
+    room = ENTROPY_TOKENS
     for path in evaluate.find_shards(folder, "train"):
         shards.append(evaluate.read_shard(path)[: max(0, room)])
         room -= len(shards[-1])
@@ -214,25 +273,33 @@ def training_shards(runs: list[Run], folder: Path | None) -> list[np.ndarray]:
 
 def draw(runs: list[Run], shards: list[np.ndarray]):
     """Training loss of every run against tokens, with both entropies of these tokens as lines."""
-    from tools.runs import plot
+    from tools.runs import curves, plot
 
-    groups = [plot.Group(name_of(run), [run]) for run in runs]
+    groups = [curves.Group(name_of(run), [run]) for run in runs]
     fig, ((ax,),) = plot.figure(1, 1, 9.0, 5.2)
-    plot.draw_lines(ax, groups, lambda run: plot.series(run, "tokens", "train_loss"))
+    plot.draw_lines(ax, groups, lambda run: curves.series(run, "tokens", "train_loss"))
     unigram, bigram, count = entropies(shards)
     low, high = ax.get_ylim()
     margin = 0.05 * (high - low)
+    # The entropies are the point of the picture: they are never cut off.
     ax.set_ylim(min(low, bigram - margin), max(high, unigram + margin))
     for value, name in ((unigram, "unigram"), (bigram, "bigram")):
         ax.axhline(value, color=plot.GREY, linestyle="--", linewidth=1.2)
-        text = f"{name} entropy of the training tokens: {value:.3f}"
-        place = {"xy": (1, value), "xycoords": ("axes fraction", "data"), "ha": "right"}
-        beside = {"xytext": (-2, 4), "textcoords": "offset points", "fontsize": 9}
-        ax.annotate(text, **place, **beside, color=plot.GREY)
+        ax.annotate(
+            f"{name} entropy of the training tokens: {value:.3f}",
+            xy=(1, value),
+            xycoords=("axes fraction", "data"),
+            xytext=(-2, 4),
+            textcoords="offset points",
+            ha="right",
+            fontsize=9,
+            color=plot.GREY,
+        )
     ax.set_xlabel("training tokens")
     ax.xaxis.set_major_formatter(plot.count)
     ax.set_ylabel("training loss (nats per token)")
-    ax.set_title(f"Systems on one text; entropies of {plot.count(float(f'{count:.3g}'))} tokens")
+    tokens = plot.count(float(f"{count:.3g}"))
+    ax.set_title(f"Systems on one text; entropies of {tokens} tokens")
     plot.legend_below(fig, np.array([[ax]]))
     return fig
 
@@ -242,8 +309,8 @@ def write_plot(runs: list[Run], shards: list[np.ndarray], path: Path) -> None:
     try:
         import matplotlib
     except ImportError as error:
-        install = "python3 golf.py --with plots tools.runs.compare …"
-        raise ImportError(f"a picture needs matplotlib: {install}") from error
+        command = "python3 golf.py compare … --plot FILE"
+        raise ImportError(f"a picture needs matplotlib, which this installs: {command}") from error
     from quantize import write_atomic
     from tools.runs.plot import STYLE
 
@@ -254,8 +321,11 @@ def write_plot(runs: list[Run], shards: list[np.ndarray], path: Path) -> None:
     write_atomic(path, buffer.getvalue())
 
 
+# Command ------------------------------------------------------------------------------------------
+
+
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="tools.runs.compare", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="golf.py compare", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", help="log, run folder or id, or a folder of them")
     form = parser.add_mutually_exclusive_group()
@@ -270,15 +340,18 @@ def main(argv: list[str] | None = None) -> int:
         if args.plot:
             write_plot(runs, training_shards(runs, args.data), args.plot)
     except NoComparison as error:
-        print(f"tools.runs.compare: {error}", file=sys.stderr)
+        print(f"golf.py compare: {error}", file=sys.stderr)
         return 1
     except (ValueError, OSError, ImportError) as error:
-        print(f"tools.runs.compare: {error}", file=sys.stderr)
+        print(f"golf.py compare: {error}", file=sys.stderr)
         return 2
     if args.json:
-        print(json.dumps({"text": text_of(runs[0]), "rows": [vars(row) for row in rows]}))
+        report = {"text": asdict(protocol_of(runs[0])), "rows": [asdict(row) for row in rows]}
+        print(json.dumps(report))
+    elif args.markdown:
+        print(as_markdown(rows, runs))
     else:
-        print((as_markdown if args.markdown else as_text)(rows, runs))
+        print(as_text(rows, runs))
     return 0
 
 

@@ -1,11 +1,10 @@
 """Look this machine over before a run, and forecast the run: a minute, with or without a GPU.
 
-    python3 golf.py tools.runs.doctor [--data DIR] [--tokenizer FILE] [--nproc N] [--no-probe]
-        [--json]
-    MAX_WALLCLOCK_SECONDS=600 python3 golf.py tools.runs.doctor --from-run RUN
+    python3 golf.py doctor [RECIPE] [--data DIR] [--tokenizer FILE] [--gpus N] [--no-probe] [--json]
+    MAX_WALLCLOCK_SECONDS=600 python3 golf.py doctor --from-run RUN
 
-Settings are environment variables, as for train_gpt.py, and choose the run that is forecast. Each
-line is `ok`, `warn` or `fail`, a name, what was found and, where it matters, what to do about it.
+Settings are environment variables, as for training, and choose the run that is forecast. Each line
+is `ok`, `warn` or `fail`, a name, the finding and, where it matters, what to do about it.
 
 The step time is measured on made-up tokens, in a process that is ended when its time is over: first
 a part of a batch as it is, then compiled, where the settings say so and the time allows. The time
@@ -13,8 +12,6 @@ to pack is that of the quantiser on one column of each shape, times the columns.
 is not measured: packing stops at the cap or where more bytes make no difference to the loss, which
 depends on what training finds. It is the bits a weight that our trained models took, or the cap.
 --from-run forecasts from the log of a finished run of this toolkit instead, and probes nothing.
-Both assume that the machine stays as fast as it was: a CPU that is shared has been off by 10 to
-40 %.
 
 Exit status 0: nothing fails, 1: something would stop the run, 2: no such settings or run.
 """
@@ -25,42 +22,42 @@ import math
 import os
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-import evaluate
+import golf
 import quantize
-import train_gpt
-from codec import trellis
-from data import verify
-from golf import child_environment
+from data import start_check, verify
+from engine.open_model import find_recipe
+from engine.ranks import MOST_RANKS, compute_dtype
+from engine.recipe import Recipe
+from engine.settings import RunSettings, read_settings
+from engine.shards import find_shards, read_shard
 from tools.legality.rules import LEVELS
-from tools.runs.logs import Run, read_runs
-from train_gpt import Hyperparameters
+from tools.runs.forecast import at_cap, forecast_from_probe, forecast_from_run
+from tools.runs.logs import read_runs
+from tools.runs.probe import run_probe
+from tools.runs.run_log import Run
 
-ROOT = Path(__file__).resolve().parents[2]
-COMPILE_SECONDS = 15  # limits that keep the whole under a minute
+# Limits that keep the whole under a minute.
+COMPILE_SECONDS = 15
 DATA_SECONDS = 15
 PROBE_SECONDS = 30
+
 PHASE_SECONDS = 600  # of training, and again of scoring, by the rules
+FEW_STEPS = 100  # fewer are too few to learn anything
 FULL_SHARDS = 80  # of the published training text, that records train on
-USUAL_BITS = 3.4  # of a weight where bytes abound: smoke runs 3.8, 6.9 M weights on web text 3.4
-AT_CAP_BYTES = quantize.CAP_BYTES // 1000  # what packing to the cap may leave
-PASSES = 2  # of the quantiser, until a size is met
-SECONDS = ("grad_seconds", "optimizer_seconds")  # the parts of a step
-# A run's speed holds for another run only if these are the same.
-SPEED_SETTINGS = {*train_gpt.MODEL_SETTINGS, "train_batch_tokens", "micro_batch_tokens", "compile"}
+FETCH = "python3 golf.py data fetch --variant sp1024 --train-shards 80"
+GIB = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -69,11 +66,11 @@ class Check:
 
     name: str
     level: str  # one of tools.legality.rules.LEVELS
-    what: str
+    finding: str
     remedy: str = ""
 
 
-# What is here -------------------------------------------------------------------------------------
+# The machine --------------------------------------------------------------------------------------
 
 
 def installed(package: str) -> str:
@@ -84,48 +81,56 @@ def installed(package: str) -> str:
         return ""
 
 
+def driver_version() -> str:
+    """The NVIDIA driver's version; empty without one."""
+    smi = shutil.which("nvidia-smi")
+    if not smi:
+        return ""
+    query = [smi, "--query-gpu=driver_version", "--format=csv,noheader"]
+    done = subprocess.run(query, capture_output=True, text=True, timeout=20)
+    return "" if done.returncode else done.stdout.split("\n")[0].strip()
+
+
 def check_device() -> Iterator[Check]:
     """GPU, driver, capability, form and memory; or that there is none."""
-    smi = shutil.which("nvidia-smi")
-    query = [smi, "--query-gpu=driver_version", "--format=csv,noheader"]
-    found = subprocess.run(query, capture_output=True, text=True, timeout=20) if smi else None
-    driver = found.stdout.split("\n")[0].strip() if found and not found.returncode else ""
-    if not torch.cuda.is_available():
-        if driver or Path("/proc/driver/nvidia").exists():
-            what = (
-                f"there is a GPU (driver {driver or 'unknown'}), torch {torch.__version__} has none"
-            )
-            remedy = "install a CUDA build of torch that this driver supports"
-            yield Check("device", "fail", what, remedy)
-        else:
-            yield Check("device", "ok", "CPU only: fp32, PRESET=smoke; the real recipe needs a GPU")
-        return
-    for i in range(torch.cuda.device_count()):
-        yield check_gpu(torch.cuda.get_device_name(i), i)
-    name, cuda = f"driver {driver or 'unknown'}", torch.version.cuda
-    yield Check("driver", "ok", f"{name}, torch for CUDA {cuda}, NCCL {torch.cuda.nccl.version()}")
+    driver = driver_version() or "unknown"
+    if torch.cuda.is_available():
+        for i in range(torch.cuda.device_count()):
+            yield check_gpu(torch.cuda.get_device_name(i), i)
+        versions = f"torch for CUDA {torch.version.cuda}, NCCL {torch.cuda.nccl.version()}"
+        yield Check("driver", "ok", f"driver {driver}, {versions}")
+    elif driver != "unknown" or golf.NVIDIA_DRIVER.exists():
+        finding = f"there is a GPU (driver {driver}), torch {torch.__version__} cannot use it"
+        remedy = "install a CUDA build of torch that this driver supports"
+        yield Check("device", "fail", finding, remedy)
+    else:
+        yield Check("device", "ok", "CPU only: fp32, PRESET=smoke; the real recipe needs a GPU")
 
 
 def check_gpu(name: str, index: int) -> Check:
     """What a GPU is, whether it is what records are timed on, and whether it is free."""
+    check = f"gpu{index}"
     free_bytes, total_bytes = torch.cuda.mem_get_info(index)
     capability = ".".join(map(str, torch.cuda.get_device_capability(index)))
-    what = f"{name}, capability {capability}, {free_bytes >> 30} of {total_bytes >> 30} GiB free"
-    if total_bytes - free_bytes > 2 << 30:
-        return Check(f"gpu{index}", "warn", what, "end what else uses it: it takes time and memory")
+    memory = f"{free_bytes // GIB} of {total_bytes // GIB} GiB free"
+    finding = f"{name}, capability {capability}, {memory}"
+    # A context of CUDA alone takes some hundreds of MiB; more is somebody's work.
+    if total_bytes - free_bytes > 2 * GIB:
+        return Check(check, "warn", finding, "end what else uses it: it takes time and memory")
     if capability < "8.0":
-        return Check(f"gpu{index}", "warn", f"{what}: bf16 is slow", "take an Ampere GPU or newer")
+        return Check(check, "warn", f"{finding}: bf16 is slow", "take an Ampere GPU or newer")
     form = form_of(name)
     if form != "SXM" or "H100" not in name:
         remedy = "train for a record's time on 8 H100 SXM; anything else is for trials"
-        return Check(f"gpu{index}", "warn", f"{what}: {form}, no H100 SXM", remedy)
-    return Check(f"gpu{index}", "ok", f"{what}: H100 SXM, as records are timed on")
+        return Check(check, "warn", f"{finding}: {form}, not an H100 SXM", remedy)
+    return Check(check, "ok", f"{finding}: H100 SXM, as records are timed on")
 
 
 def form_of(name: str) -> str:
     """SXM, PCIe or NVL, by how NVIDIA names its data-centre GPUs; "other" for any other GPU."""
-    if found := re.search(r"\b(PCIe|NVL)\b", name):
-        return found[1]
+    form = re.search(r"\b(PCIe|NVL)\b", name)
+    if form:
+        return form[1]
     return "SXM" if re.search(r"HBM3|SXM|\b[HB][23]00\b", name) else "other"
 
 
@@ -138,65 +143,84 @@ def check_software() -> Iterator[Check]:
     except ImportError as error:
         yield Check("codecs", "fail", str(error), "pip install zstandard")
         return
-    brotli = installed("brotli")
-    others = f"; brotli {brotli or 'is not installed'}, which nothing here needs"
-    if zstandard := installed("zstandard"):
-        yield Check("codecs", "ok", f"zstandard {zstandard}{others}")
+    zstandard = installed("zstandard")
+    if zstandard:
+        yield Check("codecs", "ok", f"zstandard {zstandard}")
     else:
-        what = "zstd of the standard library: the artifact's bytes may differ from others'"
-        yield Check("codecs", "warn", what, "pip install zstandard")
+        finding = "zstd of the standard library: the artifact's bytes may differ from others'"
+        yield Check("codecs", "warn", finding, "pip install zstandard")
 
 
 def check_machine(parameters: int) -> Iterator[Check]:
     """Cores, threads, load, memory and disk, against what a run needs."""
-    cores, threads = len(os.sched_getaffinity(0)), torch.get_num_threads()
-    load, environ = os.getloadavg()[0], child_environment()
-    policy = environ.get("OMP_WAIT_POLICY", "not set")
-    what = f"{cores} of {os.cpu_count()} cores, {threads} threads, OMP_WAIT_POLICY {policy}"
-    if load > 0.6 * cores:
-        remedy = "wait until it is free; the times below are too long"
-        yield Check("cores", "warn", f"{what}; load {load:.1f}: the machine is busy", remedy)
-    elif not torch.cuda.is_available() and policy.upper() != "PASSIVE":
-        remedy = "start with golf.py, which sets it to PASSIVE; only an idle machine does without"
-        yield Check("cores", "warn", what, remedy)
-    else:
-        yield Check("cores", "ok", what)
+    yield check_cores()
     memory = re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())
-    available_bytes, need_bytes = 1024 * int(memory[1]), 48 * parameters + (2 << 30)
-    level = "ok" if available_bytes > need_bytes else "warn"
-    what = f"{available_bytes / 2**30:.1f} GiB available, about {need_bytes / 2**30:.1f} wanted"
-    yield Check(
-        "memory", level, what, "" if level == "ok" else "free some, or train a smaller model"
-    )
+    available_bytes = 1024 * int(memory[1])
+    # fp32 weights, gradients, two moments, averages, and a checkpoint in memory: 12 numbers each.
+    needed_bytes = 48 * parameters + 2 * GIB
+    finding = f"{available_bytes / GIB:.1f} GiB available, about {needed_bytes / GIB:.1f} needed"
+    if available_bytes > needed_bytes:
+        yield Check("memory", "ok", finding)
+    else:
+        yield Check("memory", "warn", finding, "free some, or train a smaller model")
     free_bytes = shutil.disk_usage(".").free
-    need_bytes = 2 * 20 * parameters + 3 * quantize.CAP_BYTES  # a checkpoint and its successor
-    what = f"{free_bytes / 1e9:.1f} GB free here, {need_bytes / 1e9:.2f} wanted for logs/"
-    level = "ok" if free_bytes > need_bytes else "fail"
-    yield Check("disk", level, what, "" if level == "ok" else "free some, or stand elsewhere")
+    needed_bytes = 2 * 20 * parameters + 3 * quantize.CAP_BYTES  # a checkpoint and its successor
+    finding = f"{free_bytes / 1e9:.1f} GB free here, {needed_bytes / 1e9:.2f} needed for logs/"
+    if free_bytes > needed_bytes:
+        yield Check("disk", "ok", finding)
+    else:
+        yield Check("disk", "fail", finding, "free some, or stand elsewhere")
 
 
-def check_attention(hp: Hyperparameters, device: torch.device) -> Check:
+def check_cores() -> Check:
+    """Cores and threads, and whether somebody else uses them."""
+    cores = len(os.sched_getaffinity(0))
+    load = os.getloadavg()[0]
+    # As it is here, not as golf.py sets it for its commands.
+    policy = golf.own_environment().get("OMP_WAIT_POLICY", "not set")
+    threads = f"{torch.get_num_threads()} threads, OMP_WAIT_POLICY {policy}"
+    finding = f"{cores} of {os.cpu_count()} cores, {threads}"
+    if load > 0.6 * cores:
+        finding += f"; load {load:.1f}: the machine is busy"
+        remedy = "wait until it is free; the times below are too long"
+        return Check("cores", "warn", finding, remedy)
+    if not torch.cuda.is_available() and policy.upper() != "PASSIVE":
+        remedy = "start with golf.py, which sets it to PASSIVE; only an idle machine does without"
+        return Check("cores", "warn", finding, remedy)
+    return Check("cores", "ok", finding)
+
+
+def check_attention(settings: RunSettings, device: torch.device) -> Check:
     """The kernel that attention takes, seen in the graph of a call in the model's shapes."""
-    E, dtype = hp.model_dim // hp.num_heads, train_gpt.compute_dtype(device)
+    H = settings.num_heads
+    E = settings.model_dim // H
+    dtype = compute_dtype(device)
 
     def heads(count: int) -> torch.Tensor:
-        shape = (1, count, hp.train_seq_len, E)
+        shape = (1, count, settings.train_seq_len, E)
         return torch.zeros(shape, device=device, dtype=dtype, requires_grad=True)
 
-    q, k, v = heads(hp.num_heads), heads(hp.num_kv_heads), heads(hp.num_kv_heads)
-    y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-    names, nodes = [], [y.grad_fn]
+    key_heads = getattr(settings, "num_kv_heads", H)
+    y = F.scaled_dot_product_attention(
+        heads(H), heads(key_heads), heads(key_heads), is_causal=True, enable_gqa=True
+    )
+    # Which kernel PyTorch takes depends on shape, type and machine. The name of the node that will
+    # compute the gradient tells it, without running anything twice.
+    kernel = "math"
+    nodes = [y.grad_fn]
     while nodes:
         node = nodes.pop()
-        names.append(node.name())
+        name = re.search(r"ScaledDotProduct(\w+?)(?:Attention|Backward)", node.name())
+        if name:
+            kernel = name[1].lower()
         nodes += [parent for parent, _ in node.next_functions if parent]
-    found = [re.search(r"ScaledDotProduct(\w+?)(?:Attention|Backward)", name) for name in names]
-    backend = next((match[1].lower() for match in found if match), "math")
-    if backend == "math":
+    if kernel == "math":
         remedy = "use bf16, a head dimension that is a multiple of 8, and a newer torch"
         return Check("attention", "warn", "math: every score is written to memory", remedy)
-    return Check("attention", "ok", f"{backend} kernel, {dtype}".replace("torch.", ""))
+    return Check("attention", "ok", f"{kernel} kernel, {str(dtype).removeprefix('torch.')}")
 
+
+# Compilation --------------------------------------------------------------------------------------
 
 COMPILE_CODE = """
 import time, torch
@@ -206,11 +230,13 @@ x = torch.ones(64, 64, device=device, requires_grad=True)
 torch.compile(lambda x: (torch.relu(x) * 2 + 1).sum())(x).backward()
 print(f"{time.perf_counter() - started:.1f}", float(x.grad.sum()))
 """
+RIGHT_SUM = "8192.0"  # of the gradient: 2 for each of 64 * 64 ones
 
 
 def start_compile() -> subprocess.Popen:
     """A process that compiles a small function and its gradient."""
-    command, pipe = [sys.executable, "-c", COMPILE_CODE], subprocess.PIPE
+    command = [sys.executable, "-c", COMPILE_CODE]
+    pipe = subprocess.PIPE
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
 
 
@@ -221,364 +247,215 @@ def check_compile(process: subprocess.Popen, is_needed: bool, seconds: float) ->
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
-        what = f"torch.compile of a small function is not done after {COMPILE_SECONDS} s"
+        finding = f"torch.compile of a small function is not done after {COMPILE_SECONDS} s"
+        if not is_needed:
+            return Check("compile", "ok", finding)
         remedy = "try again with the cache warm; COMPILE=0 does without, slower"
-        return Check("compile", "warn" if is_needed else "ok", what, remedy if is_needed else "")
+        return Check("compile", "warn", finding, remedy)
     words = out.split()
-    if not process.returncode and words[1:] == ["8192.0"]:
+    if process.returncode == 0 and words[1:] == [RIGHT_SUM]:
         return Check("compile", "ok", f"torch.compile works: {words[0]} s for a small function")
-    what = f"torch.compile fails: {(err.strip().splitlines() or ['no output'])[-1][:200]}"
+    errors = err.strip().splitlines() or ["no output"]
+    finding = f"torch.compile fails: {errors[-1][:200]}"
     if is_needed:
-        return Check("compile", "fail", what, "install gcc and Triton, or set COMPILE=0: slower")
-    return Check("compile", "ok", f"{what}; these settings do without")
+        return Check("compile", "fail", finding, "install gcc and Triton, or set COMPILE=0: slower")
+    return Check("compile", "ok", f"{finding}; these settings do without")
 
 
-def check_data(hp: Hyperparameters, given: dict) -> Iterator[Check]:
+# Data ---------------------------------------------------------------------------------------------
+
+
+def check_data(recipe: Recipe, settings: RunSettings, overrides: dict) -> Iterator[Check]:
     """Shards and tokenizer by the check that a run makes at its start, and how many of them."""
-    smoke = train_gpt.PRESETS["smoke"]["data_path"]
-    if hp.data_path == smoke and "data_path" not in given and not Path(smoke).exists():
-        yield Check("shards", "ok", f"{smoke} is made at the start of the run")
+    smoke_path = recipe.presets.get("smoke", {}).get("data_path")
+    is_made = settings.data_path == smoke_path and "data_path" not in overrides
+    if is_made and not Path(smoke_path).exists():
+        yield Check("shards", "ok", f"{smoke_path} is made at the start of the run")
         return
-    fetch = "python3 golf.py --with data data.prepare fetch --variant sp1024 --train-shards 80"
     try:
-        evaluate.ByteTable.from_sentencepiece(hp.tokenizer_path, hp.vocab_size)
-        yield Check("tokenizer", "ok", f"{hp.tokenizer_path}, {hp.vocab_size} pieces")
+        recipe.byte_table(settings.tokenizer_path, settings.vocab_size)
+        yield Check("tokenizer", "ok", f"{settings.tokenizer_path}, {settings.vocab_size} pieces")
     except (ValueError, OSError) as error:
-        yield Check("tokenizer", "fail", str(error), f"TOKENIZER_PATH=…, or {fetch}")
+        yield Check("tokenizer", "fail", str(error), f"TOKENIZER_PATH=…, or {FETCH}")
     outcome: list[Check] = []
-    thread = threading.Thread(target=lambda: outcome.extend(check_shards(hp, fetch)), daemon=True)
-    thread.start()  # hashing 16 GB that were never verified takes longer than we have
+    # Hashing 16 GB that were never verified takes longer than we have.
+    thread = threading.Thread(target=lambda: outcome.append(check_shards(settings)), daemon=True)
+    thread.start()
     thread.join(DATA_SECONDS)
-    what = f"{hp.data_path}: not checked after {DATA_SECONDS} s, as every start of a run will"
-    verify_it = f"python3 golf.py data.prepare verify {hp.data_path}, once"
-    yield from outcome or [Check("shards", "warn", what, verify_it)]
+    if outcome:
+        yield outcome[0]
+        return
+    finding = f"{settings.data_path}: not checked after {DATA_SECONDS} s, as every run will"
+    remedy = f"{golf.shell_line('data', 'verify', settings.data_path)}, once"
+    yield Check("shards", "warn", finding, remedy)
 
 
-def check_shards(hp: Hyperparameters, fetch: str) -> list[Check]:
+def check_shards(settings: RunSettings) -> Check:
     """What a run says of its shards at its start, and whether they are few."""
+    path = settings.data_path
     try:
-        note = verify.check_start(Path(hp.data_path), Path(hp.tokenizer_path), hp.vocab_size)
-        shards = len(evaluate.find_shards(hp.data_path, "train"))
+        tokenizer = Path(settings.tokenizer_path)
+        note = start_check.check_start(Path(path), tokenizer, settings.vocab_size)
+        shards = len(find_shards(path, "train"))
     except (ValueError, OSError) as error:
-        return [Check("shards", "fail", str(error), f"DATA_PATH=…, or {fetch}")]
-    of = re.search(r"train_shards:\d+/(\d+)", note)
-    wanted = int(of[1]) if of else FULL_SHARDS if "fineweb" in hp.data_path else 0
-    wanted = min(wanted, FULL_SHARDS) if "fineweb" in hp.data_path else wanted
-    if shards < wanted:
-        what = f"{shards} of {wanted} training shards; one cost 0.1 bpb (upstream #363)"
-        return [Check("shards", "warn", f"{hp.data_path}: {what}", fetch)]
+        return Check("shards", "fail", str(error), f"DATA_PATH=…, or {FETCH}")
+    is_fineweb = "fineweb" in path
+    published = re.search(r"train_shards:\d+/(\d+)", note)
+    complete = int(published[1]) if published else 0
+    if is_fineweb:
+        complete = min(complete or FULL_SHARDS, FULL_SHARDS)
+    if shards < complete:
+        few = f"{shards} of {complete} training shards; one cost 0.1 bpb (upstream #363)"
+        return Check("shards", "warn", f"{path}: {few}", FETCH)
     if note.startswith("warning: "):
-        return [Check("shards", "warn", note.removeprefix("warning: "), f"or {fetch}")]
-    return [Check("shards", "ok", f"{hp.data_path}: {note}")]
+        return Check("shards", "warn", note.removeprefix("warning: "), f"or {FETCH}")
+    return Check("shards", "ok", f"{path}: {note}")
 
 
-# How fast -----------------------------------------------------------------------------------------
-
-
-def probe(hp: Hyperparameters, device: torch.device, seconds: float) -> Iterator[dict]:
-    """Measurements as they come, a later one of a kind replaces an earlier one.
-
-    "step": seconds of gradients for so many tokens, and of the optimizer; "score": seconds for a
-    target in blocks, and for the passes of windows over one; "pack": seconds of one packing, and
-    bytes before a cap at the bits that a weight usually takes.
-    """
-    started, T = time.perf_counter(), hp.train_seq_len
-    rt = train_gpt.Runtime(0, 1, device)
-    rng = torch.Generator().manual_seed(0)
-    model = train_gpt.GPT(hp, train_gpt.compute_dtype(device))
-    weights = {name: torch.randn(p.shape, generator=rng) for name, p in model.named_parameters()}
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            p.copy_(0.02 * weights[name])
-    model.to(device)
-    optimizers = train_gpt.Optimizers(model, replace(hp, compile=False), rt)
-    averages = train_gpt.Averages(model, hp)
-    micro_tokens = min(hp.micro_batch_tokens, hp.train_batch_tokens)
-
-    def timed(call: Callable) -> float:
-        rt.synchronize()
-        began = time.perf_counter()
-        call()
-        rt.synchronize()
-        return time.perf_counter() - began
-
-    def step(loss_fn: Callable, tokens: int) -> dict:
-        rows = torch.randint(hp.vocab_size, (tokens // T, T + 1), generator=rng).to(device)
-        grad_seconds = timed(lambda: (loss_fn(rows) / tokens).backward())
-        optimizer_seconds = timed(lambda: (optimizers.step(1, 0.5), averages.update(1, 0.5)))
-        peak = torch.cuda.max_memory_allocated() >> 20 if device.type == "cuda" else None
-        return {
-            **{"kind": "step", "tokens": tokens, "grad_seconds": grad_seconds},
-            **{"optimizer_seconds": optimizer_seconds, "peak_memory_mib": peak},
-        }
-
-    def steps(loss_fn: Callable, until: float, **more) -> Iterator[dict]:
-        """Medians of some steps, on more and more tokens as long as the time allows."""
-        cold = step(loss_fn, T)  # too slow, but it may be the only one
-        yield cold | more
-        tokens, took, taken = T, 0.0, []
-        while time.perf_counter() - started + took < until:
-            taken.append(step(loss_fn, tokens))
-            middle = {key: statistics.median(one[key] for one in taken) for key in SECONDS}
-            yield taken[-1] | middle | more
-            took = sum(middle.values())
-            left = until - (time.perf_counter() - started)
-            if tokens < micro_tokens and 4 * took < left:
-                tokens, took, taken = min(2 * tokens, micro_tokens), 2 * took, []
-
-    numbers = sum(weight.numel() for weight in weights.values())
-    pack_seconds = PASSES * trellis_seconds(weights, timed, device)
-    yield {"kind": "pack", "bytes": round(USUAL_BITS * numbers / 8), "seconds": pack_seconds}
-    yield from steps(model.loss, 0.4 * seconds, compiled=False)
-    yield measure_scoring(model, hp, device, 0.6 * seconds - (time.perf_counter() - started))
-    if hp.compile:
-        yield from steps(torch.compile(model.loss), seconds, compiled=True)
-
-
-def trellis_seconds(weights: quantize.State, timed: Callable, device: torch.device) -> float:
-    """Seconds of one pass of the quantiser, from one column of every group of its matrices."""
-    paths, total = Counter(), 0.0
-    for name in quantize.flat_hessians(weights):
-        R, C = weights[name].shape
-        steps = trellis.path_steps(R)
-        paths[steps, C] += -(-R // steps)
-    coder = trellis.ColumnQuantizer(quantize.STATES, device)
-    for (steps, C), count in paths.items():
-        x_PT = torch.randn(count, steps, device=device)
-        column = [timed(lambda: coder.points(x_PT)) for _ in range(3)]  # noqa: B023
-        total += C * min(column)
-    return total
-
-
-def measure_scoring(model, hp: Hyperparameters, device: torch.device, seconds: float) -> dict:
-    """Seconds for one pass of a window over one input, by evaluate's own windows."""
-    one_V = torch.ones(hp.vocab_size, dtype=torch.int64).numpy()
-    table = evaluate.ByteTable(one_V, one_V == 0, one_V == 0)
-    T, rows = hp.train_seq_len, 1
-    took, inputs = 0.0, T
-    while True:
-        tokens_T = torch.randint(hp.vocab_size, (rows * T + 1,)).numpy()
-        began = time.perf_counter()
-        evaluate.score_windows(
-            model, tokens_T, table, seq_len=T, stride=T, isolate=False, device=device,
-            batch_tokens=min(rows * T, evaluate.BATCH_TOKENS),
-        )  # fmt: skip
-        took, inputs = time.perf_counter() - began, rows * T
-        if rows * T >= evaluate.BATCH_TOKENS or 3 * took > seconds:
-            return {"kind": "score", "seconds_per_input": took / inputs}
-        seconds, rows = seconds - took, 2 * rows
-
-
-def run_probe(hp: Hyperparameters, seconds: float) -> tuple[dict, str]:
-    """What a process measured until its time was over, by kind; and why it ended, if badly."""
-    path = ":".join([str(ROOT), *filter(None, [child_environment().get("PYTHONPATH")])])
-    command = ["env", f"PYTHONPATH={path}", sys.executable, "-P", "-u", "-m", "tools.runs.doctor"]
-    command += ["--measure", json.dumps(asdict(hp) | {"seconds": 0.8 * seconds})]
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
-    timer = threading.Timer(seconds, process.kill)
-    timer.start()
-    found = {}
-    for line in process.stdout:
-        measure = json.loads(line)
-        found[measure.pop("kind")] = measure
-    errors, late = process.stderr.read().strip().splitlines(), not timer.is_alive()
-    timer.cancel()
-    process.stdout.close()
-    process.stderr.close()
-    bad = process.wait() and not late
-    return found, (errors or [f"status {process.returncode}"])[-1] if bad else ""
+def count_tokens(settings: RunSettings, split: str, unknown: float) -> float:
+    """Tokens in the shards of a split, by their headers; `unknown` where there are none."""
+    try:
+        shards = find_shards(settings.data_path, split)
+        return sum(len(read_shard(path, verify=False)) for path in shards)
+    except (ValueError, OSError):
+        return unknown
 
 
 # Forecast -----------------------------------------------------------------------------------------
 
 
-def forecast_from_probe(
-    hp: Hyperparameters, found: dict, nproc: int, train_tokens: float, val_tokens: int
-) -> dict:
-    """What the whole run will be, as far as the probe's measurements reach.
-
-    A step is as many passes of a micro-batch as a rank has to do, and the optimizer. Nothing is
-    known of the exchange between ranks. The time kept back is twice that of three candidates on
-    held-out text, of calibration and of packing, as the trainer reserves it.
-    """
-    result, T, reserve_seconds = {}, hp.train_seq_len, 0.0
-    holdout = min(train_gpt.HOLDOUT_TOKENS, 16 * hp.train_batch_tokens, train_tokens / 50)
-    if pack := found.get("pack"):
-        result["code_bytes"] = sum(map(len, train_gpt.read_sources().values()))
-        room_bytes = quantize.CAP_BYTES - result["code_bytes"]
-        result["model_bytes"] = min(pack["bytes"], room_bytes)
-        result["total_bytes"] = result["model_bytes"] + result["code_bytes"]
-        reserve_seconds += 2 * pack["seconds"]
-    if score := found.get("score"):
-        input_seconds = score["seconds_per_input"] / nproc
-        passes = 1 + (T / hp.eval_stride if hp.eval_stride != T else 0)
-        result["score_seconds"] = input_seconds * passes * val_tokens
-        reserve_seconds += 2 * 3 * holdout * input_seconds
-    if step := found.get("step"):
-        calibration = min(train_gpt.CALIBRATION_TOKENS, holdout / 4)
-        reserve_seconds += 2 * calibration * step["grad_seconds"] / step["tokens"]
-        tokens = math.ceil(hp.train_batch_tokens // T / nproc) * T
-        seconds = step["grad_seconds"] * tokens / step["tokens"] + step["optimizer_seconds"]
-        result |= {"step_seconds": seconds, "compiled": step["compiled"]}
-        result |= count_steps(hp, seconds, reserve_seconds)
-    return result
-
-
-def forecast_from_run(hp: Hyperparameters, run: Run, nproc: int) -> dict:
-    """What a run of these settings will be, by the log of a run that differs in length alone.
-
-    Its first ten steps are left out of the step time. More ranks are taken to share all work.
-    Raises: ValueError where the log has too few timed steps, or another speed is to be expected.
-    """
-    points = [p for p in run.curve if p["train_time_ms"] and p["step"] >= 10]
-    if len(points) < 2 or not run.train_time_ms:
-        raise ValueError(
-            f"{run.path}: needs two timed steps after the first ten, has {len(points)}"
-        )
-    ours = {name: getattr(hp, name) for name in SPEED_SETTINGS}
-    other = [f"{n.upper()}={ours[n]}" for n in sorted(ours) if run.settings.get(n) != ours[n]]
-    if other:
-        raise ValueError(f"{', '.join(other)}: not so in {run.path}; run without --from-run")
-    first, last, share = points[0], points[-1], (run.world_size or 1) / nproc
-    steps, seconds = last["step"] - first["step"], last["train_time_ms"] - first["train_time_ms"]
-    step_seconds = share * seconds / steps / 1000
-    # A run ended by its cap stops where the time kept back begins; another shows half of it.
-    by_cap = run.cap_ms and last["step"] < run.settings.get("iterations", math.inf)
-    kept_ms = run.cap_ms if by_cap else 2 * run.train_time_ms - last["train_time_ms"]
-    reserve_seconds = share * max(0.0, kept_ms - last["train_time_ms"]) / 1000
-    head_seconds = share * first["train_time_ms"] / 1000 - first["step"] * step_seconds
-    result = {"step_seconds": step_seconds, "compiled": hp.compile}
-    if run.eval_time_ms:
-        passes = [
-            1 + (hp.train_seq_len / s if s != hp.train_seq_len else 0)
-            for s in (hp.eval_stride, run.settings["eval_stride"])
-        ]
-        result["score_seconds"] = share * run.eval_time_ms / 1000 * passes[0] / passes[1]
-    sizes = {"model_bytes": run.model_bytes, "code_bytes": run.code_bytes}
-    sizes |= {"total_bytes": run.total_bytes} if run.total_bytes else {}
-    return result | sizes | count_steps(hp, step_seconds, reserve_seconds, head_seconds)
-
-
-def count_steps(
-    hp: Hyperparameters, step_seconds: float, reserve_seconds: float, head_seconds: float = 0.0
-) -> dict:
-    """Steps, tokens and seconds of training; head_seconds are what the first steps take longer."""
-    steps, cap = hp.iterations, hp.max_wallclock_seconds
-    if cap:
-        fitting = math.ceil((cap - reserve_seconds - head_seconds) / step_seconds)
-        steps = max(0, min(steps, fitting))
-    return {
-        **{"steps": steps, "tokens": steps * hp.train_batch_tokens},
-        "tokens_per_second": hp.train_batch_tokens / step_seconds,
-        "train_seconds": steps * step_seconds + head_seconds + reserve_seconds / 2,
-        "reserve_seconds": reserve_seconds,
-    }
-
-
-def check_forecast(hp: Hyperparameters, result: dict, nproc: int) -> Iterator[Check]:
+def check_forecast(settings: RunSettings, result: dict, gpus: int) -> Iterator[Check]:
     """The forecast as lines, with a warning where a rule or the point of the run is in danger."""
     if "step_seconds" in result:
-        yield from check_steps(hp, result, nproc)
+        yield check_step_time(settings, result, gpus)
+        yield check_steps(settings, result)
     if "score_seconds" in result:
-        what = f"{result['score_seconds']:,.0f} s in blocks and by windows, stride {hp.eval_stride}"
-        slow = result["score_seconds"] > PHASE_SECONDS
-        remedy = "a longer EVAL_STRIDE, or more GPUs (--nproc)" if slow else ""
-        yield Check("scoring time", "warn" if slow else "ok", what, remedy)
-    if "total_bytes" in result:
-        margin = quantize.CAP_BYTES - result["total_bytes"]
-        what = f"{result['model_bytes']:,} and code {result['code_bytes']:,}: "
-        side = "OVER" if margin < 0 else "under"
-        what += f"{result['total_bytes']:,} bytes, {abs(margin):,} {side} the cap"
-        if margin < 0:
-            remedy = "a smaller model; else packing coarsens the steps until it fits"
-            yield Check("size", "warn", what, remedy)
+        seconds = result["score_seconds"]
+        finding = f"{seconds:,.0f} s in blocks and by windows, stride {settings.eval_stride}"
+        if seconds > PHASE_SECONDS:
+            remedy = "a longer EVAL_STRIDE, or more GPUs (--gpus)"
+            yield Check("scoring time", "warn", finding, remedy)
         else:
-            coarser = "; the cap decides how fine packing is" if margin <= AT_CAP_BYTES else ""
-            yield Check("size", "ok", what + coarser)
+            yield Check("scoring time", "ok", finding)
+    if "total_bytes" in result:
+        yield check_size(result)
 
 
-def check_steps(hp: Hyperparameters, result: dict, nproc: int) -> Iterator[Check]:
-    """Time of a step and number of steps."""
-    cap, steps, milliseconds = (
-        hp.max_wallclock_seconds,
-        result["steps"],
-        1e3 * result["step_seconds"],
+def check_size(result: dict) -> Check:
+    """Bytes of model and code against the cap."""
+    total = result["total_bytes"]
+    margin = quantize.CAP_BYTES - total
+    side = "OVER" if margin < 0 else "under"
+    parts = f"{result['model_bytes']:,} and code {result['code_bytes']:,}"
+    finding = f"{parts}: {total:,} bytes, {abs(margin):,} {side} the cap"
+    if margin < 0:
+        remedy = "a smaller model; else packing coarsens the steps until it fits"
+        return Check("size", "warn", finding, remedy)
+    if at_cap(total):
+        finding += "; the cap decides how fine packing is"
+    return Check("size", "ok", finding)
+
+
+def check_step_time(settings: RunSettings, result: dict, gpus: int) -> Check:
+    """Time of a step and tokens a second."""
+    compiled = "compiled" if result["compiled"] else "not compiled"
+    if settings.compile and not result["compiled"]:
+        compiled += ", which the run will be: too slow"
+    processes = "1 process" if gpus == 1 else f"{gpus} processes"
+    step = (
+        f"{1e3 * result['step_seconds']:,.1f} ms a step of {settings.train_batch_tokens:,} tokens"
     )
-    how = "compiled" if result["compiled"] else "not compiled"
-    how += ", which the run will be: too slow" if hp.compile and not result["compiled"] else ""
     speed = f"{result['tokens_per_second']:,.0f} tokens/s"
-    what = f"{milliseconds:,.1f} ms a step of {hp.train_batch_tokens:,} tokens, {speed}, {how}"
-    yield Check("step time", "ok", f"{what}, {nproc} process{'es' * (nproc > 1)}")
-    what = f"{steps:,} steps, {result['tokens']:,} tokens, in {result['train_seconds']:,.0f} s"
-    what += f" of {cap:,.0f}, {result['reserve_seconds']:.1f} s kept back" if cap else ", no cap"
-    if steps < 100:
-        remedy = "a smaller model or batch (PRESET=smoke), more time, or a faster machine"
-        yield Check("steps", "fail" if not steps else "warn", f"{what}: too few to learn", remedy)
-    elif cap > PHASE_SECONDS:
-        remedy = f"MAX_WALLCLOCK_SECONDS={PHASE_SECONDS} for a record in ten minutes"
-        yield Check("steps", "warn", what, remedy)
+    return Check("step time", "ok", f"{step}, {speed}, {compiled}, {processes}")
+
+
+def check_steps(settings: RunSettings, result: dict) -> Check:
+    """Number of steps, against what learning needs and what the rules allow."""
+    cap = settings.max_wallclock_seconds
+    steps = result["steps"]
+    finding = f"{steps:,} steps, {result['tokens']:,} tokens, in {result['train_seconds']:,.0f} s"
+    if cap:
+        finding += f" of {cap:,.0f}, {result['reserve_seconds']:.1f} s kept back"
     else:
-        yield Check("steps", "ok", what)
+        finding += ", no cap"
+    if steps < FEW_STEPS:
+        remedy = "a smaller model or batch (PRESET=smoke), more time, or a faster machine"
+        level = "fail" if steps == 0 else "warn"
+        return Check("steps", level, f"{finding}: too few to learn", remedy)
+    if cap > PHASE_SECONDS:
+        remedy = f"MAX_WALLCLOCK_SECONDS={PHASE_SECONDS} for a record in ten minutes"
+        return Check("steps", "warn", finding, remedy)
+    return Check("steps", "ok", finding)
 
 
 # Command ------------------------------------------------------------------------------------------
 
 
-def count_tokens(hp: Hyperparameters, split: str, unknown: float) -> float:
-    """Tokens in the shards of a split, by their headers; `unknown` where there are none."""
-    try:
-        shards = evaluate.find_shards(hp.data_path, split)
-        return sum(len(evaluate.read_shard(path, verify=False)) for path in shards)
-    except (ValueError, OSError):
-        return unknown
+@dataclass(frozen=True)
+class Subject:
+    """The run that is forecast."""
+
+    recipe: Recipe
+    settings: RunSettings
+    overrides: dict  # settings that the environment gave
+    run: Run | None  # that it is forecast from
 
 
-def examine(hp: Hyperparameters, given: dict, args: argparse.Namespace) -> tuple[list, dict]:
+def examine(subject: Subject, gpus: int, wants_probe: bool) -> tuple[list[Check], dict]:
     """All checks of the machine, and the forecast where probing is wanted and succeeds."""
+    recipe = subject.recipe
+    settings = subject.settings
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    compiling, began = None if args.no_probe else start_compile(), time.monotonic()
+    # It compiles while the other checks are made.
+    compiling = start_compile() if wants_probe else None
+    began = time.monotonic()
+    # Without memory: a model that is too large for this machine is to be reported, not to fail.
     with torch.device("meta"):
-        model = train_gpt.GPT(hp, torch.float32)
+        model = recipe.model(recipe.model_settings(settings), torch.float32)
     parameters = sum(p.numel() for p in model.parameters())
     checks = [*check_software(), *check_device(), *check_machine(parameters)]
-    checks += [check_attention(hp, device), *check_data(hp, given)]
-    if not compiling:
+    checks.append(check_attention(settings, device))
+    checks += check_data(recipe, settings, subject.overrides)
+    if not wants_probe:
         return checks, {}
-    left = max(1.0, COMPILE_SECONDS - (time.monotonic() - began))
-    checks.append(check_compile(compiling, hp.compile, left))
-    found, error = run_probe(hp, PROBE_SECONDS)
+    seconds_left = max(1.0, COMPILE_SECONDS - (time.monotonic() - began))
+    checks.append(check_compile(compiling, settings.compile, seconds_left))
+    measures, error = run_probe(recipe.name, settings, PROBE_SECONDS)
+    missing = [kind for kind in ("pack", "step", "score") if kind not in measures]
     if error:
-        remedy = "lower MICRO_BATCH_TOKENS if memory is short; train_gpt.py says more"
+        remedy = "lower MICRO_BATCH_TOKENS if memory is short; training says more"
         checks.append(Check("probe", "fail", f"ended with {error[:200]}", remedy))
-    missing = [kind for kind in ("pack", "step", "score") if kind not in found]
-    if missing and not error:
-        what = f"{parameters:,} parameters: {PROBE_SECONDS} s were not enough to measure"
-        remedy = "PRESET=smoke here, or a GPU"
-        checks.append(Check("probe", "warn", f"{what} {', '.join(missing)}", remedy))
-    usual = verify.FINEWEB_TOKENS.get(hp.vocab_size, verify.FINEWEB_TOKENS[1024])
-    tokens = count_tokens(hp, "train", math.inf), count_tokens(hp, "val", usual)
-    result = forecast_from_probe(hp, found, args.nproc, *tokens)
-    return checks + list(check_forecast(hp, result, args.nproc)), {"probe": found, **result}
+    elif missing:
+        short = f"{PROBE_SECONDS} s were not enough to measure {', '.join(missing)}"
+        finding = f"{parameters:,} parameters: {short}"
+        checks.append(Check("probe", "warn", finding, "PRESET=smoke here, or a GPU"))
+    train_tokens = count_tokens(settings, "train", math.inf)
+    usual = verify.FINEWEB_TOKENS.get(settings.vocab_size, verify.FINEWEB_TOKENS[1024])
+    val_tokens = count_tokens(settings, "val", usual)
+    result = forecast_from_probe(recipe, settings, measures, gpus, train_tokens, val_tokens)
+    checks += check_forecast(settings, result, gpus)
+    return checks, {"probe": measures, **result}
 
 
-def resolve(args: argparse.Namespace) -> tuple[Hyperparameters, dict, Run | None]:
-    """Settings, what of them was given, and the run to forecast from.
-
-    Raises: ValueError, OSError.
-    """
-    environ = {name: text for name, text in child_environment().items() if name != "RESUME"}
-    paths = {"DATA_PATH": args.data, "TOKENIZER_PATH": args.tokenizer}
-    environ |= {name: str(path) for name, path in paths.items() if path}
-    hp, _, given = train_gpt.settings_from_env(environ, torch.cuda.is_available())
-    if not 1 <= args.nproc <= 8:
-        raise ValueError(f"--nproc {args.nproc} must be between 1 and 8")
+def read_subject(args: argparse.Namespace) -> Subject:
+    """What the command is asked to forecast. Raises: ValueError, OSError."""
+    recipe = find_recipe(golf.recipe_name(args.recipe))
+    environ = golf.own_environment()
+    environ.pop("RESUME", None)  # its saved settings would be forecast instead of those asked for
+    if args.data:
+        environ["DATA_PATH"] = str(args.data)
+    if args.tokenizer:
+        environ["TOKENIZER_PATH"] = str(args.tokenizer)
+    choice = read_settings(recipe, environ, torch.cuda.is_available())
+    if not 1 <= args.gpus <= MOST_RANKS:
+        raise ValueError(f"--gpus {args.gpus} must be between 1 and {MOST_RANKS}")
     if not args.from_run:
-        return hp, given, None
+        return Subject(recipe, choice.settings, choice.overrides, None)
     run = read_runs(args.from_run)[0]
-    names = {field.name for field in fields(Hyperparameters)}
+    names = {field.name for field in fields(recipe.Settings)}
     saved = {name: value for name, value in run.settings.items() if name in names}
-    return Hyperparameters(**{**saved, **given}), given, run
+    settings = recipe.Settings(**{**saved, **choice.overrides})
+    return Subject(recipe, settings, choice.overrides, run)
 
 
 def report(checks: list[Check]) -> str:
@@ -586,46 +463,44 @@ def report(checks: list[Check]) -> str:
     width = max(len(check.name) for check in checks)
     lines = []
     for check in checks:
-        lines.append(f"{check.level:4}  {check.name:{width}}  {check.what}")
-        lines += [f"{'':{width + 6}}  -> {check.remedy}"] if check.remedy else []
-    counts = [f"{sum(c.level == level for c in checks)} {level}" for level in LEVELS]
+        lines.append(f"{check.level:4}  {check.name:{width}}  {check.finding}")
+        if check.remedy:
+            lines.append(f"{'':{width + 6}}  -> {check.remedy}")
+    counts = []
+    for level in LEVELS:
+        counts.append(f"{sum(check.level == level for check in checks)} {level}")
     return "\n".join([*lines, f"doctor: {', '.join(counts)}"])
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="tools.runs.doctor", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="golf.py doctor", description=__doc__.splitlines()[0])
     add = parser.add_argument
+    add("recipe", nargs="?", default="train_gpt", help="train_gpt (default), or one of baselines/")
     add("--data", type=Path, metavar="DIR", help="folder of shards, in place of DATA_PATH")
     add("--tokenizer", type=Path, metavar="FILE", help="in place of TOKENIZER_PATH")
-    add("--nproc", type=int, default=1, help="GPUs, or processes, of the run that is forecast")
+    add("--gpus", "--nproc", type=int, default=1, help="GPUs, or processes, of the run")
     add("--from-run", metavar="RUN", help="forecast from a log, run folder or run id")
     add("--no-probe", action="store_true", help="compile and time nothing: a few seconds")
     add("--json", action="store_true", help="print one JSON object")
-    add("--measure", help=argparse.SUPPRESS)  # what run_probe starts
     args = parser.parse_args(argv)
-    if args.measure:
-        settings = json.loads(args.measure)
-        seconds = settings.pop("seconds")
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        for measure in probe(Hyperparameters(**settings), device, seconds):
-            print(json.dumps(measure), flush=True)
-        return 0
     try:
-        hp, given, run = resolve(args)
-        if run:
-            result = forecast_from_run(hp, run, args.nproc)
-            checks = list(check_forecast(hp, result, args.nproc))
+        subject = read_subject(args)
+        if subject.run:
+            result = forecast_from_run(subject.recipe, subject.settings, subject.run, args.gpus)
+            checks = list(check_forecast(subject.settings, result, args.gpus))
         else:
-            checks, result = examine(hp, given, args)
+            checks, result = examine(subject, args.gpus, not args.no_probe)
     except (ValueError, OSError) as error:
-        print(f"tools.runs.doctor: {error}", file=sys.stderr)
+        print(f"golf.py doctor: {error}", file=sys.stderr)
         return 2
     status = int(any(check.level == "fail" for check in checks))
     if args.json:
-        shown = {"status": status, "checks": [asdict(c) for c in checks], "forecast": result}
-        print(json.dumps(shown))
+        rows = [asdict(check) for check in checks]
+        print(json.dumps({"status": status, "checks": rows, "forecast": result}))
     else:
         print(report(checks))
+        if status == 0:
+            golf.say_next("train", *([] if args.recipe == "train_gpt" else [args.recipe]))
     return status
 
 

@@ -18,24 +18,30 @@ Example. Of these lines the third counts, because it is adapted to scored text:
     final_sliding_window_exact val_loss:2.0101 val_bpb:1.1913
     legal_ttt_exact val_loss:2.0001 val_bpb:1.1871
     DIAGNOSTIC post_ema val_loss:1.9 val_bpb:1.1
-
-Our own logs are read here too until they are read by the definitions that they are written with:
-their score is the last `final` line, after the last start of the process.
 """
 
-import json
 import math
 import re
 from collections import deque
 from pathlib import Path
 from typing import NamedTuple
 
-from tools.runs.run_log import Run, Scored, read_lines
+from tools.runs.run_log import (
+    CRASH,
+    ERROR,
+    Run,
+    Scored,
+    cuda_of_torch,
+    read_lines,
+    seed_of_name,
+)
 
 # Numbers ------------------------------------------------------------------------------------------
 
+# The lengths are bounded: a line of 3,000 digits must not be tried from each of its places.
 NUMBER = r"[-+]?\d[\d,_]{0,20}(?![\d,_])(?:\.\d{1,20})?(?:[eE][-+]?\d{1,3})?|[-+]?(?:nan|inf)\b"
-# key:value, key=value, key (kind): value; a time has its unit: "eval_time: 61.2s".
+# key:value, key=value, key (kind): value; a time has its unit: "eval_time: 61.2s". A key does not
+# begin inside another word, so that "my.val_bpb:1" is one key and not two.
 PAIR = re.compile(
     rf"(?<![\w./+-])(?P<key>[A-Za-z_][\w./+-]*)(?:[ \t]*\((?P<kind>[^()]*)\))?[ \t]*[:=][ \t]*"
     rf"(?P<number>{NUMBER})(?:[ \t]*(?P<unit>ms|s|sec|seconds|m|min|h)(?![\w:=/.]))?"
@@ -71,14 +77,11 @@ def as_setting(text: str):
 
 # Kinds of lines -----------------------------------------------------------------------------------
 
-START = re.compile(r"Running Python (\d[\d.]*)|run:(?:\S*[/\\])?(?P<run_id>\S+) preset:(\S+)")
+# Upstream's script prints this before anything else, once for each process that writes the log.
+START = re.compile(r"Running Python \d")
 # Many scripts print their own source first. It ends at a ruler, a start or a step.
 SOURCE_BEGINS = re.compile(r"from __future__ import|import \w+$|Source code:|#!/|\"\"\"")
 RULER = re.compile(r"={60,}$")
-CRASH = re.compile(
-    r"Traceback \(most recent call last\)|.*ChildFailedError|Killed$|Segmentation fault"
-)
-ERROR = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Interrupt)\b")
 # "step:3/9 …", "[iter 3] …", "Step 3: …"
 STEP = re.compile(
     r"(?:\[?(?P<word>step|iter|iteration)\b[\s:=]*)?(?P<step>\d{1,12})"
@@ -91,7 +94,9 @@ EVALUATION_GOES_ON = re.compile(
     r"(?:start\b|\[?\s*(?:batch |phase:)?[a-z]?\d+(?:\.\d+)?\s*[/%])",
     re.IGNORECASE,
 )
+# "eval 3/9 val_bpb:1.2" is a score on the way, of the part that has been scored so far.
 PROGRESS = re.compile(r"\d\s*[/%]|running|chunk\b|\bbatch\b", re.IGNORECASE)
+# "Total submission size int8+zlib: 15863489 bytes". Sizes in MB are rounded, and so of no use.
 SIZE = re.compile(
     r"(?P<label>serialized[_ ]model|total[_ ]submission[_ ]size|total[_ ](?:artifact[_ ])?size"
     r"|code[_ ]size|total[_ ]artifact|submission[_ ]size|total[_ ]bytes|artifact[_ ]bytes"
@@ -100,6 +105,7 @@ SIZE = re.compile(
     re.IGNORECASE,
 )
 PEAK_MEMORY = re.compile(r"peak memory allocated: (\d+) MiB")
+# The row of a GPU in the table of nvidia-smi, which many scripts print.
 DEVICE = re.compile(
     r"\|\s+\d+\s+((?:NVIDIA|Tesla|AMD|Quadro)\b[^|]*?)\s{2,}|gpu:(.+?) cuda:\S+$|\bdevice:(cpu)$"
 )
@@ -147,10 +153,13 @@ FACT_KEYS = {  # a key as printed -> ours; the first in a log counts
     "num_params": "model_params",
     "params": "model_params",
 }
+# "gptq: calibration data (64 seqs, seed=42)" says nothing of the seed of the training.
 SEED_OF_ANOTHER_STAGE = re.compile("calib|gptq|self-gen|autoreg|ttt|eval", re.IGNORECASE)
 
 # Kinds of scores, by their names ------------------------------------------------------------------
 
+# A name that matches is not a score of the artifact, however low. Of averages (EMA, SWA) those
+# count that were packed: "ema_int6" but not "ema".
 NEVER = re.compile(
     r"(?<![a-z])(?:diag|unquant|pre[-_ ]?(?:quant|ttt|export)|post[-_ ]?ema|raw|unigram|before)"
     r"|(?<![a-z])best|(?<![a-z])(?:mean|avg|average|std|delta|gain|gap|target|baseline|sota|proxy"
@@ -201,6 +210,44 @@ def rank_of(score: Scored, after_size: bool) -> int:
     return 1 if after_size else 0
 
 
+def score_of_line(
+    number: int, line: str, name: str, bpb_pair: re.Match | None, by_key: dict[str, re.Match]
+) -> Scored:
+    """One score of a line, of its name, the pair with the bpb, and all of its pairs.
+
+    A key that says which bpb it is, and a kind in brackets, become part of the name:
+    "final ttt_bpb (sliding): 1.18" is the score "final ttt_bpb sliding".
+    """
+
+    def first(keys: tuple[str, ...]) -> re.Match | None:
+        return next((by_key[key] for key in keys if key in by_key), None)
+
+    def whole_number(keys: tuple[str, ...]) -> int | None:
+        # Of several spellings on one line the last in the list is the most exact.
+        counts = [by_key[key]["number"] for key in keys if key in by_key]
+        return next((int(count) for count in reversed(counts) if count.isdigit()), None)
+
+    loss = first(LOSS_KEYS)
+    timed = first(TIME_KEYS)
+    key = bpb_pair["key"].lower() if bpb_pair else ""
+    parts = [name]
+    if bpb_pair and key not in PLAIN_BPB:
+        parts.append(bpb_pair["key"])
+    if bpb_pair and bpb_pair["kind"]:
+        parts.append(bpb_pair["kind"])
+    return Scored(
+        name=" ".join(part for part in parts if part),
+        val_loss=as_number(loss["number"]) if loss else None,
+        val_bpb=as_number(bpb_pair["number"]) if bpb_pair else None,
+        is_partial="partial" in key,
+        line=number,
+        text=line,
+        eval_time_ms=milliseconds(timed) if timed else None,
+        targets=whole_number(TARGETS_KEYS),
+        bytes=whole_number(BYTES_KEYS),
+    )
+
+
 # Reading ------------------------------------------------------------------------------------------
 
 
@@ -208,13 +255,12 @@ class Reader:
     """What a log has told so far: read() takes its lines one by one."""
 
     def __init__(self):
+        # The first of very many are forgotten: a log may print a score for each of its batches.
         self.candidates: deque[Candidate] = deque(maxlen=1000)
         self.curve: dict[int, dict] = {}  # by step
         self.facts: dict = {}
         self.sizes: list[Size] = []
         self.settings: dict = {}
-        self.overrides: dict[str, str] = {}
-        self.sources: dict[str, str] = {}
         self.versions: dict[str, str] = {}
         self.starts = 0
         # A line's number and text:
@@ -223,8 +269,6 @@ class Reader:
         self.unfinished: tuple[int, str] | None = None  # an evaluation that goes on
         self.in_source = False
         self.in_settings = False
-        self.is_ours = False
-        self.resumed = False
 
     def read(self, number: int, line: str) -> None:
         """Take one line: first what kind it is, then the facts that any line may hold."""
@@ -237,13 +281,18 @@ class Reader:
             return
         start = START.match(line)
         is_step = "loss" in line and STEP.match(line)
+        # A source that is printed holds lines that look like scores: f"val_bpb:{bpb}" does not, but
+        # the comments and the expected values beside it do.
         if self.in_source and not (start or is_step or RULER.match(line)):
             return
         self.in_source = not start and bool(SOURCE_BEGINS.match(line))
         self.in_settings = self.in_settings and line.startswith(" ")
 
         if start:
-            self.read_start(start)
+            # What went wrong in the process before does not count.
+            self.starts += 1
+            self.crash = None
+            self.unfinished = None
         elif CRASH.match(line):
             self.crash = self.crash or (number, line)
         elif self.crash and ERROR.match(line):
@@ -269,6 +318,7 @@ class Reader:
     def read_step(self, line: str) -> bool:
         """Take a line of the curve; those of one step are put together."""
         head = STEP.match(line) if "loss" in line else None
+        # A bare number in front is a step only with its last: "3/9 loss:2", not "3 loss:2".
         if not head or not (head["word"] or head["last"]):
             return False
         pairs = {pair["key"].lower(): pair for pair in PAIR.finditer(line, head.end())}
@@ -299,41 +349,18 @@ class Reader:
         if not bpb_pairs and "val_loss" not in by_key:
             return False
         name = line[: pairs[0].start()].strip(" \t:,|-(=>*#")
+        # An evaluation under way must not end the log: if it does, a later score was cut off.
         if PROGRESS.search(name):
             self.unfinished = (number, line)
             return False
 
-        def first(keys: tuple[str, ...]) -> re.Match | None:
-            return next((by_key[key] for key in keys if key in by_key), None)
-
-        def whole_number(keys: tuple[str, ...]) -> int | None:
-            counts = [by_key[key]["number"] for key in keys if key in by_key]
-            return next((int(count) for count in reversed(counts) if count.isdigit()), None)
-
-        loss = first(LOSS_KEYS)
-        timed = first(TIME_KEYS)
         for pair in bpb_pairs or [None]:
-            key = pair["key"].lower() if pair else ""
-            parts = [name]
-            if pair and key not in PLAIN_BPB:
-                parts.append(pair["key"])
-            if pair and pair["kind"]:
-                parts.append(pair["kind"])
-            score = Scored(
-                name=" ".join(part for part in parts if part),
-                val_loss=as_number(loss["number"]) if loss else None,
-                val_bpb=as_number(pair["number"]) if pair else None,
-                is_partial="partial" in key,
-                line=number,
-                text=line,
-                eval_time_ms=milliseconds(timed) if timed else None,
-                targets=whole_number(TARGETS_KEYS),
-                bytes=whole_number(BYTES_KEYS),
-            )
+            score = score_of_line(number, line, name, pair, by_key)
             rank = rank_of(score, after_size=bool(self.sizes))
             decimals = len(pair["number"].partition(".")[2]) if pair else 0
             self.candidates.append(Candidate(score, rank, decimals, self.starts))
             if rank:
+                # Whatever went wrong before, it went on to a score.
                 self.unfinished = None
                 self.crash = None
         return True
@@ -349,30 +376,16 @@ class Reader:
 
     def read_facts(self, line: str) -> None:
         """Take what is told once: settings, versions, counts, times."""
-        if line.startswith("hparams {"):
-            self.settings = json.loads(line.removeprefix("hparams "))
-        elif line.startswith("overrides "):
-            self.overrides = dict(re.findall(r"([A-Z_0-9]+)=(.*?)(?= [A-Z_0-9]+=|$)", line))
-        elif source := re.fullmatch(r"source (\S+) sha256:([0-9a-f]{64})", line):
-            self.sources[source[1]] = source[2]
-        elif line.startswith("Hyperparameters:"):
+        if line.startswith("Hyperparameters:"):
             self.in_settings = True
         elif memory := PEAK_MEMORY.search(line):
             self.facts["peak_memory_mib"] = int(memory[1])
-        elif resumed := re.match(r"resumed step:(\d+)", line):
-            self.resumed = True
-            # The steps after the checkpoint are trained again.
-            last_step = int(resumed[1])
-            self.curve = {step: point for step, point in self.curve.items() if step <= last_step}
-        elif line.startswith(("data verified", "warning: ")) and not self.curve:
-            self.facts.setdefault("data_note", line)
-
         if device := DEVICE.search(line):
             self.facts.setdefault("device", next(filter(None, device.groups())))
         for name, pattern in VERSION.items():
             if version := pattern.search(line):
                 self.versions.setdefault(name, next(filter(None, version.groups())))
-        if not (self.curve or self.is_ours):
+        if not self.curve:
             self.read_settings(line)
         for pair in PAIR.finditer(line):
             self.read_fact(line, pair)
@@ -389,6 +402,7 @@ class Reader:
         """Take one key and its number, if it is a fact of the run."""
         key = pair["key"].lower()
         number = pair["number"]
+        # "seed:nan" and "params:-1" are not facts.
         name = FACT_KEYS.get(key) if number[0].isdigit() else None
         if name == "seed" and SEED_OF_ANOTHER_STAGE.search(line):
             name = None
@@ -397,12 +411,13 @@ class Reader:
                 self.starts += 1  # another run in the same log
                 self.facts.pop("seed", None)
             self.facts.setdefault(name, as_number(number))
+        # "tokens" alone may be anything; on these lines it is the validation split.
         elif key == "tokens" and line.lower().startswith(("val_loader", "val tokens")):
             self.facts.setdefault("val_tokens", as_number(number))
-        elif line.startswith(("stopping_early", "trained ")):
-            if key in ("train_time", "cap"):
-                self.facts[f"{key}_ms"] = milliseconds(pair)
-            elif key in ("step", "steps"):
+        elif line.startswith("stopping_early"):
+            if key == "train_time":
+                self.facts["train_time_ms"] = milliseconds(pair)
+            elif key == "step":
                 self.facts["steps"] = as_number(number)
 
 
@@ -443,12 +458,11 @@ def group_evaluations(candidates: list[Candidate]) -> list[list[Candidate]]:
 def choose(log: Reader) -> Choice:
     """The score that counts by the rule above."""
     usable = [candidate for candidate in log.candidates if candidate.rank]
-    if log.is_ours:
-        last_start = log.starts
-    else:
-        last_start = usable[-1].start if usable else 0
-    usable = [candidate for candidate in usable if candidate.start == last_start]
+    if usable:
+        last_start = usable[-1].start
+        usable = [candidate for candidate in usable if candidate.start == last_start]
     evaluations = group_evaluations(usable)
+    # Only one of the lines that print an evaluation may tell its time.
     times = [max(line.score.eval_time_ms or 0 for line in lines) for lines in evaluations]
     eval_time_ms = sum(times) or None
 
@@ -460,12 +474,6 @@ def choose(log: Reader) -> Choice:
     if log.crash:
         number, line = log.crash
         return none(f": crashed, line {number}: {line[:80]!r}")
-    if log.is_ours:
-        finals = [candidate.score for candidate in usable if candidate.score.name == "final"]
-        if not finals:
-            return none(f": no final line; {end}")
-        reason = f"line {finals[-1].line}: the last final line of this run"
-        return Choice(finals[-1], reason, eval_time_ms)
     if log.unfinished and usable:
         number, line = log.unfinished
         return none(f": cut off in a later evaluation, line {number}: {line.strip()[:80]!r}")
@@ -478,6 +486,7 @@ def choose(log: Reader) -> Choice:
     best_rank = max(candidate.rank for candidate in usable)
     of_best_rank = [lines for lines in evaluations if max(line.rank for line in lines) == best_rank]
     last = max(of_best_rank, key=lambda lines: max(line.score.line for line in lines))
+    # The same number with more digits says more.
     chosen = max(last, key=lambda line: (line.decimals, line.rank, line.score.line)).score
     reason = f"line {chosen.line}, {chosen.name!r}: {RANKS[best_rank]}, the last of its kind"
     if len(evaluations) > 1:
@@ -533,7 +542,7 @@ def read_foreign_log(path: Path) -> Run:
     log = Reader()
     for number, line in read_lines(path):
         log.read(number, line)
-    if not (log.candidates or log.curve or log.sizes or log.is_ours):
+    if not (log.candidates or log.curve or log.sizes):
         place = f"in {log.last[0]} lines" if log.last[0] else "in an empty file"
         forms = "'step:1/20000 train_loss:…', '… val_bpb:…', 'Total submission size …: N bytes'"
         raise ValueError(f"{path}: no line as {forms} {place}; give a training log")
@@ -548,29 +557,27 @@ def read_foreign_log(path: Path) -> Run:
     times = [point["train_time_ms"] for point in curve if point["train_time_ms"] is not None]
     cap_seconds = facts.get("cap_seconds", settings.get("max_wallclock_seconds"))
     cap_ms = 1000.0 * cap_seconds if isinstance(cap_seconds, int | float) else None
-    # "2.9.1+cu128" was built for CUDA 12.8, whatever newer one the driver could run.
-    if built_for := re.search(r"\+cu(\d+)(\d)$", log.versions.get("torch", "")):
-        log.versions["cuda"] = f"{built_for[1]}.{built_for[2]}"
+    if cuda := cuda_of_torch(log.versions.get("torch", "")):
+        log.versions["cuda"] = cuda  # the driver may run a newer one
 
     def count(name: str) -> int | None:
         return int(facts[name]) if name in facts else None
 
     seed = count("seed")
     if seed is None:
-        in_file_name = re.search(r"(?:seed|(?<![a-z])s)[_-]?(\d+)", path.stem)
-        seed = settings.get("seed", int(in_file_name[1]) if in_file_name else None)
+        seed = settings.get("seed", seed_of_name(path))
     choice = choose(log)
     model_bytes, code_bytes, total_bytes = choose_sizes(log.sizes)
     return Run(
         path=path,
-        run_id=facts.get("run_id") or settings.get("run_id"),
+        run_id=settings.get("run_id"),
         seed=seed,
         score=choice.score,
         score_reason=choice.reason,
         scores=[candidate.score for candidate in log.candidates],
         steps=count("steps") if "steps" in facts else max(log.curve, default=None),
         train_time_ms=facts.get("train_time_ms", times[-1] if times else None),
-        cap_ms=facts.get("cap_ms", cap_ms),
+        cap_ms=cap_ms,
         eval_time_ms=choice.eval_time_ms,
         model_bytes=model_bytes,
         code_bytes=code_bytes,
@@ -582,11 +589,10 @@ def read_foreign_log(path: Path) -> Run:
         device=facts.get("device"),
         versions=log.versions,
         settings=settings,
-        overrides=log.overrides,
-        sources=log.sources,
+        overrides={},
+        sources={},
         curve=curve,
-        resumed=log.resumed,
+        resumed=False,
         peak_memory_mib=count("peak_memory_mib"),
-        data_note=facts.get("data_note"),
-        preset=facts.get("preset"),
+        data_note=None,
     )

@@ -4,9 +4,8 @@
 
 Exit status 0: every log has a score, 1: one has none, 2: something that is not a log.
 
-Which of the scores in a log counts, and why, stands beside it. Ours is the last `final` line, after
-the last start of the process; without such a line there is no score. The rule for the field's logs
-stands in tools/runs/foreign_logs.py.
+Which of the scores in a log counts, and why, stands beside it. The rule for our logs stands in
+tools/runs/own_logs.py, that for the field's in tools/runs/foreign_logs.py.
 """
 
 import argparse
@@ -18,6 +17,7 @@ import sys
 from pathlib import Path
 
 from tools.runs.foreign_logs import read_foreign_log
+from tools.runs.own_logs import is_ours, read_own_log
 from tools.runs.run_log import Run
 
 # Names of training logs, the field's ten and ours.
@@ -41,7 +41,8 @@ def read_log(path: str | Path) -> Run:
     Raises: FileNotFoundError; ValueError, with the lines that were looked for, for a file that is
     not a training log.
     """
-    return read_foreign_log(Path(path))
+    path = Path(path)
+    return read_own_log(path) if is_ours(path) else read_foreign_log(path)
 
 
 def natural_order(path: Path) -> list[int | str]:

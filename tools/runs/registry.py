@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 
 from tools.runs.logs import Run, read_log
-from tools.submission.bundle import SOURCES
 
 # Two runs are of one recipe whatever these are. A preset is resolved into the other settings, and
 # code is told by the hash of the sources.
@@ -34,22 +33,20 @@ def settings_hash(settings: dict) -> str:
     return short_hash(json.dumps(compared, sort_keys=True).encode())
 
 
-def sources_hash(folder: str | Path) -> str:
-    """A hash of the training sources in a folder; empty where there are none.
-
-    A run's folder holds its sources and no others. Of any other folder SOURCES are taken.
-    """
-    folder = Path(folder)
-    if (folder / "settings.json").is_file():
-        paths = sorted(folder.rglob("*.py"))
-    else:
-        paths = [folder / name for name in sorted(SOURCES)]
+def hash_sources(sources: dict[str, bytes]) -> str:
+    """A hash of training sources, by their names; empty where there are none."""
     lines = []
-    for path in paths:
-        if path.is_file():
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            lines.append(f"{path.relative_to(folder)} {digest}\n")
+    for name in sorted(sources, key=Path):
+        digest = hashlib.sha256(sources[name]).hexdigest()
+        lines.append(f"{name} {digest}\n")
     return short_hash("".join(lines).encode()) if lines else ""
+
+
+def sources_hash(folder: str | Path) -> str:
+    """A hash of the sources in a run's folder, which holds all that ran and no others."""
+    folder = Path(folder)
+    paths = folder.rglob("*.py")
+    return hash_sources({str(path.relative_to(folder)): path.read_bytes() for path in paths})
 
 
 # The registry -------------------------------------------------------------------------------------
@@ -60,6 +57,7 @@ def register(logs: Path, row: dict) -> None:
     logs.mkdir(parents=True, exist_ok=True)
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     line = json.dumps({"time": now, **row}) + "\n"
+    # Several commands may launch at once. The lock keeps their lines apart.
     with open(logs / "registry.jsonl", "a+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         if file.seek(0, os.SEEK_END):
@@ -67,6 +65,7 @@ def register(logs: Path, row: dict) -> None:
             if file.read(1) != b"\n":  # a kill cut the last line short
                 line = "\n" + line
         file.write(line.encode())
+        # A launch that is forgotten when the power fails would be one nobody has to explain.
         file.flush()
         os.fsync(file.fileno())
 
@@ -106,6 +105,7 @@ def finished(folder: Path) -> Run | None:
 
 def in_use(folder: Path) -> bool:
     """Does a process train in this folder now?"""
+    # The trainer holds the lock as long as its process lives, however that ends.
     try:
         with open(folder / ".lock", "rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -150,6 +150,7 @@ def launches_of_registry(logs: Path) -> dict[str, dict]:
                 number = times_used_again[run_id] = times_used_again.get(run_id, 0) + 1
                 name = f"{run_id}#{number}"
                 rows[name] = {**earlier, "run_id": name}
+        # What a later line leaves empty, as the reason of a run that was resumed, stays as it was.
         told = {name: value for name, value in line.items() if value not in ("", None)}
         if run_id in rows:
             told["time"] = rows[run_id].get("time")
@@ -168,6 +169,7 @@ def launches(logs: str | Path) -> list[dict]:
     logs = Path(logs)
     rows = launches_of_registry(logs)
     rows = {run_id: row for run_id, row in rows.items() if row.get("began", True)}
+    # settings.json is written at the start, so its time is that of the launch.
     for path in sorted(logs.glob("*/settings.json"), key=lambda path: path.stat().st_mtime):
         folder = path.parent
         settings = read_settings_file(path)

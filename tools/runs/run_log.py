@@ -70,6 +70,10 @@ class Run:
         return implied_bytes(score.val_loss, score.val_bpb, tokens)
 
 
+CRASH = re.compile(
+    r"Traceback \(most recent call last\)|.*ChildFailedError|Killed$|Segmentation fault"
+)
+ERROR = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Interrupt)\b")
 TERMINAL_ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]*\x07")
 # What launchers and loggers put in front of a line: times, ranks, levels.
 FRONT = re.compile(
@@ -82,6 +86,18 @@ FRONT = re.compile(
     )\s*[:|,-]?\s*""",
     re.VERBOSE,
 )
+
+
+def cuda_of_torch(version: str) -> str:
+    """The CUDA that a torch was built for: of "2.9.1+cu128" it is "12.8"; empty without one."""
+    built_for = re.search(r"\+cu(\d+)(\d)$", version)
+    return f"{built_for[1]}.{built_for[2]}" if built_for else ""
+
+
+def seed_of_name(path: Path) -> int | None:
+    """The seed in a log's name: train_seed42.log has 42."""
+    seed = re.search(r"(?:seed|(?<![a-z])s)[_-]?(\d+)", path.stem)
+    return int(seed[1]) if seed else None
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:

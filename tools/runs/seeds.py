@@ -17,7 +17,6 @@ Exit status 0: all runs are finished and under the size cap, 1: not all, 2: noth
 
 import argparse
 import contextlib
-import importlib.util
 import itertools
 import json
 import math
@@ -28,16 +27,18 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import golf
 from tools.runs import launchers
 from tools.runs.launchers import LocalProcess, SlurmJob
+from tools.runs.live import format_seconds
 from tools.runs.logs import Run
 from tools.runs.registry import (
     NOT_COMPARED,
     finished,
+    hash_sources,
     in_use,
     read_registry,
     read_run,
@@ -45,9 +46,8 @@ from tools.runs.registry import (
     settings_hash,
     sources_hash,
 )
-from tools.submission.bundle import SOURCES
+from tools.runs.resolve import Code, python_path, resolve
 
-SCRIPT = golf.ROOT / "train_gpt.py"
 CAP_BYTES = 16_000_000
 USUAL_SEEDS = (1337, 42, 7, 2025, 314, 1234, 0, 1, 2, 3)  # of the field
 POLL_SECONDS = {"local": 0.2, "slurm": 5.0}
@@ -89,68 +89,59 @@ class Job:
     settings: dict  # that they resolve to
 
 
-def load_trainer(script: Path):
-    """The script as a module, for its own reading of the settings.
-
-    Raises: FileNotFoundError; ValueError for a script that is not this toolkit's.
-    """
-    if not script.is_file():
-        raise FileNotFoundError(f"no script {script}; name a train_gpt.py with --script")
-    spec = importlib.util.spec_from_file_location("trainer_of_seeds", script)
-    trainer = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = trainer  # its dataclasses look their module up
-    spec.loader.exec_module(trainer)
-    if not hasattr(trainer, "settings_from_env"):
-        raise ValueError(f"{script} has no settings_from_env; give this toolkit's, or a packed one")
-    return trainer
-
-
-def read_grid(axes: list[str], names: set[str]) -> list[list[tuple[str, str]]]:
+def read_grid(axes: list[str]) -> list[list[tuple[str, str]]]:
     """The values of each axis: ["MATRIX_LR=0.03,0.04"] is [[("MATRIX_LR", "0.03"), (…)]].
 
-    Raises: ValueError for a setting that does not exist or that is set here.
+    Raises: ValueError for an axis of another form, or of a setting that is set here.
     """
     grid = []
     for axis in axes:
         variable, _, values = axis.partition("=")
-        if variable not in names - {"RUN_ID", "RESUME", "SEED"} or not values:
-            raise ValueError(f"--grid {axis} must be SETTING=VALUE,VALUE of a setting that exists")
+        if variable in ("", "RUN_ID", "RESUME", "SEED") or not values:
+            raise ValueError(f"--grid {axis} must be SETTING=VALUE,VALUE")
         grid.append([(variable, value) for value in values.split(",")])
     return grid
 
 
-def plan(name: str, seeds: list[int], axes: list[str], trainer) -> list[Job]:
-    """One job for each seed at each point of the grid, its settings resolved by the trainer.
+def plan(
+    name: str, seeds: list[int], axes: list[str], module: str, script: Path | None = None
+) -> tuple[list[Job], Code]:
+    """One job for each seed at each point of the grid, its settings resolved by the recipe.
 
     Raises: ValueError for a setting that does not exist or has an unusable value.
     """
-    import torch  # here, because it takes seconds to load
-
-    names = {field.name.upper() for field in fields(trainer.Hyperparameters)} | {"PRESET"}
-    grid = read_grid(axes, names)
+    grid = read_grid(axes)
     environ = golf.child_environment()
     if environ.get("RESUME"):
         raise ValueError("RESUME is set; unset it: --name tells which runs are resumed")
-    jobs = []
+    points = []  # of each run
+    choices = []  # the variables of each run
     for point in itertools.product(*grid):
         label = "".join(f"_{variable.lower()}{value}" for variable, value in point)
         for seed in seeds:
             run_id = f"{name}{label}_seed{seed}"
             if not re.fullmatch(r"\w[\w.+-]*", run_id):
                 raise ValueError(f"--name: run id {run_id!r} must be of letters, digits, _ . + -")
-            variables = {"RUN_ID": run_id, "SEED": str(seed), **dict(point)}
-            both = {**environ, **variables}
-            settings, _, _ = trainer.settings_from_env(both, torch.cuda.is_available())
-            text = " ".join(f"{variable}={value}" for variable, value in point)
-            jobs.append(Job(run_id, seed, text, variables, asdict(settings)))
-    run_ids = [job.run_id for job in jobs]
+            points.append(" ".join(f"{variable}={value}" for variable, value in point))
+            choices.append({"RUN_ID": run_id, "SEED": str(seed), **dict(point)})
+    run_ids = [variables["RUN_ID"] for variables in choices]
     repeated = {run_id for run_id in run_ids if run_ids.count(run_id) > 1}
     if repeated:
         raise ValueError(f"{', '.join(sorted(repeated))} stands there twice; give each value once")
-    return jobs
+
+    # All in one question: each start of the recipe's process takes seconds.
+    environs = [{**environ, **variables} for variables in choices]
+    code, settings = resolve(module, script, environs)
+    for (variable, _), *_ in grid:
+        if variable != "PRESET" and variable.lower() not in settings[0]:
+            raise ValueError(f"--grid {variable}: {module or script} has no such setting")
+    jobs = []
+    for point, variables, resolved in zip(points, choices, settings, strict=True):
+        jobs.append(Job(variables["RUN_ID"], resolved["seed"], point, variables, resolved))
+    return jobs, code
 
 
-def check_existing(jobs: list[Job], logs: Path, script: Path) -> None:
+def check_existing(jobs: list[Job], logs: Path, code: Code) -> None:
     """Refuse to mix: what exists under these run ids has the same settings and sources.
 
     Raises: ValueError naming the run, what differs, and the remedy.
@@ -159,7 +150,7 @@ def check_existing(jobs: list[Job], logs: Path, script: Path) -> None:
         folder = logs / job.run_id
         if (folder / "settings.json").is_file():
             refuse_other_settings(job, folder)
-            refuse_other_sources(folder, script.parent)
+            refuse_other_sources(folder, code)
 
 
 def refuse_other_settings(job: Job, folder: Path) -> None:
@@ -178,31 +169,30 @@ def refuse_other_settings(job: Job, folder: Path) -> None:
         )
 
 
-def refuse_other_sources(folder: Path, code: Path) -> None:
+def refuse_other_sources(folder: Path, code: Code) -> None:
     """Raises: ValueError where the run in the folder was begun by other sources."""
-    if sources_hash(folder) == sources_hash(code):
+    sources = code.read()
+    if sources_hash(folder) == hash_sources(sources):
         return
     differing = []
-    for name in sorted(SOURCES):
-        both_exist = (code / name).is_file() and (folder / name).is_file()
-        if both_exist and (folder / name).read_bytes() != (code / name).read_bytes():
+    for name, source in sources.items():
+        if (folder / name).is_file() and (folder / name).read_bytes() != source:
             differing.append(name)
     other = ", ".join(differing) or "other files"
     raise ValueError(f"{folder} was begun with another {other}; restore it, or give another --name")
 
 
-def remove_unbegun(folder: Path) -> bool:
+def remove_unbegun(folder: Path, code: Code) -> bool:
     """Remove a run that was killed before it wrote its settings; returns whether there was one.
 
     Raises: ValueError where the folder holds anything that it would be a pity to lose.
     """
     if not folder.is_dir() or (folder / "settings.json").exists():
         return False
-    harmless = {".lock", *SOURCES}
+    harmless = {folder / name for name in (".lock", *code.files)}
     for path in folder.rglob("*"):
-        name = str(path.relative_to(folder))
-        if path.is_file() and name not in harmless and path.suffix != ".tmp":
-            raise ValueError(f"{folder} has {name} but no settings.json; move it away")
+        if path not in harmless and path.suffix != ".tmp" and not path.is_dir():
+            raise ValueError(f"{folder} has {path.name} but no settings.json; move it away")
     shutil.rmtree(folder)
     return True
 
@@ -249,8 +239,11 @@ class Running:
 class Runner:
     """Starts the jobs that are missing, watches over them, and enters what became of each."""
 
-    def __init__(self, args: argparse.Namespace, logs: Path, say: Callable[[str], None]):
+    def __init__(
+        self, args: argparse.Namespace, code: Code, logs: Path, say: Callable[[str], None]
+    ):
         self.args = args
+        self.code = code
         self.logs = logs
         self.say = say
         self.signals: list[int] = []  # received
@@ -258,7 +251,7 @@ class Runner:
         if args.engine == "slurm":
             self.submit = launchers.slurm(logs, args.gpus, args.slurm)
         self.began = time.monotonic()
-        self.sources = sources_hash(args.script.parent)
+        self.sources = hash_sources(code.read())
         self.status: dict[str, str] = {}  # run_id -> how it ended, with the reason
         caps = []  # in hours
         texts = []
@@ -285,11 +278,9 @@ class Runner:
         variables = dict(job.variables)
         if resume:
             variables["RESUME"] = job.run_id
-        words = ["env", *(f"{name}={value}" for name, value in variables.items()), sys.executable]
-        if self.args.gpus > 1:
-            words += ["-m", "torch.distributed.run", "--standalone"]
-            words.append(f"--nproc_per_node={self.args.gpus}")
-        return [*words, str(self.args.script)]
+        variables["PYTHONPATH"] = python_path(self.code.module)
+        pairs = [f"{name}={value}" for name, value in variables.items()]
+        return ["env", *pairs, *self.code.command(self.args.gpus)]
 
     def row(self, job: Job, status: str, **more) -> dict:
         """A line of the registry."""
@@ -306,7 +297,7 @@ class Runner:
     def start(self, job: Job) -> LocalProcess | SlurmJob:
         """Enter the launch in the registry, and make it."""
         folder = self.logs / job.run_id
-        if remove_unbegun(folder):
+        if remove_unbegun(folder, self.code):
             register(self.logs, self.row(job, "failed", began=False))
         resume = (folder / "settings.json").is_file()
         command = self.command(job, resume)
@@ -338,9 +329,11 @@ class Runner:
         began = (folder / "settings.json").is_file()
         reason = stop_reason
         if finished(folder):
+            # It was told to stop, but was through with everything: a result is a result.
             status = "finished"
             reason = ""
             (folder / "stopped.pgz").unlink(missing_ok=True)
+        # A run that somebody else told to stop, as the scheduler at the end of its time, says so.
         elif stop_reason or last_line(folder).startswith("stopped step:"):
             status = "stopped"
         else:
@@ -348,6 +341,7 @@ class Runner:
         register(self.logs, self.row(job, status, reason=reason, began=began))
         self.status[job.run_id] = f"{status}: {reason}" if reason else status
         self.say(f"{job.run_id} {self.status[job.run_id]}")
+        # A cap means that nobody will pay for more: what there is, is packed. Ctrl-C means less.
         if status == "stopped" and reason == self.cap_reason:
             pack_stopped(folder)
 
@@ -361,14 +355,17 @@ class Runner:
         at_once = len(jobs) if self.submit else 1
         ending = ""  # once there is a reason, nothing more is started
         while running or (waiting and not ending):
+            # The first reason stands: a cap that is reached while Ctrl-C is obeyed changes nothing.
             ending = ending or self.stop_reason()
             if waiting and not ending and len(running) < at_once:
-                if sources_hash(self.args.script.parent) != self.sources:
-                    ending = f"the sources beside {self.args.script} changed meanwhile"
+                # A file saved between two seeds would make them two recipes under one name.
+                if hash_sources(self.code.read()) != self.sources:
+                    ending = f"the sources in {self.code.root} changed meanwhile"
                     continue
                 job = waiting.pop(0)
                 running[job] = Running(self.start(job))
                 continue
+            # A scheduler is asked less often: each question is a process of its own.
             time.sleep(POLL_SECONDS[self.args.engine])
             for job, state in list(running.items()):
                 if state.handle.done():
@@ -406,8 +403,8 @@ class Runner:
         """Forecast the runs that wait by the one that has just finished."""
         run = finished(self.logs / job.run_id)
         if run and run.train_time_ms:
-            seconds = (run.train_time_ms + (run.eval_time_ms or 0)) / 1000
-            self.say(f"{count} more, about {count * seconds / 60:.0f} min by the time of this one")
+            seconds = count * (run.train_time_ms + (run.eval_time_ms or 0)) / 1000
+            self.say(f"{count} more, about {format_seconds(seconds)} by the time of this one")
 
 
 def last_line(folder: Path) -> str:
@@ -547,10 +544,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add("--on", "--engine", dest="engine", choices=("local", "slurm"), default="local")
     add("--slurm", nargs="+", default=[], metavar="NAME=VALUE", help="submitit's parameters")
-    add("--script", type=Path, default=SCRIPT, help="another train_gpt.py, as a record's")
+    add("--recipe", default="train_gpt", metavar="NAME", help="train_gpt, or one of baselines/")
+    add("--script", type=Path, help="in place of a recipe: a train_gpt.py elsewhere, as a record's")
     add("--json", action="store_true", help="print one JSON object; all else goes to stderr")
     args = parser.parse_args(argv)
-    args.script = args.script.resolve()
+    if args.script:
+        args.script = args.script.resolve()
+    args.module = "" if args.script else golf.recipe_name(args.recipe)
     if not args.seeds:
         if not 1 <= args.n <= len(USUAL_SEEDS):
             raise ValueError(f"-n {args.n} must be 1 to {len(USUAL_SEEDS)}; else name --seeds")
@@ -588,6 +588,16 @@ def find_todo(jobs: list[Job], logs: Path, runner: Runner) -> list[Job]:
     return todo
 
 
+def expected_time(jobs: list[Job]) -> str:
+    """How many runs there are to do, and how long each may train, as far as a cap tells."""
+    count = "1 run" if len(jobs) == 1 else f"{len(jobs)} runs"
+    cap = max(job.settings.get("max_wallclock_seconds", 0) for job in jobs)
+    if not cap:
+        return f"{count} to do"
+    each = f"up to {format_seconds(cap)} of training, then scoring"
+    return f"{count} to do: {each}" if len(jobs) == 1 else f"{count} to do: each {each}"
+
+
 @contextlib.contextmanager
 def collected_signals(signals: list[int]):
     """Signals that would end this process are appended to the list instead."""
@@ -603,16 +613,19 @@ def collected_signals(signals: list[int]):
 def run_all(args: argparse.Namespace, say: Callable[[str], None]) -> tuple[dict, str]:
     """Train what is missing; returns the report as an object and as text."""
     logs = Path("logs")
-    jobs = plan(args.name, args.seeds, args.grid, load_trainer(args.script))
-    check_existing(jobs, logs, args.script)
+    jobs, code = plan(args.name, args.seeds, args.grid, args.module, args.script)
+    check_existing(jobs, logs, code)
     if args.stop_above:
         for job in jobs:
             if not job.settings.get("val_loss_every"):
                 raise ValueError(
                     f"--stop-above needs validations: {job.run_id} has VAL_LOSS_EVERY=0"
                 )
-    runner = Runner(args, logs, say)
+    runner = Runner(args, code, logs, say)
     todo = find_todo(jobs, logs, runner)
+    if todo:
+        say(expected_time(todo))
+    # From here a signal does not end this process: it tells the runs to save, and waits for them.
     with collected_signals(runner.signals):
         ended_early = runner.train(todo)
     rows = results(jobs, logs, runner.status)

@@ -40,7 +40,7 @@ from tools.runs.logs import Run, read_runs
 from tools.runs.submissions import Submission, read_submission
 from tools.submission import bundle, documents, leaderboard, size
 from tools.submission.tracks import TRACKS, Track
-from tools.submission.unwrap import unwrap
+from tools.submission.unwrap import Unwrapped, unwrap
 
 SCRIPT = size.ENTRY
 # One of these begins `packed_by` of a folder whose README.md can be made again.
@@ -118,16 +118,16 @@ class Record:
             return {}  # check_files says what is wrong with it
 
     @cached_property
-    def texts(self) -> dict[str, str]:
-        """The Python text of every script in the folder, unwrapped, by a name that says where."""
-        found = {}
+    def scripts(self) -> Unwrapped:
+        """Every script in the folder, unwrapped, by a name that says where."""
+        scripts = Unwrapped()
         for path in sorted(self.folder.rglob("*.py")):
-            name = path.relative_to(self.folder).as_posix()
-            try:
-                found |= unwrap(path.read_bytes(), name)
-            except ImportError:  # it is packed with what is not installed; check_files says so
-                found[name] = path.read_text(errors="replace")
-        return found
+            scripts.add(unwrap(path.read_bytes(), path.relative_to(self.folder).as_posix()))
+        return scripts
+
+    @property
+    def texts(self) -> dict[str, str]:
+        return self.scripts.texts
 
 
 # Files ---------------------------------------------------------------------------------------

@@ -33,8 +33,10 @@ def mentioned_names(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[s
     todo = [(tree, "named in")]
     while todo:
         node, relation = todo.pop()
-        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in RUNNERS:
-            relation = "run by"
+        if isinstance(node, ast.Call):
+            function = node.func
+            name = getattr(function, "attr", None) or getattr(function, "id", "")
+            relation = "run by" if name in RUNNERS else relation
         if isinstance(node, ast.Import | ast.ImportFrom):
             yield from ((name, "imported by") for name in imported_names(node, package))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):

@@ -7,7 +7,6 @@ shards are not counted, as is the field's practice. What is left out is listed w
 """
 
 import argparse
-import ast
 import json
 import os
 import sys
@@ -15,9 +14,11 @@ from pathlib import Path
 
 from quantize import CAP_BYTES
 from tools.submission.imports import mentioned_names, module_files
+from tools.submission.unwrap import unwrap
 
 ENTRY = "train_gpt.py"
 ARTIFACTS = ("*.pgz", "*.ptz", "*.bin", "*.zst", "*.xz", "*.br", "*.lzma")
+MAX_PATH = 1024  # characters; a longer word names no file
 # Data, and what a run writes: free when the code names it, unless the code executes it.
 FREE = {
     "data": ("*.model", "*.vocab", "*_train_*.bin", "*_val_*.bin"),
@@ -37,37 +38,52 @@ def entries(folder: Path) -> list[Path]:
     return found + [path for path in module_files(folder, str(code or "")) if path.suffix == ".py"]
 
 
+def mentions(source: Path, package: tuple[str, ...]) -> list[tuple[str, str]]:
+    """What a source of any kind imports, runs or names; packed sources are looked into.
+
+    Raises: ValueError for a .py file of which nothing can be read.
+    """
+    scripts = unwrap(source.read_bytes(), source.name)
+    if scripts.trees:
+        trees = scripts.trees.values()
+        return [pair for tree in trees for pair in mentioned_names(tree, package)]
+    if source.suffix == ".py":
+        raise ValueError(f"{source} is not Python: {'; '.join(scripts.unread.values())}")
+    # Another language, as a C++ kernel with #include "helper.h": what stands in quotes.
+    return [(word, "named in") for word in source.read_text(errors="ignore").split('"')]
+
+
 def reached(folder: Path) -> dict[Path, str]:
     """Every file of the folder that running its entries can load, and what says so.
 
-    Found in the source, without running it: imports, and strings that are the name of a file. A
-    name that is put together at run time is not seen; weigh() therefore lists the files left out.
+    Found in the source, without running it: imports, and strings that are the name of a file, also
+    those of code that is packed in a script. A name that is put together at run time is not seen;
+    weigh() therefore lists the files left out.
     """
-    found, roots = dict.fromkeys(entries(folder), "entry"), [folder]
-    todo = list(found)
+    files = dict.fromkeys(entries(folder), "entry")
+    roots = [folder]
+    todo = list(files)
     while todo:
         source = todo.pop()
         name = source.relative_to(folder)
-        try:
-            named = list(mentioned_names(ast.parse(source.read_bytes(), source), name.parent.parts))
-        except (SyntaxError, ValueError) as error:
-            if source.suffix == ".py":
-                raise ValueError(f"{source} is not Python: {error}") from error
-            # Another language, as a C++ kernel with #include "helper.h": what stands in quotes.
-            named = [(word, "named in") for word in source.read_text(errors="ignore").split('"')]
-        files: dict[Path, str] = {}
-        for word, how in named:
-            for base in (folder, source.parent) if how != "imported by" else ():
+        named = mentions(source, name.parent.parts)
+        loaded: dict[Path, str] = {}
+        for word, relation in named:
+            for base in (folder, source.parent) if relation != "imported by" else ():
                 path = Path(os.path.normpath(base / word.lstrip("/")))
-                if os.path.isfile(path) and (how == "run by" or not free_because(path)):
-                    files[path] = how
+                if len(word) > MAX_PATH or not path.is_relative_to(folder):
+                    continue
+                if os.path.isfile(path) and (relation == "run by" or not free_because(path)):
+                    loaded[path] = relation
                 roots += [path] if os.path.isdir(path) and path not in roots else []
-        modules = [(word, how, root) for word, how in named if how != "named in" for root in roots]
-        files |= {path: how for word, how, root in modules for path in module_files(root, word)}
-        new = {path for path in files if path not in found and path.is_relative_to(folder)}
-        found |= {path: f"{files[path]} {name}" for path in new}
+        for word, relation in named:
+            if relation != "named in":
+                for root in roots:
+                    loaded |= dict.fromkeys(module_files(root, word), relation)
+        new = {path for path in loaded if path not in files and path.is_relative_to(folder)}
+        files |= {path: f"{loaded[path]} {name}" for path in new}
         todo += new
-    return found
+    return files
 
 
 def weigh(folder: Path, artifact: Path | None = None) -> dict:

@@ -553,12 +553,12 @@ def test_our_own_sources_have_no_finding(tmp_path, form):
 
 
 def test_a_change_to_our_own_trainer_is_found(tmp_path):
-    """One line in our train_gpt.py that trains on validation text fails, across files."""
+    """One line in our trainer that trains on validation text fails, across files."""
     for name in SOURCES:
         text = (ROOT / name).read_text()
         text = text.replace(
-            "        trainer.train(validate)\n",
-            "        trainer.train(validate)\n"
+            "            trainer.train(validate)\n",
+            "            trainer.train(validate)\n"
             "            for i in range(0, len(val_T) - 1, 256):\n"
             "                trainer.model.loss(val_T[i : i + 257]).backward()\n",
         )
@@ -566,25 +566,9 @@ def test_a_change_to_our_own_trainer_is_found(tmp_path):
         (tmp_path / name).write_text(text)
     [finding] = lint(tmp_path)
     assert (finding.rule, finding.level) == ("score-first", "fail")
-    line = int(finding.where.removeprefix("train_gpt.py:"))
-    assert "backward()" in (tmp_path / "train_gpt.py").read_text().splitlines()[line - 1]
-
-
-def test_an_adapter_of_ours_that_trains_first_is_found(tmp_path):
-    """evaluate.py with scoring and learning swapped: the finding stands in the adapter's line."""
-    for name in SOURCES:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
-    text = (tmp_path / "evaluate.py").read_text()
-    head, scoring = text.split(
-        "        with torch.no_grad():\n            for i in range(rank, len(batches)", 1
-    )
-    body, tail = scoring.split("        if world_size > 1:\n            dist.all_reduce(nats_N)", 1)
-    assert "nats_N[i] = _nats" in body
-    (tmp_path / "evaluate.py").write_text(
-        head + "        if world_size > 1:\n            dist.all_reduce(nats_N)" + tail
-    )
-    assert {f.rule for f in lint(tmp_path) if f.level == "fail"} == {"score-first"}
+    file, line = finding.where.split(":")
+    assert file == "engine/trainer.py"
+    assert "backward()" in (tmp_path / file).read_text().splitlines()[int(line) - 1]
 
 
 def test_the_network_at_training_is_a_warning():
@@ -613,15 +597,13 @@ def test_packed_scripts_are_looked_into_and_located():
 def test_code_that_cannot_be_read_is_a_warning():
     """What is executed but not in the file is said to be unchecked."""
     found = lint("import torch\nexec(open(torch.__file__).read())\n")
-    assert [(f.rule, f.level, f.where) for f in found] == [
-        ("artifact-only", "warn", "train_gpt.py:2")
-    ]
+    assert [(f.rule, f.level, f.where) for f in found] == [("hidden", "warn", "train_gpt.py:2")]
 
 
 def test_a_program_too_large_to_follow_is_a_warning(monkeypatch):
     """Where following stops, the report says so instead of passing silently."""
-    monkeypatch.setattr("tools.legality.lint.STEPS", 100)
-    assert [(f.rule, f.level) for f in lint(toy(FINAL))] == [("score-first", "warn")]
+    monkeypatch.setattr("tools.legality.flow.STEPS", 100)
+    assert [(f.rule, f.level) for f in lint(toy(FINAL))] == [("hidden", "warn")]
 
 
 def test_a_folder_is_what_its_entry_reaches(tmp_path):
@@ -639,11 +621,11 @@ def test_a_folder_is_what_its_entry_reaches(tmp_path):
 
 
 def test_command_reports_and_sets_the_status(tmp_path, capsys):
-    """Text and JSON; 0 with warnings alone, 1 with what fails, every finding with its file."""
+    """Text and JSON; 3 with warnings alone, 1 with what fails, every finding with its file."""
     good, bad = tmp_path / "good.py", tmp_path / "bad.py"
     good.write_text("import requests\nrequests.get('x')\n")
     bad.write_text(toy(CHEATS["E: hashed n-gram cache"][2]))
-    assert main([str(good)]) == 0
+    assert main([str(good)]) == 3
     assert "WARN  network  good.py:2: requests.get reaches the network\n" in capsys.readouterr().out
     assert main([str(good), str(bad), "--json"]) == 1
     rows = json.loads(capsys.readouterr().out)["findings"]

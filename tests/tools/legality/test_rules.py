@@ -1,4 +1,4 @@
-"""Findings: known rules only, worst first, and a status that warnings do not change."""
+"""Findings: known rules only, worst first, one line a fault, and a status for each kind."""
 
 import json
 
@@ -11,11 +11,32 @@ WARN = Finding("network", "warn", "train_gpt.py:3", "imports requests", "remove 
 FAIL = Finding("causal", "fail", "target 7", "moved by 0.1", "mask it")
 
 
-def test_only_a_failure_fails():
-    """Warnings are for a person; what holds is no reason either."""
-    assert status([OK, WARN]) == 0
-    assert status([OK, WARN, FAIL]) == 1
-    assert status([]) == 0
+def test_the_status_tells_unlawful_unreadable_and_untidy_apart():
+    """1 before 2 before 3: what breaks a rule, what could not be read, warnings alone."""
+    unread = Finding("hidden", "warn", "train_gpt.py:9", "cannot be read")
+    assert status([OK, WARN, unread, FAIL]) == 1
+    assert status([OK, WARN, unread]) == 2
+    assert status([OK, WARN]) == 3
+    assert status([OK]) == status([]) == 0
+
+
+def test_a_fault_is_one_line_however_often_it_is_found():
+    """The first place and the number of others; --verbose shows each at full length."""
+    faults = [
+        Finding("causal", "fail", f"target {i}", f"moved by 0.{i}", "mask it") for i in (1, 2)
+    ]
+    assert "FAIL  causal  target 1 and 1 more: moved by 0.1" in report(faults)
+    assert "target 2" in report(faults, verbose=True)
+    long = Finding("causal", "fail", "x", "moved " * 200, "mask it")
+    assert max(map(len, report([long]).splitlines())) < 250
+    assert "moved " * 199 in report([long], verbose=True)
+
+
+def test_a_name_does_not_steer_the_terminal():
+    """Escape codes, line feeds and marks of direction are spelled out."""
+    text = report([Finding("causal", "fail", "a\x1b[2J\nb", "c\u202ed\x07")])
+    assert text.isprintable() or "\n" in text
+    assert "a\\x1b[2J b: c\\u202ed\\x07" in text
 
 
 def test_a_report_shows_the_worst_first_with_its_remedy():

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import time
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,27 +13,26 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-import evaluate
 import quantize
-import train_gpt
-from codec import trellis
+from engine.shards import read_split
+from tests.tools.runs.test_forecast import LOG, MEASURES
 from tools.runs import doctor
 from tools.runs.doctor import Check, main
-from tools.runs.logs import read_log
-from tools.submission.bundle import SOURCES
-from train_gpt import PRESETS, Hyperparameters
+from tools.runs.forecast import forecast_from_probe
+from tools.runs.probe import USUAL_BITS
+from train_gpt import PRESETS, RECIPE, Settings
 
 ROOT = Path(__file__).parents[3]
 CPU = torch.device("cpu")
-TINY = Hyperparameters(
+TINY = Settings(
     **PRESETS["smoke"] | {"num_layers": 2, "model_dim": 32, "train_seq_len": 64, "bigram_dim": 4}
 )  # fmt: skip
 
 
 def only(checks, name: str) -> Check:
     """The one check of that name."""
-    (found,) = [check for check in checks if check.name == name]
-    return found
+    (check,) = [check for check in checks if check.name == name]
+    return check
 
 
 @pytest.mark.parametrize(
@@ -57,24 +55,24 @@ def test_the_form_of_a_gpu_is_read_from_its_name(name, form):
 
 
 @pytest.mark.parametrize(
-    "name, free_gib, capability, level, said",
+    "name, free_gib, capability, level, message",
     [
         ("NVIDIA H100 80GB HBM3", 79, (9, 0), "ok", "H100 SXM, as records"),
-        ("NVIDIA H100 PCIe", 79, (9, 0), "warn", "PCIe, no H100 SXM"),
-        ("NVIDIA H200", 79, (9, 0), "warn", "SXM, no H100 SXM"),
+        ("NVIDIA H100 PCIe", 79, (9, 0), "warn", "PCIe, not an H100 SXM"),
+        ("NVIDIA H200", 79, (9, 0), "warn", "SXM, not an H100 SXM"),
         ("NVIDIA H100 80GB HBM3", 60, (9, 0), "warn", "60 of 80 GiB free"),
         ("Tesla T4", 79, (7, 5), "warn", "bf16 is slow"),
     ],
 )
 def test_a_gpu_that_records_are_not_timed_on_is_a_warning(
-    monkeypatch, name, free_gib, capability, level, said
+    monkeypatch, name, free_gib, capability, level, message
 ):
     """Another form, another user or an old GPU: named, with what to do."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda i: (free_gib << 30, 80 << 30))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda i: capability)
     check = doctor.check_gpu(name, 0)
     assert (check.name, check.level) == ("gpu0", level)
-    assert said in check.what and bool(check.remedy) == (level == "warn")
+    assert message in check.finding and bool(check.remedy) == (level == "warn")
 
 
 def test_a_gpu_that_torch_cannot_use_fails(monkeypatch, tmp_path):
@@ -85,7 +83,7 @@ def test_a_gpu_that_torch_cannot_use_fails(monkeypatch, tmp_path):
     smi.chmod(0o755)
     monkeypatch.setattr(doctor.shutil, "which", lambda name: str(smi))
     check = only(doctor.check_device(), "device")
-    assert check.level == "fail" and "550.54.15" in check.what and "CUDA build" in check.remedy
+    assert check.level == "fail" and "550.54.15" in check.finding and "CUDA build" in check.remedy
     monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
     assert only(doctor.check_device(), "device").level == "ok"
 
@@ -102,7 +100,7 @@ def test_a_missing_codec_is_named(monkeypatch):
 
     monkeypatch.setattr(quantize, "load_zstd", none)
     check = only(doctor.check_software(), "codecs")
-    assert check.level == "fail" and "no zstd" in check.what
+    assert check.level == "fail" and "no zstd" in check.finding
 
 
 def test_a_busy_or_small_machine_is_told(monkeypatch):
@@ -117,7 +115,7 @@ def test_a_busy_or_small_machine_is_told(monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
     assert "golf.py" in only(doctor.check_machine(1), "cores").remedy
     monkeypatch.setattr(os, "getloadavg", lambda: (100.0, 0, 0))
-    assert "busy" in only(doctor.check_machine(1), "cores").what
+    assert "busy" in only(doctor.check_machine(1), "cores").finding
     free.free = 10**7
     assert only(doctor.check_machine(1), "disk").level == "fail"
 
@@ -125,14 +123,14 @@ def test_a_busy_or_small_machine_is_told(monkeypatch):
 def test_the_attention_kernel_is_the_one_that_ran():
     """A CPU takes its flash kernel; where only math is allowed, that is seen and warned of."""
     check = doctor.check_attention(TINY, CPU)
-    assert check.level == "ok" and check.what == "flash kernel, float32"
+    assert check.level == "ok" and check.finding == "flash kernel, float32"
     with sdpa_kernel(SDPBackend.MATH):
         check = doctor.check_attention(TINY, CPU)
-    assert check.level == "warn" and check.what.startswith("math")
+    assert check.level == "warn" and check.finding.startswith("math")
 
 
 @pytest.mark.parametrize(
-    "code, needed, level, said",
+    "code, needed, level, message",
     [
         ("print('1.5 8192.0')", True, "ok", "1.5 s"),
         ("print('1.5 0.0')", True, "fail", "torch.compile fails"),
@@ -142,46 +140,46 @@ def test_the_attention_kernel_is_the_one_that_ran():
         ("import time; time.sleep(60)", False, "ok", "not done after"),
     ],
 )
-def test_compilation_is_tried_and_bounded(monkeypatch, code, needed, level, said):
+def test_compilation_is_tried_and_bounded(monkeypatch, code, needed, level, message):
     """A wrong gradient, an error and a hang are told apart; all matter only where it is used."""
     monkeypatch.setattr(doctor, "COMPILE_CODE", code)
     seconds = 0.2 if "sleep" in code else 30
     check = doctor.check_compile(doctor.start_compile(), needed, seconds)
-    assert check.level == level and said in check.what
+    assert check.level == level and message in check.finding
 
 
-def settings_on(toy: Path, **more) -> Hyperparameters:
+def settings_on(toy: Path, **more) -> Settings:
     data, tokenizer = toy / "datasets/toy_sp1024", toy / "tokenizers/toy_1024_bpe.model"
     return replace(TINY, data_path=str(data), tokenizer_path=str(tokenizer), **more)
 
 
 def test_good_data_are_ok(toy):
     """The check that a run makes passes, and its line is shown."""
-    checks = list(doctor.check_data(settings_on(toy), {"data_path"}))
+    checks = list(doctor.check_data(RECIPE, settings_on(toy), {"data_path": ""}))
     assert [check.level for check in checks] == ["ok", "ok"]
-    assert "train_shards:1/1" in only(checks, "shards").what
-    count = len(evaluate.read_split(toy / "datasets/toy_sp1024", "val"))
+    assert "train_shards:1/1" in only(checks, "shards").finding
+    count = len(read_split(toy / "datasets/toy_sp1024", "val"))
     assert doctor.count_tokens(settings_on(toy), "val", 0) == count > 10_000
 
 
 def test_missing_data_fail_with_the_command_that_fetches_them(tmp_path):
     """No shards and no tokenizer: two faults, each with its remedy."""
     hp = replace(TINY, data_path=str(tmp_path), tokenizer_path=str(tmp_path / "no.model"))
-    for check in doctor.check_data(hp, {"data_path"}):
-        assert check.level == "fail" and "data.prepare fetch" in check.remedy
+    for check in doctor.check_data(RECIPE, hp, {"data_path": ""}):
+        assert check.level == "fail" and "golf.py data fetch" in check.remedy
     assert doctor.count_tokens(hp, "val", 62) == 62
 
 
 def test_the_smoke_text_need_not_be_there(tmp_path, monkeypatch):
     """The smoke preset makes its text itself, unless a folder was asked for."""
     monkeypatch.chdir(tmp_path)
-    assert [check.level for check in doctor.check_data(TINY, {})] == ["ok"]
-    given = {"data_path": TINY.data_path}
-    assert {check.level for check in doctor.check_data(TINY, given)} == {"fail"}
+    assert [check.level for check in doctor.check_data(RECIPE, TINY, {})] == ["ok"]
+    overrides = {"data_path": TINY.data_path}
+    assert {check.level for check in doctor.check_data(RECIPE, TINY, overrides)} == {"fail"}
 
 
 @pytest.mark.parametrize(
-    "path, note, shards, level, said",
+    "path, note, shards, level, message",
     [
         ("fineweb10B_sp1024", "data verified source:x train_shards:1/195", 1, "warn", "1 of 80"),
         ("fineweb10B_sp1024", "data verified source:x train_shards:80/195", 80, "ok", "80/195"),
@@ -190,154 +188,21 @@ def test_the_smoke_text_need_not_be_there(tmp_path, monkeypatch):
         ("other", "warning: other has no manifest.json", 1, "warn", "no manifest"),
     ],
 )
-def test_one_shard_of_eighty_is_a_warning(monkeypatch, path, note, shards, level, said):
+def test_one_shard_of_eighty_is_a_warning(monkeypatch, path, note, shards, level, message):
     """Few shards are told with or without a manifest, and so is a missing manifest."""
-    monkeypatch.setattr(doctor.verify, "check_start", lambda *arguments: note)
-    monkeypatch.setattr(doctor.evaluate, "find_shards", lambda *arguments: ["shard"] * shards)
-    (check,) = doctor.check_shards(replace(TINY, data_path=path), "fetch them")
-    assert check.level == level and said in check.what
-    assert ("fetch them" in check.remedy) == (level == "warn")
+    monkeypatch.setattr(doctor.start_check, "check_start", lambda *arguments: note)
+    monkeypatch.setattr(doctor, "find_shards", lambda *arguments: ["shard"] * shards)
+    check = doctor.check_shards(replace(TINY, data_path=path))
+    assert check.level == level and message in check.finding
+    assert ("data fetch" in check.remedy) == (level == "warn")
 
 
 def test_a_check_of_shards_that_takes_too_long_is_given_up(monkeypatch, toy):
     """Hashing many shards is left to `verify`."""
     monkeypatch.setattr(doctor, "DATA_SECONDS", 0.05)
-    monkeypatch.setattr(doctor, "check_shards", lambda *arguments: time.sleep(1) or [])
-    check = only(doctor.check_data(settings_on(toy), {}), "shards")
-    assert check.level == "warn" and "data.prepare verify" in check.remedy
-
-
-def test_the_probe_measures_steps_scoring_and_size():
-    """All three kinds come, on at most a micro-batch, and the bytes are those of such shapes."""
-    found = {}
-    for measure in doctor.probe(replace(TINY, micro_batch_tokens=128), CPU, 0.6):
-        found[measure["kind"]] = measure
-    assert set(found) == {"step", "score", "pack"}
-    assert found["step"]["tokens"] in (64, 128) and found["step"]["compiled"] is False
-    assert min(found["step"]["grad_seconds"], found["score"]["seconds_per_input"]) > 0
-    model = train_gpt.GPT(TINY, torch.float32)
-    weights = {name: torch.randn(p.shape) for name, p in model.named_parameters()}
-    usual = doctor.USUAL_BITS * sum(w.numel() for w in weights.values()) / 8
-    assert found["pack"]["bytes"] == round(usual)
-
-
-def test_packing_is_forecast_from_as_many_columns_as_it_takes(monkeypatch):
-    """With a column for a second, the forecast is the number that one packing asks for."""
-    model = train_gpt.GPT(TINY, torch.float32).init_weights(0)
-    weights = {name: p.detach() + 0.1 for name, p in model.named_parameters()}
-    shapes, points = [], trellis.ColumnQuantizer.points
-
-    def count(self, x_PT):
-        shapes.append(x_PT.shape)
-        return points(self, x_PT)
-
-    monkeypatch.setattr(trellis.ColumnQuantizer, "points", count)
-    train_gpt.pack(weights, TINY, 0, lambda: quantize.flat_hessians(weights))
-    packing, shapes[:] = Counter(shapes), []
-    assert doctor.trellis_seconds(weights, lambda call: bool(len(call())), CPU) == packing.total()
-    assert set(shapes) == set(packing)
-
-
-@pytest.mark.parametrize(
-    "ending, error",
-    [("exec sleep 60", ""), ("echo 'RuntimeError: out of memory' >&2; exit 1", "out of memory")],
-)
-def test_a_probe_that_hangs_or_dies_leaves_what_it_measured(monkeypatch, tmp_path, ending, error):
-    """The time limit ends it quietly; an error of its own is told."""
-    stand_in = tmp_path / "python"
-    stand_in.write_text(f"#!/bin/sh\necho '{json.dumps({'kind': 'pack', 'bytes': 5})}'\n{ending}\n")
-    stand_in.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(stand_in))
-    found, said = doctor.run_probe(TINY, 0.5)
-    assert found == {"pack": {"bytes": 5}}
-    assert (error in said) and bool(said) == bool(error)
-
-
-STEP = {"tokens": 1024, "grad_seconds": 0.01, "optimizer_seconds": 0.12, "compiled": True}
-FOUND = {"step": STEP, "score": {"seconds_per_input": 1e-6}, "pack": {"bytes": 100, "seconds": 3}}
-
-
-def test_a_forecast_from_the_probe_adds_up():
-    """512 rows at 10 ms and the optimizer make a step; a cap less what is kept back, the steps."""
-    hp = Hyperparameters()
-    result = doctor.forecast_from_probe(hp, FOUND, 1, 8e9, 62_000_000)
-    assert result["step_seconds"] == pytest.approx(512 * 0.01 + 0.12)
-    calibration = 32_768 / 1024 * 0.01
-    assert result["reserve_seconds"] == pytest.approx(2 * (3 * 524_288 * 1e-6 + 3 + calibration))
-    assert result["steps"] == 113  # (600 - 9.786) / 5.24 = 112.64
-    assert result["tokens"] == 113 * 524_288
-    assert result["score_seconds"] == pytest.approx(62 * (1 + 1024 / 64))
-    code_bytes = sum((ROOT / name).stat().st_size for name in SOURCES)
-    assert result["total_bytes"] == 100 + code_bytes
-    large = FOUND | {"pack": {"bytes": 10**8, "seconds": 3}}  # which packing makes fit
-    assert doctor.forecast_from_probe(hp, large, 1, 8e9, 1)["total_bytes"] == quantize.CAP_BYTES
-    eight = doctor.forecast_from_probe(hp, FOUND, 8, 8e9, 62_000_000)
-    assert eight["step_seconds"] == pytest.approx(64 * 0.01 + 0.12)
-    assert eight["score_seconds"] == pytest.approx(result["score_seconds"] / 8)
-    few = doctor.forecast_from_probe(hp, FOUND, 1, 1e6, 1)
-    held_out = 2e4 * (3 * 1e-6 + 0.01 / 1024 / 4)
-    assert few["reserve_seconds"] == pytest.approx(2 * (held_out + 3))
-    blocks = doctor.forecast_from_probe(replace(hp, eval_stride=1024), FOUND, 1, 8e9, 1_000_000)
-    assert blocks["score_seconds"] == pytest.approx(1)
-
-
-def test_iterations_bound_the_steps():
-    """Without a cap all iterations are done; with one, no more than these."""
-    uncapped = replace(Hyperparameters(), max_wallclock_seconds=0.0, iterations=50)
-    assert doctor.count_steps(uncapped, 2.0, 10.0)["steps"] == 50
-    assert (
-        doctor.count_steps(replace(uncapped, max_wallclock_seconds=60.0), 2.0, 10.0)["steps"] == 25
-    )
-    assert doctor.count_steps(replace(uncapped, max_wallclock_seconds=600.0), 2.0, 0)["steps"] == 50
-    assert doctor.count_steps(replace(uncapped, max_wallclock_seconds=5.0), 2.0, 10.0)["steps"] == 0
-
-
-LOG = ROOT / "records/smoke_cpu/2026-11-21_webmix_10min/train.log"
-
-
-def run_settings(run, **more) -> Hyperparameters:
-    return Hyperparameters(**{**run.settings, **more})
-
-
-def test_a_forecast_from_a_run_agrees_with_that_run():
-    """Its own length gives its own steps, time and bytes back; half of it and two ranks scale."""
-    run = read_log(LOG)
-    result = doctor.forecast_from_run(run_settings(run), run, 1)
-    assert result["steps"] == pytest.approx(run.steps, abs=1)
-    assert result["train_seconds"] == pytest.approx(run.train_time_ms / 1000, rel=0.01)
-    assert result["score_seconds"] == pytest.approx(run.eval_time_ms / 1000)
-    assert result["total_bytes"] == run.total_bytes
-    half = doctor.forecast_from_run(run_settings(run, max_wallclock_seconds=300.0), run, 1)
-    assert half["steps"] == pytest.approx(run.steps * 300 / 600, rel=0.02)
-    assert doctor.forecast_from_run(run_settings(run), run, 2)["steps"] == pytest.approx(
-        2 * run.steps, rel=0.02
-    )
-    coarse = doctor.forecast_from_run(run_settings(run, eval_stride=256), run, 1)
-    assert coarse["score_seconds"] == pytest.approx(run.eval_time_ms / 1000 / 5)
-
-
-def test_slow_first_steps_are_not_taken_for_the_speed():
-    """The head counts once: 10 steps in 5 s, then 0.1 s each, in 60 s less what is kept back."""
-    times = {1: 3000.0, 10: 5000.0, 110: 15_000.0}
-    curve = [{"step": step, "train_time_ms": time} for step, time in times.items()]
-    run = replace(read_log(LOG), curve=curve, train_time_ms=16_000.0, cap_ms=18_000.0)
-    hp = run_settings(run, max_wallclock_seconds=60.0)
-    result = doctor.forecast_from_run(hp, run, 1)
-    assert result["step_seconds"] == pytest.approx(0.1)
-    assert result["reserve_seconds"] == pytest.approx(3)  # the cap came at 18 s
-    assert result["steps"] == 530  # (60 - 3 - 4) / 0.1
-    uncapped = doctor.forecast_from_run(hp, replace(run, cap_ms=0.0), 1)
-    assert uncapped["reserve_seconds"] == pytest.approx(2)  # twice the ending
-
-
-def test_a_run_of_another_speed_is_no_base():
-    """A setting that changes the speed is refused by name; so is a log with nothing timed."""
-    run = read_log(LOG)
-    with pytest.raises(ValueError, match="MODEL_DIM=128.*without --from-run"):
-        doctor.forecast_from_run(run_settings(run, model_dim=128), run, 1)
-    run.curve.clear()
-    with pytest.raises(ValueError, match="needs two timed steps"):
-        doctor.forecast_from_run(run_settings(run), run, 1)
+    monkeypatch.setattr(doctor, "check_shards", lambda *arguments: time.sleep(1))
+    check = only(doctor.check_data(RECIPE, settings_on(toy), {}), "shards")
+    assert check.level == "warn" and "golf.py data verify" in check.remedy
 
 
 RESULT = {"step_seconds": 1.0, "compiled": True, "steps": 500, "tokens": 5, "score_seconds": 84.0}
@@ -346,7 +211,7 @@ RESULT |= {"model_bytes": 15_000_000, "code_bytes": 120_000, "total_bytes": 15_1
 
 
 @pytest.mark.parametrize(
-    "name, change, settings, level, said",
+    "name, change, settings, level, message",
     [
         ("steps", {}, {}, "ok", "500 steps"),
         ("steps", {"steps": 99}, {}, "warn", "too few"),
@@ -360,18 +225,18 @@ RESULT |= {"model_bytes": 15_000_000, "code_bytes": 120_000, "total_bytes": 15_1
         ("size", {"total_bytes": 16_000_001}, {}, "warn", "1 OVER the cap"),
     ],
 )
-def test_a_forecast_warns_of_what_breaks_a_rule(name, change, settings, level, said):
+def test_a_forecast_warns_of_what_breaks_a_rule(name, change, settings, level, message):
     """Time, size and steps have limits; each line beyond one is a warning with a remedy."""
-    hp = replace(Hyperparameters(), **settings)
+    hp = replace(Settings(), **settings)
     check = only(doctor.check_forecast(hp, RESULT | change, 1), name)
-    assert check.level == level and said in check.what
+    assert check.level == level and message in check.finding
     assert bool(check.remedy) == (level != "ok")
 
 
 def test_what_was_not_measured_is_not_forecast():
     """A probe that only packed gives the size alone."""
-    result = doctor.forecast_from_probe(Hyperparameters(), {"pack": FOUND["pack"]}, 1, 8e9, 1)
-    assert [check.name for check in doctor.check_forecast(Hyperparameters(), result, 1)] == ["size"]
+    result = forecast_from_probe(RECIPE, Settings(), {"pack": MEASURES["pack"]}, 1, 8e9, 1)
+    assert [check.name for check in doctor.check_forecast(Settings(), result, 1)] == ["size"]
 
 
 def test_the_command_reports_as_text_and_json(toy, monkeypatch, capsys):
@@ -393,34 +258,35 @@ def test_the_probe_is_part_of_the_command(monkeypatch, toy, capsys):
     """What the probe found is forecast; what it had no time for is a warning."""
     monkeypatch.setattr(doctor, "start_compile", lambda: object())
     monkeypatch.setattr(doctor, "check_compile", lambda *arguments: Check("compile", "ok", "fine"))
-    monkeypatch.setattr(doctor, "run_probe", lambda hp, seconds: ({"pack": FOUND["pack"]}, ""))
+    monkeypatch.setattr(doctor, "run_probe", lambda *arguments: ({"pack": MEASURES["pack"]}, ""))
     monkeypatch.setenv("PRESET", "smoke")
     hp = settings_on(toy)
     words = ["--data", hp.data_path, "--tokenizer", hp.tokenizer_path]
     assert main(words) == 0
     out = capsys.readouterr().out
     assert "not enough to measure step, score" in out and "under the cap" in out
-    monkeypatch.setattr(doctor, "run_probe", lambda hp, seconds: ({}, "out of memory"))
+    monkeypatch.setattr(doctor, "run_probe", lambda *arguments: ({}, "out of memory"))
     assert main(words) == 1
     assert "MICRO_BATCH_TOKENS" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    "words, settings, said",
+    "words, settings, message",
     [
         (["--from-run", "none"], {}, "no log in logs/none"),
-        (["--nproc", "9"], {}, "--nproc 9 must be"),
+        (["--gpus", "9"], {}, "--gpus 9 must be"),
+        (["pr335"], {}, "no recipe 'pr335'"),
         ([], {"MATRX_LR": "1"}, "did you mean MATRIX_LR"),
         (["--from-run", str(LOG)], {"NUM_LAYERS": "3"}, "NUM_LAYERS=3"),
     ],
 )
-def test_what_cannot_be_forecast_is_status_2(monkeypatch, capsys, words, settings, said):
+def test_what_cannot_be_forecast_is_status_2(monkeypatch, capsys, words, settings, message):
     """Wrong settings and runs end with one line."""
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     assert main(words) == 2
     captured = capsys.readouterr()
-    assert said in captured.err and captured.err.count("\n") == 1 and captured.out == ""
+    assert message in captured.err and captured.err.count("\n") == 1 and captured.out == ""
 
 
 def test_a_run_is_forecast_for_another_length(monkeypatch, capsys):
@@ -439,4 +305,4 @@ def test_a_full_examination_takes_less_than_a_minute(tmp_path):
     report = json.loads(done.stdout)
     names = {check["name"] for check in report["checks"]}
     assert done.returncode == 0 and {"compile", "step time", "size", "steps"} <= names
-    assert report["forecast"]["model_bytes"] == round(doctor.USUAL_BITS * 508_077 / 8)
+    assert report["forecast"]["model_bytes"] == round(USUAL_BITS * 508_077 / 8)

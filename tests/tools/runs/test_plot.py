@@ -3,20 +3,21 @@
 import io
 import json
 import math
-import statistics
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 import quantize
 from codec.report import byte_account
+from tests.tools.runs.test_curves import make_log
 from tools.runs import plot
-from tools.runs.logs import Run, read_log
-from tools.runs.plot import NothingToDraw, group_runs, main
+from tools.runs.curves import NothingToDraw, group_runs
+from tools.runs.logs import read_log
+from tools.runs.plot import main
+from tools.runs.run_log import Run
 
 SMOKE_LOG = Path(__file__).parents[3] / "records/smoke_cpu/2026-11-21_webmix_10min/train.log"
 
@@ -24,29 +25,6 @@ SMOKE_LOG = Path(__file__).parents[3] / "records/smoke_cpu/2026-11-21_webmix_10m
 @pytest.fixture
 def matplotlib():
     return pytest.importorskip("matplotlib", reason="no matplotlib: golf.py --with plots test")
-
-
-def make_log(folder: Path, seed: int, validate: bool = True, **settings) -> Run:
-    """A run of 100 steps of 1,000 tokens, 50 ms each; the loss is 3 + seed/10 - step/100."""
-    folder.mkdir(parents=True)
-    given = {"run_id": folder.name, "seed": seed, "train_batch_tokens": 1000, "lr": 0.5, **settings}
-    lines = [f"run:logs/{folder.name} preset:x (as asked)", "hparams " + json.dumps(given)]
-    for step in (1, 2, *range(10, 101, 10)):
-        loss = 3 + seed / 10 - step / 100
-        lines.append(
-            f"step:{step}/100 train_loss:{loss:.4f} train_time:{50 * step + 100}ms"
-            f" step_avg:1.00ms tok_s:1 mfu:unknown"
-        )
-    if validate:
-        lines += [
-            f"step:{s}/100 val_loss:{3 - s / 100} val_bpb:{2 - s / 100}" for s in (25, 50, 75)
-        ]
-    lines.append("artifact model_bytes:900 code_bytes:100 total_bytes:1000 cap_bytes:16000000")
-    lines.append(
-        f"final val_loss:2.0 val_bpb:{1 + seed / 10:.4f} targets:10 bytes:20 eval_time:5ms"
-    )
-    (folder / "train.log").write_text("\n".join(lines) + "\n")
-    return read_log(folder / "train.log")
 
 
 def add_weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -64,85 +42,15 @@ def add_weights(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.fixture
 def runs(tmp_path) -> list[Run]:
     """Three seeds, and one run with another rate."""
-    found = [make_log(tmp_path / f"logs/base_seed{seed}", seed) for seed in (1, 2, 3)]
-    return [*found, make_log(tmp_path / "logs/other", 4, lr=0.25)]
-
-
-def test_seeds_of_equal_settings_are_one_group(runs):
-    """Groups are named without the seed, and by the settings that tell them apart."""
-    groups = group_runs(runs)
-    assert [len(group.runs) for group in groups] == [3, 1]
-    assert [group.label for group in groups] == ["base (LR=0.5), 3 seeds", "other (LR=0.25)"]
-    assert group_runs(runs[:1])[0].label == "base_seed1"
-    foreign = [replace(run, settings={}) for run in runs[:2]]
-    assert [len(group.runs) for group in group_runs(foreign)] == [1, 1]
-
-
-def test_settings_that_change_no_result_are_not_in_a_label(tmp_path):
-    """Paths and how often something is logged stay out of the label."""
-    runs = [make_log(tmp_path / f"r{i}", 1, train_log_every=i, data_path=f"d{i}") for i in (1, 2)]
-    assert [group.label for group in group_runs(runs)] == ["r1", "r2"]
-
-
-def test_the_score_of_a_group_is_mean_and_spread(runs):
-    """Never the best alone; runs without a score and scores of a part are told."""
-    (group, single) = group_runs(runs)
-    std = statistics.stdev((1.1, 1.2, 1.3))
-    assert group.bpb() == f"1.2000 ± {std:.4f} bpb"
-    assert single.bpb() == "1.4000 bpb"
-    unscored = replace(group, runs=[runs[0], replace(runs[1], score=None)])
-    assert unscored.bpb() == "1.1000 bpb, 1 without a score"
-    partial = replace(single.runs[0], score=replace(single.runs[0].score, is_partial=True))
-    assert replace(single, runs=[partial]).bpb() == "1.4000 bpb (part of the text)"
-    assert replace(single, runs=[replace(runs[0], score=None)]).bpb() == "no final score"
-
-
-def test_a_curve_has_every_axis(runs):
-    """Steps, seconds and tokens of each point; a validation's time lies between its neighbours."""
-    losses = {axis: plot.series(runs[0], axis, "train_loss") for axis in plot.AXES}
-    assert losses["steps"][-1].tolist() == pytest.approx([100, 2.1])
-    assert losses["time"][-1].tolist() == pytest.approx([5.1, 2.1])
-    assert losses["tokens"][-1].tolist() == pytest.approx([100_000, 2.1])
-    validation = plot.series(runs[0], "time", "val_bpb")
-    assert validation[:, 0].tolist() == pytest.approx([1.35, 2.6, 3.85])
-    assert validation[:, 1].tolist() == pytest.approx([1.75, 1.5, 1.25])
-
-
-def test_a_run_without_times_or_numbers_has_no_curve(runs):
-    """Nothing is made up where a log has no times, no tokens, or a loss that is not finite."""
-    timeless = replace(runs[0], curve=[{"step": 1, "train_time_ms": None, "train_loss": 3.0}])
-    assert len(plot.series(timeless, "steps", "train_loss")) == 0
-    points = [{"step": s, "train_time_ms": 9.0 * s, "train_loss": math.nan} for s in (1, 2)]
-    assert len(plot.series(replace(runs[0], curve=points), "steps", "train_loss")) == 0
-    points = [point | {"train_loss": 2.0} for point in points]
-    assert len(plot.series(replace(runs[0], curve=points), "tokens", "train_loss")) == 0
-    with pytest.raises(NothingToDraw, match="two timed steps"):
-        plot.sketch(group_runs([timeless]))
-
-
-def test_speed_is_taken_between_logged_steps(runs):
-    """50 ms a step and 20,000 tokens per second from difference to difference, the start aside."""
-    speeds = plot.speeds(runs[0])
-    assert len(speeds) == 11 and speeds[1]["step"] == 6
-    assert {round(point["step_ms"], 6) for point in speeds} == {50.0}
-    assert {round(point["tokens_per_second"], 3) for point in speeds} == {20_000.0}
-
-
-def test_a_band_reaches_from_lowest_to_highest_where_all_have_data():
-    """Mean and extremes are of the same x in each run, over the common range alone."""
-    curves = [np.array([[0, 1.0], [2, 3.0]]), np.array([[1, 4.0], [3, 6.0]])]
-    x, mean, low, high = plot.band(curves)
-    assert x.tolist() == [1, 2]
-    assert (low.tolist(), mean.tolist(), high.tolist()) == ([2, 3], [3, 4], [4, 5])
-    with pytest.raises(NothingToDraw, match="common range"):
-        plot.band([np.array([[0, 1.0], [1, 1.0]]), np.array([[2, 1.0], [3, 1.0]])])
+    rows_by_name = [make_log(tmp_path / f"logs/base_seed{seed}", seed) for seed in (1, 2, 3)]
+    return [*rows_by_name, make_log(tmp_path / "logs/other", 4, lr=0.25)]
 
 
 TTT = {"targets": [10, 10], "bytes": [30, 10], "before": [20.0, 10.0], "after": [19.0, 8.0]}
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    "change, message",
     [
         ({"after": [1.0]}, "equally long"),
         ({"after": [[1.0], [2.0]]}, "equally long"),
@@ -153,11 +61,11 @@ TTT = {"targets": [10, 10], "bytes": [30, 10], "before": [20.0, 10.0], "after": 
         ({"before": None}, "must be lists|equally long"),
     ],
 )
-def test_a_damaged_ttt_record_is_refused(tmp_path, change, said):
+def test_a_damaged_ttt_record_is_refused(tmp_path, change, message):
     """The path and the form that it must have are in the message."""
     path = tmp_path / "ttt.json"
     path.write_text(json.dumps(TTT | change))
-    with pytest.raises(ValueError, match=rf"ttt.json: .*({said})"):
+    with pytest.raises(ValueError, match=rf"ttt.json: .*({message})"):
         plot.read_ttt(path)
 
 
@@ -175,11 +83,11 @@ def test_the_gain_of_ttt_is_in_bits_per_byte(tmp_path, runs, matplotlib):
 def test_the_error_of_a_matrix_is_that_of_the_report(tmp_path):
     """Bits and relative error, tensor by tensor, agree with codec.report's groups."""
     weights = add_weights(tmp_path)
-    found = {row["name"]: row for row in plot.tensors(tmp_path)}
-    account = byte_account((tmp_path / "artifact.pgz").read_bytes(), weights)["groups"]["emb"]
-    assert found["emb"]["relative_rms"] == pytest.approx(account["relative_rms"])
-    assert found["emb"]["stored_bits"] == pytest.approx(account["bits_per_parameter"])
-    assert [row["bits"] for row in found.values()] == [5, 5, 8, 16]
+    rows_by_name = {row["name"]: row for row in plot.tensors(tmp_path)}
+    report = byte_account((tmp_path / "artifact.pgz").read_bytes(), weights)["groups"]["emb"]
+    assert rows_by_name["emb"]["relative_rms"] == pytest.approx(report["relative_rms"])
+    assert rows_by_name["emb"]["stored_bits"] == pytest.approx(report["bits_per_parameter"])
+    assert [row["bits"] for row in rows_by_name.values()] == [5, 5, 8, 16]
     for other in ({"emb": weights["emb"]}, weights | {"emb": weights["emb"][:, :1]}):
         torch.save(other, tmp_path / "checkpoint.pt")
         with pytest.raises(NothingToDraw, match="is not what artifact.pgz was made from"):
@@ -199,12 +107,12 @@ def test_a_tensor_on_the_trellis_has_its_share_of_the_points(tmp_path):
     hessians["blocks.1.w"] *= 100
     blob = quantize.encode_trellis(weights, hessians, {}, 16_000)
     (tmp_path / "artifact.pgz").write_bytes(blob)
-    found = {row["name"]: row for row in plot.tensors(tmp_path)}
-    assert [row["bits"] for row in found.values()] == [quantize.POINT_BITS] * 3 + [16]
+    rows_by_name = {row["name"]: row for row in plot.tensors(tmp_path)}
+    assert [row["bits"] for row in rows_by_name.values()] == [quantize.POINT_BITS] * 3 + [16]
     groups = byte_account(blob, weights)["groups"].values()
-    stored = sum(row["stored_bits"] * row["parameters"] / 8 for row in found.values())
+    stored = sum(row["stored_bits"] * row["parameters"] / 8 for row in rows_by_name.values())
     assert stored == pytest.approx(sum(group["bytes"] for group in groups), abs=len(groups))
-    coarse, fine = found["blocks.0.w"], found["blocks.1.w"]
+    coarse, fine = rows_by_name["blocks.0.w"], rows_by_name["blocks.1.w"]
     assert fine["stored_bits"] - coarse["stored_bits"] == pytest.approx(math.log2(10), abs=0.3)
     assert coarse["relative_rms"] / fine["relative_rms"] == pytest.approx(10, rel=0.2)
 
@@ -280,8 +188,8 @@ def test_lines_bands_and_limits_are_those_of_the_runs(runs, matplotlib):
         2.4
     )
     assert len({line.get_color() for line in ax.get_lines()}) == 2
-    (shown,) = ax.collections
-    heights = shown.get_paths()[0].vertices[:, 1]
+    (spread,) = ax.collections
+    heights = spread.get_paths()[0].vertices[:, 1]
     assert (heights.min(), heights.max()) == pytest.approx((2.1, 3.29))
     assert ax.get_ylim()[1] < 3.39 < 3.4  # of step 1, seed 4
     without = [make_log(runs[0].path.parents[2] / f"x{i}", i, validate=False) for i in (1, 2)]
@@ -313,19 +221,12 @@ def test_the_terminal_needs_no_library(runs, tmp_path, monkeypatch, capsys):
     assert bar.endswith(" " + 40 * "#")
 
 
-def test_a_falling_loss_falls_in_the_sketch(runs):
-    """The letter of a later column stands no higher than that of an earlier one."""
-    rows = [line.split("|")[1] for line in plot.sketch(group_runs(runs[3:])).splitlines()[1:16]]
-    heights = [next(i for i, row in enumerate(rows) if row[c : c + 1] == "a") for c in range(8, 68)]
-    assert heights == sorted(heights) and heights[-1] == 14
-
-
 def test_pictures_without_matplotlib_name_the_command(runs, monkeypatch, capsys):
     """A missing library is one line that says how to get it, or do without."""
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main([str(runs[0].path)]) == 2
     error = capsys.readouterr().err
-    assert "golf.py --with plots tools.runs.plot" in error and "--terminal" in error
+    assert "`python3 golf.py plot` installs" in error and "--terminal" in error
 
 
 def test_nothing_to_draw_is_status_1_and_no_run_status_2(tmp_path, matplotlib, monkeypatch, capsys):

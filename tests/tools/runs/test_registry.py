@@ -8,8 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tools.runs.registry import launches, read_registry, register, settings_hash, sources_hash
-from tools.submission.bundle import SOURCES
+from tools.runs.registry import (
+    hash_sources,
+    launches,
+    read_registry,
+    register,
+    settings_hash,
+    sources_hash,
+)
 
 
 def test_the_registry_survives_a_kill_in_the_middle_of_a_line(tmp_path):
@@ -99,19 +105,17 @@ def test_hashes_tell_what_matters():
 
 
 def test_sources_are_hashed_whole(tmp_path):
-    """Each of the sources counts, nothing else does, and a packed one stands alone."""
+    """Each source counts by its place and its text, nothing else does."""
     assert sources_hash(tmp_path) == ""
-    seen = set()
-    for name in SOURCES:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("a")
-        seen.add(sources_hash(tmp_path))
-    (tmp_path / "notes.py").write_text("a")
-    assert sources_hash(tmp_path) in seen and len(seen) == len(SOURCES)
-    beside_others = sources_hash(tmp_path)
-    (tmp_path / "settings.json").write_text("{}")  # now a run's: what lies there is what ran
-    assert sources_hash(tmp_path) not in seen
-    (tmp_path / "notes.py").unlink()
-    assert sources_hash(tmp_path) == beside_others
-    (tmp_path / "evaluate.py").write_text("b")
-    assert sources_hash(tmp_path) not in seen
+    (tmp_path / "engine").mkdir()
+    (tmp_path / "train_gpt.py").write_text("a")
+    alone = sources_hash(tmp_path)
+    (tmp_path / "engine/text.py").write_text("a")
+    both = sources_hash(tmp_path)
+    (tmp_path / "train.log").write_text("a")
+    assert sources_hash(tmp_path) == both
+    assert both == hash_sources({"engine/text.py": b"a", "train_gpt.py": b"a"})
+    (tmp_path / "engine/text.py").rename(tmp_path / "text.py")
+    elsewhere = sources_hash(tmp_path)
+    (tmp_path / "text.py").write_text("b")
+    assert len({alone, both, elsewhere, sources_hash(tmp_path)}) == 4

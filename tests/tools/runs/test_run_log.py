@@ -3,7 +3,7 @@
 import pytest
 
 from tests.tools.runs.test_foreign_logs import BASELINE
-from tests.tools.runs.test_logs import OURS
+from tests.tools.runs.test_own_logs import OURS
 from tools.runs.logs import read_log
 
 

@@ -1,6 +1,7 @@
 """Several seeds: what is missing is done, nothing is forgotten, everything ends cleanly.
 
-Most tests train with a stand-in for train_gpt.py, which writes what that writes and needs no torch.
+Most tests train with a stand-in for train_gpt.py and its engine, which writes what they write and
+needs no torch.
 """
 
 import fcntl
@@ -23,15 +24,15 @@ import quantize
 from tools.runs import launchers, seeds
 from tools.runs.logs import read_log
 from tools.runs.registry import launches, register
+from tools.runs.resolve import Code, python_path
 from tools.runs.seeds import main
-from tools.submission.bundle import SOURCES
 
 STAND_IN = """
 import dataclasses, fcntl, hashlib, json, os, signal, sys, time
 from pathlib import Path
 
 @dataclasses.dataclass(frozen=True)
-class Hyperparameters:
+class Settings:
     run_id: str = ""
     resume: str = ""
     seed: int = 1337
@@ -39,15 +40,16 @@ class Hyperparameters:
     val_loss_every: int = 0
     act: str = "train"
 
-def settings_from_env(environ, has_cuda):
-    types = {f.name: f.type for f in dataclasses.fields(Hyperparameters)}
-    given = {n: kind(environ[n.upper()]) for n, kind in types.items() if n.upper() in environ}
-    if given.get("lr") == 9.0:
-        raise ValueError("LR=9.0 must be less")
-    return Hyperparameters(**given), "", given
+class RECIPE:
+    def read(environ):
+        types = {f.name: f.type for f in dataclasses.fields(Settings)}
+        given = {n: kind(environ[n.upper()]) for n, kind in types.items() if n.upper() in environ}
+        if given.get("lr") == 9.0:
+            raise ValueError("LR=9.0 must be less")
+        return Settings(**given)
 
 def main():
-    hp = settings_from_env(os.environ, False)[0]
+    hp = RECIPE.read(os.environ)
     acts = hp.act.split("+")
     if "refuse" in acts:
         sys.exit("error: no data")
@@ -99,6 +101,29 @@ def main():
 if __name__ == "__main__":
     main()
 """
+ENGINE = {
+    "settings.py": """
+import types
+from pathlib import Path
+ROOT = Path(__file__).resolve().parents[1]
+def read_settings(recipe, environ, has_cuda):
+    return types.SimpleNamespace(settings=recipe.read(environ))
+""",
+    "trainer.py": """
+def read_sources(recipe):
+    return {"train_gpt.py": b""}
+""",
+}
+
+
+def write_stand_in(folder: Path) -> Path:
+    """The stand-in, its engine beside it."""
+    (folder / "engine").mkdir(parents=True)
+    for name, text in ENGINE.items():
+        (folder / "engine" / name).write_text(text)
+    script = folder / "train_gpt.py"
+    script.write_text(STAND_IN)
+    return script
 
 
 @pytest.fixture
@@ -107,9 +132,7 @@ def run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(seeds.POLL_SECONDS, "local", 0.01)
     monkeypatch.setitem(seeds.POLL_SECONDS, "slurm", 0.01)
-    script = tmp_path / "code" / "train_gpt.py"
-    script.parent.mkdir()
-    script.write_text(STAND_IN)
+    script = write_stand_in(tmp_path / "code")
 
     def call(*words: str, **settings: str) -> tuple[int, str, str]:
         for name, value in settings.items():
@@ -144,6 +167,17 @@ def test_seeds_are_trained_and_reported_as_mean_and_spread(run):
     assert f"mean bpb {mean:.6f}  standard deviation {std:.6f}  n = 3 of 3" in out
     assert [row["status"] for row in registry()] == ["launched", "finished"] * 3
     assert len({row["settings_hash"] for row in launches("logs")}) == 1
+
+
+def test_the_time_is_told_before_and_while_it_passes(run):
+    """How many runs there are, the cap of each where there is one, and those that are left."""
+    _, out, _ = run("-n", "3")
+    assert "seeds: 3 runs to do\n" in out
+    assert "seeds: 2 more, about 2 s by the time of this one" in out
+    assert out.splitlines()[-1].endswith("golf.py audit logs/run_seed1337")
+    job = seeds.Job("x", 1, "", {}, {"max_wallclock_seconds": 600.0})
+    assert seeds.expected_time([job]) == "1 run to do: up to 10 min of training, then scoring"
+    assert seeds.expected_time([job, job]).startswith("2 runs to do: each up to 10 min")
 
 
 def test_the_same_command_again_starts_nothing(run):
@@ -293,7 +327,7 @@ REFUSED = {
     "another value": (["--seeds", "1"], {"LR": "0.25"}, "LR=0.5, not 0.25"),
     "a value the trainer refuses": (["-n", "1"], {"LR": "9.0"}, "LR=9.0 must be less"),
     "RESUME": (["-n", "1"], {"RESUME": "x"}, "unset it"),
-    "an unknown setting": (["-n", "1", "--grid", "LRR=1"], {}, "--grid LRR=1 must be"),
+    "an unknown setting": (["-n", "1", "--grid", "LRR=1"], {}, "--grid LRR: "),
     "a setting without values": (["-n", "1", "--grid", "LR"], {}, "--grid LR must be"),
     "a grid of seeds": (["-n", "1", "--grid", "SEED=1,2"], {}, "--grid SEED=1,2 must be"),
     "a value twice": (["-n", "1", "--grid", "LR=1,1"], {}, "stands there twice"),
@@ -306,12 +340,12 @@ REFUSED = {
     "no validations": (["-n", "1", "--stop-above", "1@1"], {}, "has VAL_LOSS_EVERY=0"),
     "SLURM's words": (["--slurm", "a=b"], {}, "needs --on slurm"),
     "no script": (["--script", "none.py"], {}, "name a train_gpt.py"),
-    "another's script": (["--script", "other.py"], {}, "no settings_from_env"),
+    "another's script": (["--script", "other.py"], {}, "other.py has no RECIPE"),
 }
 
 
-@pytest.mark.parametrize("words, settings, said", REFUSED.values(), ids=REFUSED)
-def test_what_cannot_be_done_is_one_line_and_status_2(run, words, settings, said):
+@pytest.mark.parametrize("words, settings, message", REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_done_is_one_line_and_status_2(run, words, settings, message):
     """Nothing is started, and the line says what to change."""
     folder = Path("logs/run_seed1")
     folder.mkdir(parents=True)
@@ -320,7 +354,7 @@ def test_what_cannot_be_done_is_one_line_and_status_2(run, words, settings, said
     Path("other.py").write_text("")
     status, out, err = run(*words, **settings)
     assert (status, out) == (2, "")
-    assert said in err and err.startswith("golf.py seeds: ") and err.count("\n") == 1
+    assert message in err and err.startswith("golf.py seeds: ") and err.count("\n") == 1
     assert not Path("logs/registry.jsonl").exists()
 
 
@@ -354,8 +388,7 @@ def test_a_run_killed_before_its_settings_starts_afresh(run):
     folder = Path("logs/run_seed1")
     folder.mkdir(parents=True)
     (folder / ".lock").touch()
-    for name in SOURCES:
-        (folder / name).parent.mkdir(exist_ok=True)
+    for name in ("train_gpt.py",):
         (folder / name).touch()
     register(Path("logs"), {"run_id": "run_seed1", "seed": 1, "status": "launched"})
     assert run("--seeds", "1")[0] == 0
@@ -415,10 +448,10 @@ def test_slurm_gets_all_runs_at_once(run, submitit):
     words = ["--engine", "slurm", "--slurm", "slurm_partition=gpu", "timeout_min=30"]
     status, out, _ = run("-n", "2", *words)
     assert status == 0 and "n = 2 of 2" in out
-    asked = submitit.asked[0]
-    assert asked["slurm_partition"] == "gpu" and asked["timeout_min"] == 30
-    assert asked["slurm_additional_parameters"] == {"signal": "TERM@120"}
-    assert (asked["gpus_per_node"], asked["name"]) == (1, "run_seed1337")
+    parameters = submitit.asked[0]
+    assert parameters["slurm_partition"] == "gpu" and parameters["timeout_min"] == 30
+    assert parameters["slurm_additional_parameters"] == {"signal": "TERM@120"}
+    assert (parameters["gpus_per_node"], parameters["name"]) == (1, "run_seed1337")
     assert [row["status"] for row in registry()] == ["launched"] * 2 + ["finished"] * 2
     assert [row["job"] for row in registry()[:2]] == ["1", "2"]
 
@@ -443,10 +476,12 @@ def test_slurm_without_submitit_says_what_to_install(run, monkeypatch):
 def test_several_processes_are_started_by_torchrun(run, tmp_path):
     """--gpus puts torchrun between the environment and the script."""
     args = seeds.parse(["--gpus", "4", "--script", "code/train_gpt.py"])
-    runner = seeds.Runner(args, tmp_path, print)
+    code = Code("", str(args.script), tmp_path / "code", ("train_gpt.py",))
+    runner = seeds.Runner(args, code, tmp_path, print)
     job = seeds.Job("x_seed1", 1, "", {"RUN_ID": "x_seed1", "SEED": "1"}, {})
     assert runner.command(job, resume=True) == [
-        *("env", "RUN_ID=x_seed1", "SEED=1", "RESUME=x_seed1", sys.executable),
+        *("env", "RUN_ID=x_seed1", "SEED=1", "RESUME=x_seed1"),
+        *(f"PYTHONPATH={python_path('')}", sys.executable),
         *("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=4"),
         str(tmp_path / "code/train_gpt.py"),
     ]

@@ -1,0 +1,656 @@
+"""Patterns that the rules forbid are told by data flow, whatever the names; honest twins pass."""
+
+import ast
+import builtins
+import random
+import textwrap
+
+import pytest
+
+from tools.legality.lint import lint
+
+HEAD = """
+import math, os, time
+import numpy as np
+import torch
+import torch.nn.functional as F
+"""
+
+# Class of violation -> variants. Each is a whole script, or an excerpt as a function of a script.
+ILLEGAL = {
+    "trained before quantisation": [
+        """
+        def load(path):
+            return torch.from_numpy(np.fromfile(path, dtype=np.uint16, offset=1024).astype("i8"))
+        def adapt(model, stream, steps):
+            opt = torch.optim.AdamW(model.parameters(), lr=1e-4)
+            for i in range(steps):
+                part = stream[1024 * i : 1024 * i + 1025]
+                loss = F.cross_entropy(model(part[:-1]), part[1:])
+                loss.backward()
+                opt.step()
+        net = Net()
+        adapt(net, load("data/fineweb_val_000000.bin"), 100)
+        blob = quantize(net.state_dict())
+        """,
+        """
+        def tune_then_score(model, tokens, opt):
+            for start in range(0, len(tokens) - 1, 512):
+                x = tokens[start : start + 512]
+                y = tokens[start + 1 : start + 513]
+                logits = model(x)
+                F.cross_entropy(logits.view(-1, 1024), y.view(-1)).backward()
+                opt.step()
+            total = 0.0
+            with torch.no_grad():
+                for start in range(0, len(tokens) - 1, 512):
+                    x = tokens[start : start + 512]
+                    y = tokens[start + 1 : start + 513]
+                    total += F.cross_entropy(model(x).view(-1, 1024), y.view(-1), reduction="sum")
+            return total
+        """,
+        """
+        class Shards:
+            def __init__(self, pattern):
+                self.data = torch.load(pattern)
+                self.at = 0
+            def take(self, n):
+                piece = self.data[self.at : self.at + n + 1]
+                self.at += n
+                return piece[:-1], piece[1:]
+        class Settings:
+            val_files = os.environ.get("VAL_FILES", "fineweb_val_*.bin")
+        hp = Settings()
+        source = Shards(hp.val_files)
+        net = Net()
+        opt = torch.optim.SGD(net.parameters(), lr=1e-3)
+        for step in range(50):
+            a, b = source.take(1024)
+            grads = torch.autograd.grad(F.cross_entropy(net(a), b), list(net.parameters()))
+            for p, g in zip(net.parameters(), grads):
+                p.data.add_(g, alpha=-1e-3)
+        """,
+    ],
+    "scored in every epoch": [
+        """
+        def run(model, tokens, opt):
+            for epoch in range(3):
+                nats = 0.0
+                for i in range(0, len(tokens) - 1, 1024):
+                    x, y = tokens[i : i + 1024], tokens[i + 1 : i + 1025]
+                    with torch.no_grad():
+                        nats += F.cross_entropy(model(x), y, reduction="sum").item()
+                    F.cross_entropy(model(x), y).backward()
+                    opt.step()
+            return nats
+        """,
+        """
+        def score(model, x, y):
+            with torch.inference_mode():
+                return F.cross_entropy(model(x), y)
+        def learn(model, x, y, opt):
+            F.cross_entropy(model(x), y).backward()
+            opt.step()
+        def main(model, opt):
+            text = torch.load("val_tokens.pt")
+            chunks = text.split(1025)
+            for epoch in range(int(os.environ.get("EPOCHS", "3"))):
+                result = []
+                for chunk in chunks:
+                    result.append(score(model, chunk[:-1], chunk[1:]))
+                    learn(model, chunk[:-1], chunk[1:], opt)
+            print(sum(result) / len(result))
+        main(Net(), None)
+        """,
+        """
+        def two_passes(model, tokens, opt):
+            first = 0.0
+            for i in range(0, len(tokens) - 1, 1024):
+                x, y = tokens[i : i + 1024], tokens[i + 1 : i + 1025]
+                with torch.no_grad():
+                    first += F.cross_entropy(model(x), y)
+                F.cross_entropy(model(x), y).backward()
+                opt.step()
+            second = 0.0
+            for i in range(0, len(tokens) - 1, 1024):
+                x, y = tokens[i : i + 1024], tokens[i + 1 : i + 1025]
+                with torch.no_grad():
+                    second += F.cross_entropy(model(x), y)
+            return second
+        """,
+    ],
+    "SLOT": [
+        """
+        def evaluate(model, tokens):
+            x, y = tokens[:-1], tokens[1:]
+            h = model.hidden(x)
+            delta = torch.zeros(1, h.shape[-1], requires_grad=True)
+            opt = torch.optim.SGD([delta], lr=0.1)
+            for _ in range(8):
+                opt.zero_grad()
+                F.cross_entropy(model.head(h + delta), y).backward()
+                opt.step()
+            with torch.no_grad():
+                return F.cross_entropy(model.head(h + delta), y)
+        """,
+        """
+        def evaluate(model, batches):
+            nats = 0.0
+            for x, y in batches:
+                bias = torch.nn.Parameter(torch.zeros(1024))
+                opt = torch.optim.AdamW([bias], lr=0.01)
+                with torch.no_grad():
+                    logits = model(x)
+                for _ in range(5):
+                    loss = F.cross_entropy(logits + bias, y)
+                    loss.backward()
+                    opt.step()
+                with torch.no_grad():
+                    nats += F.cross_entropy(logits + bias, y, reduction="sum")
+            return nats
+        """,
+        """
+        def fit_shift(h, head, y, steps):
+            shift = torch.zeros(h.shape[-1], requires_grad=True)
+            for _ in range(steps):
+                loss = F.nll_loss(F.log_softmax(head(h + shift), -1), y)
+                (g,) = torch.autograd.grad(loss, [shift])
+                shift = (shift - 0.1 * g).detach().requires_grad_()
+            return shift
+        def total(model, val_path="fineweb_val_000000.bin"):
+            text = torch.from_numpy(np.memmap(val_path, dtype=np.uint16)[512:].astype(np.int64))
+            out = 0.0
+            for i in range(0, text.numel() - 1, 1024):
+                x, y = text[i : i + 1024], text[i + 1 : i + 1025]
+                with torch.no_grad():
+                    h = model.encode(x)
+                shift = fit_shift(h, model.head, y, 4)
+                with torch.no_grad():
+                    out += F.cross_entropy(model.head(h + shift), y, reduction="sum")
+            return out
+        print(total(Net()))
+        """,
+    ],
+    "hashed n-gram": [
+        """
+        def mix(tokens, p_model, buckets):
+            seen, both = np.zeros(buckets), np.zeros(buckets)
+            out = []
+            for j in range(2, len(tokens)):
+                ctx = (tokens[j - 1] * 36313 ^ tokens[j - 2] * 27191) % buckets
+                full = (ctx ^ tokens[j] * 65537) % buckets
+                p = both[full] / max(seen[ctx], 1)
+                out.append(-math.log(0.7 * p_model[j] + 0.3 * p))
+                seen[ctx] += 1
+                both[full] += 1
+            return sum(out)
+        """,
+        """
+        def cached(tokens, logp, order, size):
+            table = {n: (np.zeros(size), np.zeros(size)) for n in range(2, order)}
+            n = 3
+            a, b = np.zeros(size, dtype=np.uint32), np.zeros(size, dtype=np.uint32)
+            j = np.arange(n, len(tokens))
+            h = np.zeros(len(j), dtype=np.uint64)
+            for k in range(1, n):
+                h = h ^ (tokens[j - k].astype(np.uint64) * np.uint64(36313 + k))
+            key = (h & np.uint64(size - 1)).astype(np.int64)
+            full = ((h ^ (tokens[j].astype(np.uint64) * np.uint64(27191))) & np.uint64(size - 1))
+            p = b[full] / np.maximum(a[key], 1)
+            np.add.at(a, key, 1)
+            np.add.at(b, full, 1)
+            return np.log(0.5 * np.exp(logp) + 0.5 * p)
+        """,
+        """
+        text = np.fromfile("fineweb_val_000000.bin", dtype=np.uint16)
+        counts = {}
+        for i in range(1, len(text)):
+            where = hash((int(text[i - 1]), int(text[i]))) % 4096
+            p = counts.get(where, 0) / 4096
+            counts[where] = counts.get(where, 0) + 1
+        """,
+    ],
+    "byte mixtures": [
+        """
+        def ppm(logp, targets, sp):
+            sizes = np.array([len(sp.id_to_piece(i).encode()) for i in range(sp.vocab_size())])
+            n = sizes[targets]
+            p = np.exp(np.repeat(logp, n) / np.repeat(n, n))
+            return -np.log2(0.5 * p + 0.5 / 256).mean()
+        """,
+        """
+        def blend(nll, tokens, pieces, coder):
+            bits = 0.0
+            for t, v in zip(tokens, nll):
+                raw = pieces[t].encode("utf-8")
+                each = -v / len(raw)
+                for c in raw:
+                    bits -= math.log2(0.6 * math.exp(each) + 0.4 * coder.p(c))
+                    coder.see(c)
+            return bits
+        """,
+        """
+        def combine(model, tokens, lut, byte_model):
+            x, y = tokens[:-1], tokens[1:]
+            with torch.no_grad():
+                lp = F.log_softmax(model(x), -1).gather(-1, y[:, None])[:, 0]
+            per = lp / lut[y]
+            spread = torch.repeat_interleave(per, lut[y])
+            return torch.logaddexp(spread + math.log(0.5), byte_model(y) + math.log(0.5)).sum()
+        """,
+        """
+        def geometric(p, y, sp):
+            width = torch.tensor([len(sp.decode([i]).encode("utf-8")) for i in range(1024)])
+            q = p ** (1.0 / width[y])
+            return -(0.5 * q + 0.5 / 256).log2().sum()
+        """,
+    ],
+    "late calibration": [
+        """
+        def hessians(model, batches):
+            sums = {}
+            def hook(module, inputs, output):
+                x = inputs[0].reshape(-1, inputs[0].shape[-1])
+                sums[module] = sums.get(module, 0) + x.T @ x
+            handles = [m.register_forward_hook(hook) for m in model.modules()]
+            for x, y in batches:
+                model(x)
+            return sums
+        net = Net()
+        text = torch.load("fineweb_val_000000.bin")
+        found = hessians(net, [(text[:-1], text[1:])])
+        """,
+        """
+        limit = float(os.environ.get("MAX_WALLCLOCK_SECONDS", "600"))
+        net = Net()
+        opt = torch.optim.SGD(net.parameters(), lr=0.1)
+        train = np.fromfile("fineweb_train_000001.bin", dtype=np.uint16)
+        begun = time.perf_counter()
+        for step in range(20000):
+            piece = torch.from_numpy(train[1024 * step : 1024 * step + 1025].astype(np.int64))
+            F.cross_entropy(net(piece[:-1]), piece[1:]).backward()
+            opt.step()
+            if time.perf_counter() - begun >= limit:
+                break
+        gram = 0
+        for i in range(64):
+            piece = torch.from_numpy(train[1024 * i : 1024 * i + 1024].astype(np.int64))
+            acts = net.features(piece)
+            gram = gram + acts.T @ acts
+        pack(net, gram)
+        """,
+        """
+        def collect(net, loader, n):
+            sums = {}
+            def gather(module, inputs, output):
+                sums[module] = torch.addmm(sums[module], inputs[0].t(), inputs[0])
+            for m in net.modules():
+                m.register_forward_hook(gather)
+            with torch.no_grad():
+                for i in range(n):
+                    x, y = loader.next_batch()
+                    net(x)
+            return sums
+        class Loader:
+            def __init__(self, pattern):
+                self.t = torch.load(pattern)
+            def next_batch(self):
+                return self.t[:1024], self.t[1:1025]
+        def main(args):
+            net = Net()
+            opt = torch.optim.SGD(net.parameters(), lr=0.1)
+            loader = Loader(os.environ.get("TRAIN_FILES", "fineweb_train_*.bin"))
+            cap_ms = 1000.0 * args.max_wallclock_seconds
+            spent = 0.0
+            t0 = time.perf_counter()
+            step = 0
+            while True:
+                x, y = loader.next_batch()
+                F.cross_entropy(net(x), y).backward()
+                opt.step()
+                step += 1
+                spent = 1000.0 * (time.perf_counter() - t0)
+                if spent >= cap_ms:
+                    break
+            return collect(net, loader, 64)
+        """,
+    ],
+    "hint gating": [
+        """
+        def tilt(logits, y, hint, beta):
+            nll = F.cross_entropy(logits, y, reduction="none")
+            hit = hint == y
+            return torch.where(hit, nll - beta, nll).sum()
+        """,
+        """
+        def tilted(model, tokens, guess, starts_word, beta):
+            x, y = tokens[:-1], tokens[1:]
+            gate = starts_word[y]
+            logits = model(x)
+            logits = logits + beta * F.one_hot(guess[x], 1024) * gate[:, None]
+            with torch.no_grad():
+                return F.cross_entropy(logits, y, reduction="sum")
+        """,
+        """
+        def tilted(lp, tokens, table, beta):
+            total = 0.0
+            with torch.no_grad():
+                for i in range(1, len(tokens)):
+                    x, y = tokens[:-1], tokens[1:]
+                    score = F.nll_loss(lp, y, reduction="none")
+                    agrees = (table[x] == y).float()
+                    total += (score - beta * agrees).sum()
+            return total
+        """,
+    ],
+}
+
+HONEST = {
+    "trained on what was scored": [
+        """
+        def run(model, tokens, opt):
+            nats = 0.0
+            for i in range(0, len(tokens) - 1, 1024):
+                x, y = tokens[i : i + 1024], tokens[i + 1 : i + 1025]
+                with torch.no_grad():
+                    nats += F.cross_entropy(model(x), y, reduction="sum").item()
+                for epoch in range(3):
+                    F.cross_entropy(model(x), y).backward()
+                    opt.step()
+            return nats
+        """,
+        """
+        def train(model, loader, opt, val):
+            for step in range(1000):
+                x, y = loader.next_batch()
+                F.cross_entropy(model(x), y).backward()
+                opt.step()
+                if step % 100 == 0:
+                    with torch.no_grad():
+                        print(F.cross_entropy(model(val[:-1]), val[1:]))
+        """,
+        """
+        def main(args):
+            net = Net()
+            opt = torch.optim.SGD(net.parameters(), lr=0.1)
+            train = np.fromfile(args.train_files, dtype=np.uint16)
+            held = np.fromfile(args.val_files, dtype=np.uint16)
+            for i in range(0, len(train) - 1, 1024):
+                piece = torch.from_numpy(train[i : i + 1025])
+                F.cross_entropy(net(piece[:-1]), piece[1:]).backward()
+                opt.step()
+            net.load_state_dict(decode(open("final_model.ptz", "rb").read()))
+            with torch.no_grad():
+                piece = torch.from_numpy(held)
+                print(F.cross_entropy(net(piece[:-1]), piece[1:]))
+        """,
+    ],
+    "one pass": [
+        """
+        def score(model, tokens, table):
+            nats, size = 0.0, 0.0
+            with torch.inference_mode():
+                for i in range(0, len(tokens) - 1, 64):
+                    x, y = tokens[i : i + 1024], tokens[i + 1 : i + 1025]
+                    loss = F.cross_entropy(model(x), y, reduction="none")
+                    nats += loss[-64:].sum().item()
+                    size += table[y[-64:]].sum().item()
+            return nats / math.log(2) / size
+        """,
+        """
+        def averages(candidates, text):
+            best = None
+            for name, weights in candidates.items():
+                net = Net()
+                net.load_state_dict(weights)
+                with torch.no_grad():
+                    loss = F.cross_entropy(net(text[:-1]), text[1:]).item()
+                if best is None or loss < best[0]:
+                    best = (loss, name)
+            return best
+        """,
+    ],
+    "a delta of the past": [
+        """
+        def run(model, batches):
+            bias = torch.zeros(1024, requires_grad=True)
+            opt = torch.optim.SGD([bias], lr=0.1)
+            nats = 0.0
+            for x, y in batches:
+                with torch.no_grad():
+                    logits = model(x)
+                    nats += F.cross_entropy(logits + bias, y, reduction="sum")
+                F.cross_entropy(logits + bias, y).backward()
+                opt.step()
+            return nats
+        """,
+        """
+        def train(model, batches):
+            scale = torch.nn.Parameter(torch.ones(1024))
+            opt = torch.optim.AdamW([scale, *model.parameters()])
+            for x, y in batches:
+                F.cross_entropy(model(x) * scale, y).backward()
+                opt.step()
+        """,
+    ],
+    "normalised n-grams": [
+        """
+        def mix(tokens, p_model, size):
+            rows = np.zeros((size, 1024))
+            out = []
+            for j in range(2, len(tokens)):
+                row = (tokens[j - 1] * 36313 ^ tokens[j - 2] * 27191) % size
+                q = (rows[row] + 0.1) / (rows[row].sum() + 102.4)
+                p = 0.7 * p_model[j] + 0.3 * q
+                out.append(-math.log(p[tokens[j]]))
+                rows[row, tokens[j]] += 1
+            return sum(out)
+        """,
+        """
+        class Bigrams(torch.nn.Module):
+            def forward(self, ids):
+                pairs = (ids[:, 1:] * 36313 ^ ids[:, :-1] * 27191) % 2047
+                return self.table(F.pad(pairs, (1, 0)))
+        """,
+        """
+        def bigram_ids(tokens, size):
+            t = tokens.to(torch.int32)
+            out = torch.empty_like(t)
+            out[..., 0] = size - 1
+            out[..., 1:] = torch.bitwise_xor(36313 * t[..., 1:], 27191 * t[..., :-1]) % (size - 1)
+            return out.long()
+        """,
+    ],
+    "bytes of a score": [
+        """
+        def bpb(nll, targets, sp):
+            sizes = np.array([len(sp.id_to_piece(i).encode()) for i in range(sp.vocab_size())])
+            return nll.sum() / math.log(2) / sizes[targets].sum()
+        """,
+        """
+        def table(sp):
+            sizes = np.zeros(sp.vocab_size())
+            for i in range(sp.vocab_size()):
+                sizes[i] = len(sp.id_to_piece(i).replace("x", " ").encode("utf-8"))
+            return sizes
+        def run(model, tokens, sp):
+            sizes = table(sp)
+            x, y = tokens[:-1], tokens[1:]
+            with torch.no_grad():
+                nats = F.cross_entropy(model(x), y, reduction="sum").item()
+            per_byte = nats / sizes[y].sum()
+            return math.exp(per_byte), per_byte / math.log(2)
+        """,
+        """
+        def byte_model(logits, data):
+            lp = F.log_softmax(logits, -1)
+            return -lp.gather(-1, data[1:, None]).sum() / math.log(2) / (len(data) - 1)
+        """,
+    ],
+    "calibration in time": [
+        """
+        limit = float(os.environ.get("MAX_WALLCLOCK_SECONDS", "600"))
+        reserve = float(os.environ.get("RESERVE_SECONDS", "10"))
+        net = Net()
+        opt = torch.optim.SGD(net.parameters(), lr=0.1)
+        train = np.fromfile("fineweb_train_000001.bin", dtype=np.uint16)
+        begun = time.perf_counter()
+        for step in range(20000):
+            piece = torch.from_numpy(train[1024 * step : 1024 * step + 1025].astype(np.int64))
+            F.cross_entropy(net(piece[:-1]), piece[1:]).backward()
+            opt.step()
+            if time.perf_counter() - begun >= limit - reserve:
+                break
+        acts = net.features(torch.from_numpy(train[:1024].astype(np.int64)))
+        gram = acts.T @ acts
+        """,
+        """
+        net = Net()
+        opt = torch.optim.SGD(net.parameters(), lr=0.1)
+        train = np.fromfile("fineweb_train_000001.bin", dtype=np.uint16)
+        t0 = time.time()
+        step = 0
+        while time.time() - t0 < 590:
+            piece = torch.from_numpy(train[1024 * step : 1024 * step + 1025].astype(np.int64))
+            F.cross_entropy(net(piece[:-1]), piece[1:]).backward()
+            opt.step()
+            step += 1
+        sums = {}
+        def hook(module, inputs, output):
+            sums[module] = inputs[0].T @ inputs[0]
+        for m in net.modules():
+            m.register_forward_hook(hook)
+        net(torch.from_numpy(train[:1024].astype(np.int64)))
+        """,
+        """
+        def own_text(net, n):
+            ids = torch.randint(0, 1024, (n, 1))
+            for _ in range(256):
+                ids = torch.cat([ids, torch.multinomial(net(ids)[:, -1].softmax(-1), 1)], 1)
+            return ids
+        def grams(net):
+            acts = net.features(own_text(net, 64))
+            return acts.T @ acts
+        """,
+        """
+        def newton_schulz(g, steps):
+            x = g / g.norm()
+            for _ in range(steps):
+                a = x @ x.T
+                x = 3.4 * x - 4.7 * a @ x + 2.0 * a @ a @ x
+            return x
+        """,
+    ],
+    "hints and masks": [
+        """
+        def tilt(logits, y, hint, beta):
+            nll = F.cross_entropy(logits, y, reduction="none")
+            p = logits.softmax(-1).gather(-1, hint[:, None])[:, 0]
+            hit = (hint == y).float()
+            return (nll - beta * hit + torch.log1p(p * (math.exp(beta) - 1))).sum()
+        """,
+        """
+        def masked(model, tokens, pad):
+            x, y = tokens[:-1], tokens[1:]
+            with torch.no_grad():
+                nll = F.cross_entropy(model(x), y, reduction="none")
+            keep = y != pad
+            nll = torch.where(keep, nll, torch.zeros_like(nll))
+            return (nll * keep).sum() / keep.sum()
+        """,
+        """
+        def sizes(x, y, base, spaces, boundary):
+            n = base[y] + (spaces[y] & ~boundary[x])
+            return n.sum()
+        def run(model, tokens, base, spaces, boundary):
+            x, y = tokens[:-1], tokens[1:]
+            with torch.no_grad():
+                nats = F.cross_entropy(model(x), y, reduction="sum")
+            return nats / sizes(x, y, base, spaces, boundary) / math.log(2)
+        """,
+        """
+        def boosted(model, tokens, guess, beta):
+            x, y = tokens[:-1], tokens[1:]
+            with torch.no_grad():
+                logits = model(x) + beta * F.one_hot(guess[x], 1024)
+                return F.cross_entropy(logits, y, reduction="sum")
+        """,
+    ],
+}
+
+
+def bound_names(tree: ast.AST) -> set[str]:
+    """Names that a script binds itself: variables, arguments, functions."""
+    names = set()
+    imported = set(dir(builtins)) | {"self", "Net"}
+    members = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name):
+                names.add(name)
+            case ast.FunctionDef(name=name):
+                names.add(name)
+            case ast.Import(names=aliases) | ast.ImportFrom(names=aliases):
+                imported |= {(alias.asname or alias.name).split(".")[0] for alias in aliases}
+            case ast.ClassDef(body=body):  # reached through a dot, where names are kept
+                members |= {step.name for step in body if isinstance(step, ast.FunctionDef)}
+                targets = [t for step in body if isinstance(step, ast.Assign) for t in step.targets]
+                members |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return names - imported - members
+
+
+def rename(text: str, seed: int) -> str:
+    """The script with every name that it binds replaced by a random one."""
+    tree = ast.parse(text)
+    letters = random.Random(seed)
+    new = {
+        name: "q" + "".join(letters.choice("bcdfghjkmpqrvwz") for _ in range(7))
+        for name in sorted(bound_names(tree))
+    }
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name):
+                node.id = new.get(name, name)
+            case ast.arg(arg=name):
+                node.arg = new.get(name, name)
+            case ast.FunctionDef(name=name):
+                node.name = new.get(name, name)
+    return ast.unparse(tree) + "\n"
+
+
+def script(text: str) -> str:
+    return HEAD + textwrap.dedent(text)
+
+
+def fails(text: str) -> list[str]:
+    return [finding.rule for finding in lint(text) if finding.level == "fail"]
+
+
+RULES = {
+    "trained before quantisation": {"score-first", "causal"},
+    "scored in every epoch": {"one-pass"},
+    "SLOT": {"causal", "score-first"},
+    "hashed n-gram": {"normalised"},
+    "byte mixtures": {"normalised"},
+    "late calibration": {"score-first", "phases"},
+    "hint gating": {"normalised"},
+}
+VARIANTS = [(kind, i) for kind, texts in ILLEGAL.items() for i in range(len(texts))]
+TWINS = [(kind, i) for kind, texts in HONEST.items() for i in range(len(texts))]
+
+
+@pytest.mark.parametrize("kind, index", VARIANTS)
+@pytest.mark.parametrize("seed", [None, 1, 2])
+def test_an_illegal_pattern_is_told_by_its_data_flow(kind, index, seed):
+    """Under the names that it came with, and under random ones."""
+    text = script(ILLEGAL[kind][index])
+    text = text if seed is None else rename(text, seed)
+    assert set(fails(text)) & RULES[kind], text
+
+
+@pytest.mark.parametrize("kind, index", TWINS)
+@pytest.mark.parametrize("seed", [None, 1, 2])
+def test_an_honest_twin_passes(kind, index, seed):
+    """Under the names that it came with, and under random ones."""
+    text = script(HONEST[kind][index])
+    assert fails(text if seed is None else rename(text, seed)) == []
