@@ -188,7 +188,7 @@ def eager_attention(module, q, k, v, attention_mask, scaling, dropout=0.0, **kwa
 
 
 def attention_name(config, options: dict) -> str:
-    """The attention function of a call: eager, which alone has weights, where they are asked for."""
+    """The attention function of a call: eager, which alone has weights, if they are asked for."""
     return "eager" if options.get("output_attentions") else config._attn_implementation
 
 
