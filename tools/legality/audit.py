@@ -5,21 +5,23 @@
     python3 golf.py tools.legality.audit train.log | DATA_FOLDER | path/to/scorer.py:NAME
     python3 golf.py tools.legality.cheaters    # every probe against its cheaters, one table
 
-Exit status 0: no rule is broken, 1: one is, 2: nothing could be probed. Our own evaluator keeps the
-rules by construction; here that is shown on the artifact at hand, by changing what must not matter.
+Exit status 0: no rule is broken, 1: one is, 2: nothing could be probed, 3: warnings alone. Our own
+evaluator keeps the rules by construction; here that is shown on the artifact at hand, by changing
+what must not matter. Models are opened by the code of this project; the code of a foreign evaluator
+or of a published folder runs with your rights, and only after --trust.
 
 A foreign evaluator comes in through a class whose instances run one whole evaluation and report:
 
-    class Mine:                                     # `python -m tools.legality.audit mine.py:Mine`
+    class Mine:                     # `python -m tools.legality.audit --trust mine.py:Mine`
         def __init__(self):                         # a fresh one for every evaluation
             self.model = load("final_model.ptz")
 
-        def evaluate(self, tokens_T, log):          # target i is tokens_T[i + 1]
+        def evaluate(self, tokens_T, log):          # int64 (T,); target i is tokens_T[i + 1]
             for first in range(0, len(tokens_T) - 1, 1024):
                 end = min(first + 1024, len(tokens_T) - 1)
-                logp_SV = self.model(tokens_T[first:end])            # (S, V), natural logarithms
+                logp_SV = self.model(tokens_T[first:end])     # float (S, V), natural logarithms
                 nats_S = -logp_SV[range(end - first), tokens_T[first + 1 : end + 1]]
-                log.score(first, end, nats_S, logp_SV)               # as soon as they are final
+                log.score(first, end, nats_S, logp_SV)        # float (S,), as soon as it is final
                 log.train(first, end)                                # before learning from them
                 self.model.learn(tokens_T[first : end + 1])
 
@@ -41,10 +43,10 @@ the better of two whole passes of which one is reported: read the code too (tool
 import argparse
 import contextlib
 import copy
+import hashlib
 import importlib.util
 import inspect
 import itertools
-import json
 import math
 import re
 import shutil
@@ -61,9 +63,11 @@ import torch
 import torch.nn.functional as F
 
 import evaluate
-from tools.legality.rules import Finding, report, status
+from engine.open_model import Opened, open_model
+from engine.ranks import Ranks
+from engine.shards import find_shards, read_shard, write_shard
+from tools.legality.rules import UNREADABLE, Finding, is_unlawful, printable, report, status
 from tools.legality.sandbox import Trace, run_alone
-from tools.submission.bundle import SOURCES
 
 ROOT = Path(__file__).resolve().parents[2]
 EXACT = 1e-6  # nats or probability; in fp32 on a CPU a causal scorer changes by 0
@@ -177,26 +181,30 @@ class Windows:
             probe_BT = torch.ones(1, 2, dtype=torch.long, device=device)
             self.vocab_size = vocab_size or model(probe_BT).size(-1)
 
-    def batches(self, tokens_T: np.ndarray, chunk_tokens: int) -> Iterable[np.ndarray]:
+    def batches(self, tokens_T: np.ndarray, scheme: evaluate.Scheme) -> Iterable[np.ndarray]:
         """The windows in the order in which evaluate.score_first hands them to the model."""
-        plan_W3 = evaluate.plan_windows(
-            tokens_T, self.seq_len, self.stride, self.isolated, chunk_tokens
-        )
-        rows = max(1, min(evaluate.BATCH_TOKENS // self.seq_len, len(plan_W3)))
-        for _, chunk in itertools.groupby(plan_W3.tolist(), key=lambda w: w[1] // chunk_tokens):
-            chunk = sorted(chunk, key=lambda window: window[2] - window[0])
-            for i in range(0, len(chunk), rows):
-                yield chunk[i : i + rows]
+        windows_W3 = evaluate.plan_windows(tokens_T, scheme)
+        most_tokens = scheme.batch_tokens * evaluate.LARGE_VOCABULARY
+        most_tokens //= max(evaluate.LARGE_VOCABULARY, self.vocab_size)
+        rows = max(1, min(most_tokens // self.seq_len, len(windows_W3)))
+        chunk_of_window = windows_W3[:, 1] // (scheme.chunk_tokens or len(tokens_T))
+        for chunk in np.unique(chunk_of_window):
+            chunk_W3 = windows_W3[chunk_of_window == chunk]
+            by_length = np.argsort(chunk_W3[:, 2] - chunk_W3[:, 0], kind="stable")
+            yield from np.split(chunk_W3[by_length], range(rows, len(chunk_W3), rows))
 
     def evaluate(self, tokens_T: np.ndarray, log: Log) -> None:
         """Score by evaluate.score_first, and report what it did, window by window.
 
         Raises: ValueError where the reported nats do not add up to its score.
         """
-        chunk_tokens = self.chunk_tokens or len(tokens_T)
+        chunk_tokens = self.chunk_tokens or 0
+        scheme = evaluate.Scheme(self.seq_len, self.stride, self.isolated, chunk_tokens)
         model = copy.deepcopy(self.model) if self.adapt else self.model
         adapt_fn = self.adapt(model) if self.adapt else lambda *chunk: None
-        batches, done, ledger = iter(self.batches(tokens_T, chunk_tokens)), [], evaluate.Ledger()
+        batches = iter(self.batches(tokens_T, scheme))
+        done = []
+        ledger = evaluate.Ledger()
         no_V = np.zeros(self.vocab_size, bool)
         table = evaluate.ByteTable(np.ones(self.vocab_size, np.int64), no_V, no_V)
 
@@ -220,10 +228,10 @@ class Windows:
                 log.train(*ledger.trained[-1])
                 adapt_fn(*chunk)
 
+        ranks = Ranks(device=torch.device(self.device))
         score = evaluate.score_first(
-            logits_fn, learn, tokens_T, table, seq_len=self.seq_len, stride=self.stride,
-            isolate=self.isolated, device=self.device, chunk_tokens=chunk_tokens, ledger=ledger,
-        )  # fmt: skip
+            logits_fn, learn, tokens_T, table, scheme, ranks, ledger=ledger
+        )
         report_scores()
         total = math.fsum(np.nan_to_num(log.nats_T))
         if abs(total - score.nats) > 1e-5 * abs(score.nats):
@@ -301,6 +309,32 @@ def made_up_tokens(vocab_size: int, num_tokens: int, seed: int = 0) -> np.ndarra
 
 
 # Probes of a scorer -------------------------------------------------------------------------------
+
+
+def text_of_scorer(make: Callable[[], Scorer], rounds: int = 4, seed: int = 0) -> np.ndarray | None:
+    """A text that the scorer itself finds likely; None where it has one, or gives no distributions.
+
+    On uniform noise every choice by fit chooses alike: of three temperatures always the highest. So
+    half of each stretch of 16 tokens is drawn from the scorer's distributions, round by round, each
+    after the text of the round before.
+    """
+    scorer = make()
+    vocab_size = getattr(scorer, "vocab_size", None)
+    if vocab_size is None or getattr(scorer, "tokens_T", None) is not None:
+        return None
+    rng = np.random.default_rng(seed)
+    tokens_T = made_up_tokens(vocab_size, 400)
+    is_drawn_T = np.arange(1, len(tokens_T)) % 32 < 16
+    is_drawn_T &= tokens_T[1:] != evaluate.BOS_ID
+    for _ in range(rounds):
+        log = Log(tokens_T.copy())
+        make().evaluate(tokens_T.copy(), log)
+        if log.logp_TV is None:
+            return None
+        noise_TV = rng.gumbel(size=log.logp_TV.shape)  # the argmax of the sum is a sample
+        drawn_T = np.argmax(np.nan_to_num(log.logp_TV, nan=-1e9) + noise_TV, axis=1)
+        tokens_T[1:] = np.where(is_drawn_T, drawn_T, tokens_T[1:])
+    return tokens_T
 
 
 class Probe:
@@ -523,15 +557,15 @@ def audit_scorer(
     probe = Probe(make, tokens_T)
     findings = probe_order(probe, where)
     noise = 0.0
-    if not status(findings):
+    if not is_unlawful(findings):
         noise = float(np.abs(probe.run(tokens_T).nats_T - probe.base.nats_T).max())
     if noise > EXACT and str(getattr(scorer, "device", "cpu")).startswith("cpu"):
         what = f"two evaluations of one text differ by {noise:.3g} nats"
         findings.append(broken("artifact-only", where, what))
-    if not status(findings):
+    if not is_unlawful(findings):
         tolerance = max(EXACT, 4 * noise)
         findings += probe_causal(probe, where, tolerance, count)
-        if not status(findings):
+        if not is_unlawful(findings):
             findings += probe_normalised(probe, where, vocab_size)
             if getattr(scorer, "isolated", False):
                 findings += probe_isolation(probe, where, tolerance)
@@ -798,7 +832,15 @@ def audit_bytes(
 
 # Our own artifact ---------------------------------------------------------------------------------
 
-DRIVER = "import sys, train_gpt, evaluate; sys.exit(evaluate.main(sys.argv[1:]))"
+DRIVER = """
+import sys, train_gpt, evaluate
+try:
+    from engine.open_model import open_model
+except ImportError:  # a run from before the engine
+    sys.exit(evaluate.main(sys.argv[1:]))
+sys.exit(evaluate.main(sys.argv[1:], open_model))
+"""
+LONGEST_CONTEXT = 2048  # tokens that a probe gives a model, whatever context it was made for
 
 
 def find_path(text: str, folder: Path) -> Path | None:
@@ -822,26 +864,28 @@ def audit_artifact(
     tokenizer: Path | None = None,
     device: str = "cpu",
     alone: bool = True,
+    trust: bool = False,
 ) -> list[Finding]:
-    """Findings on an artifact, by the code beside it: ways of scoring, parameters, bytes, files.
+    """Findings on any recipe's model or a Hugging Face folder: scoring, parameters, bytes, files.
+
+    The model is built by the code of this project; the code of a Hugging Face folder runs only
+    where it is trusted.
 
     Without validation text the probes run on made-up documents, and a warning says so.
     Raises: ValueError or OSError for an artifact that does not load.
     """
-    folder = artifact.resolve().parent
-    source = folder / "train_gpt.py"
-    source = source if source.is_file() else ROOT / "train_gpt.py"
-    spec = importlib.util.spec_from_file_location("audited_train_gpt", source)
-    train_gpt = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(train_gpt)
     try:
-        model, settings = train_gpt.load_artifact(artifact, device, compile=False)
-    except (ValueError, RuntimeError) as error:
+        opened = open_model(artifact, device, compile=False, trust=trust)
+    except RuntimeError as error:
         raise ValueError(f"{artifact} does not load: {error}") from error
-    saved = folder / "settings.json"
-    settings = (json.loads(saved.read_text()) if saved.exists() else {}) | settings
-    seq_len, vocab_size = settings["train_seq_len"], settings["vocab_size"]
-    stride, where = min(settings.get("eval_stride", 64), seq_len), str(artifact)
+    model = opened.model
+    folder = opened.path.resolve()
+    folder = folder if folder.is_dir() else folder.parent
+    settings = opened.run_settings
+    seq_len = min(opened.seq_len, LONGEST_CONTEXT)
+    vocab_size = opened.model_settings["vocab_size"]
+    stride = min(settings.get("eval_stride", 64), seq_len)
+    where = str(artifact)
     data = data or find_path(settings.get("data_path", "no data_path"), folder)
     tokenizer = tokenizer or find_path(settings.get("tokenizer_path", "no path"), folder)
     table, findings, num_tokens = None, [], 3 * seq_len + seq_len // 2
@@ -851,32 +895,49 @@ def audit_artifact(
         findings.append(Finding("validation", "warn", where, what, remedy))
         tokens_T = made_up_tokens(vocab_size, num_tokens)
     else:
-        table = evaluate.ByteTable.from_sentencepiece(tokenizer, vocab_size)
+        table = byte_table(opened, tokenizer)
         val_T, table = evaluate.read_validation(data, table)
         findings += audit_text(val_T, table, tokenizer, str(data))
-        lengths = [len(evaluate.read_shard(p)) for p in evaluate.find_shards(data, "val")]
+        lengths = [len(read_shard(path)) for path in find_shards(data, "val")]
         tokens_T = probe_tokens(val_T, num_tokens, lengths[0] if len(lengths) > 1 else None)
 
     def learning(model):
-        return evaluate.sgd_adapter(model, seq_len=seq_len)
+        return opened.recipe.adapter(model, seq_len, Ranks(device=torch.device(device)))
 
     modes = {
         f"blocks of {seq_len}": dict(stride=seq_len),
         f"sliding by {stride}": dict(stride=stride),
         "isolated documents": dict(stride=seq_len, isolate=True),
-        "test-time training": dict(stride=stride, chunk_tokens=seq_len, adapt=learning),
     }
+    if opened.recipe and learning(copy.deepcopy(model)):
+        adaptive = dict(stride=stride, chunk_tokens=seq_len, adapt=learning)
+        modes["test-time training"] = adaptive
     how = dict(seq_len=seq_len, vocab_size=vocab_size, device=device)
     for mode, special in modes.items():
         scorer = Windows(model, **how, **special)
         findings += audit_scorer(lambda s=scorer: s, tokens_T, f"{where} [{mode}]", POSITIONS // 4)
     short_BT = torch.from_numpy(tokens_T[: min(seq_len, 128) + 1])[None].to(device)
-    findings += audit_parameters(
-        model, lambda m, x: m.loss(x), [short_BT] * DEAD_STEPS, short_BT, where
-    )
-    if alone and table is not None and (folder / "train_gpt.py").is_file():
-        findings += audit_files(artifact, tokens_T, tokenizer, stride, device)
+    findings += audit_parameters(model, loss_of, [short_BT] * DEAD_STEPS, short_BT, where)
+    is_run = opened.path.is_file() and (folder / "train_gpt.py").is_file()
+    if alone and table is not None and is_run:
+        findings += audit_files(opened.path, tokens_T, tokenizer, stride, device)
     return findings
+
+
+def byte_table(opened: Opened, tokenizer: Path) -> evaluate.ByteTable:
+    """The byte table of an opened model's tokens."""
+    vocab_size = opened.model_settings["vocab_size"]
+    if opened.recipe is None:
+        return evaluate.ByteTable.from_sentencepiece(tokenizer, vocab_size)
+    return opened.recipe.byte_table(str(tokenizer), vocab_size)
+
+
+def loss_of(model: torch.nn.Module, tokens_BT: torch.Tensor) -> torch.Tensor:
+    """The loss of any model that maps tokens_BT to logits_BTV, summed over the targets."""
+    if hasattr(model, "loss"):
+        return model.loss(tokens_BT)
+    logits_BTV = model(tokens_BT[:, :-1])
+    return F.cross_entropy(logits_BTV.flatten(0, 1), tokens_BT[:, 1:].flatten(), reduction="sum")
 
 
 def audit_text(val_T: np.ndarray, table: evaluate.ByteTable, tokenizer: Path, where: str):
@@ -901,10 +962,11 @@ def audit_files(
 ) -> list[Finding]:
     """Findings on artifact-only and network: score a little text beside the artifact, and alone."""
     folder = artifact.resolve().parent
-    names = [*SOURCES, "requirements.txt"]
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*.py")]
+    names.append("requirements.txt")
     files = [artifact.name, *(name for name in names if (folder / name).is_file())]
     with tempfile.TemporaryDirectory() as place:
-        evaluate.write_shard(Path(place) / "probe_val_000000.bin", tokens_T)
+        write_shard(Path(place) / "probe_val_000000.bin", tokens_T)
         command = [sys.executable, "-c", DRIVER, artifact.name, "--data", place]
         command += ["--tokenizer", str(tokenizer.resolve()), "--stride", str(stride)]
         command += ["--device", device]
@@ -929,9 +991,14 @@ def audit_foreign(path: Path, name: str, count: int = FOREIGN_POSITIONS) -> list
         try:
             make, module = load_scorer(subject)
             findings = audit_scorer(make, where=subject, count=count)
+            text_T = text_of_scorer(make)
+            if text_T is not None and not is_unlawful(findings):
+                where = f"{subject} [text of its own]"
+                findings += audit_scorer(make, text_T, where, count)
         except Exception as error:  # of any kind: it is foreign code
             raise ValueError(f"{subject} fails: {type(error).__name__}: {error}") from error
     files = [path.name, *getattr(module, "FILES", [])]
+    files = list(dict.fromkeys(files))
     command = [sys.executable, "-c", ALONE.format(root=str(ROOT)), "--total", subject]
     tools = [*ROOT.glob("*.py"), *ROOT.glob("tools/**/*.py"), *ROOT.glob("**/__pycache__")]
     return findings + audit_alone(command, path.parent, files, tools, where=subject)
@@ -944,6 +1011,11 @@ def audit(subject: str, args: argparse.Namespace) -> list[Finding]:
     """
     file, colon, name = subject.rpartition(":")
     if colon and file.endswith(".py") and Path(file).is_file():
+        if not args.trust:
+            sha256 = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+            raise ValueError(
+                f"{file} (sha256 {sha256}) is code; read it, then pass --trust to run it"
+            )
         return audit_foreign(Path(file).resolve(), name, args.positions)
     path = Path(subject) if Path(subject).exists() else Path("logs") / subject
     if not path.exists():
@@ -952,6 +1024,8 @@ def audit(subject: str, args: argparse.Namespace) -> list[Finding]:
         raise ValueError(f"{path} holds a scorer under some name; give {path}:NAME")
     if path.is_dir() and list(path.glob("*_val_*.bin")):
         return audit_data(path, args.tokenizer)
+    if (path / "config.json").is_file():
+        return audit_artifact(path, args.data, args.tokenizer, args.device, trust=args.trust)
     if path.is_dir():
         artifact, log = path / "artifact.pgz", path / "train.log"
         if not artifact.is_file() and not log.is_file():
@@ -962,7 +1036,9 @@ def audit(subject: str, args: argparse.Namespace) -> list[Finding]:
     else:
         artifact, findings = path, []
     if artifact.is_file():
-        findings += audit_artifact(artifact, args.data, args.tokenizer, args.device)
+        findings += audit_artifact(
+            artifact, args.data, args.tokenizer, args.device, trust=args.trust
+        )
     return findings
 
 
@@ -988,6 +1064,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--device", default="cpu", help="cpu, where results are exact, or cuda")
     what = f"targets of a scorer to probe (default {FOREIGN_POSITIONS})"
     add("--positions", type=int, default=FOREIGN_POSITIONS, metavar="N", help=what)
+    add("--trust", action="store_true", help="run the code of FILE:NAME, or of a published folder")
     add("--json", action="store_true", help="print one JSON object")
     add("--verbose", action="store_true", help="also show what holds")
     add("--total", metavar="FILE:NAME", help=argparse.SUPPRESS)
@@ -1002,8 +1079,8 @@ def main(argv: list[str] | None = None) -> int:
         if not findings:
             raise ValueError(f"{', '.join(args.subjects)}: nothing in it could be probed")
     except (ValueError, OSError, ImportError) as error:
-        print("tools.legality.audit:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
+        print("tools.legality.audit:", printable(str(error)), file=sys.stderr)
+        return UNREADABLE
     print(report(findings, args.json, args.verbose))
     return status(findings)
 

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import evaluate
+from engine.shards import write_shard
 from tools.legality import audit
 from tools.legality.rules import Finding
 
@@ -515,7 +516,7 @@ class IsolatedDocuments(UnmaskedSmear):
     """Claims isolation: a window ends where its document does."""
 
     def evaluate(self, tokens_T, log):
-        for window in evaluate.plan_windows(tokens_T, 16, 16, True, len(tokens_T)):
+        for window in evaluate.plan_windows(tokens_T, evaluate.Scheme(16, 16, isolate=True)):
             self.score(tokens_T, *window, log)
 
 
@@ -822,7 +823,7 @@ def write_data(folder: Path, train: list[str], val: list[str], claimed: list[str
         path, tokens_T = folder / f"kit_{split}_000000.bin", byte_documents(texts)
         files = {path: tokens_T, path.with_suffix(".bytes.bin"): tokens_T >= 4}
         for file, values_T in files.items() if split == "val" else [(path, tokens_T)]:
-            evaluate.write_shard(file, values_T.astype(np.uint16))
+            write_shard(file, values_T.astype(np.uint16))
         entries = [
             {"file": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
             for file in files

@@ -56,10 +56,14 @@ class Finding:
                 raise ValueError(f"{value!r} must be one of {', '.join(known)}")
 
 
+def is_unlawful(findings: Iterable[Finding]) -> bool:
+    return any(finding.level == "fail" for finding in findings)
+
+
 def status(findings: Iterable[Finding]) -> int:
     """Exit status: 1 unlawful, 2 not all could be read, 3 untidy (warnings alone), 0 neither."""
     findings = list(findings)
-    if any(finding.level == "fail" for finding in findings):
+    if is_unlawful(findings):
         return UNLAWFUL
     if any(finding.rule == "hidden" and finding.level == "warn" for finding in findings):
         return UNREADABLE

@@ -1,7 +1,9 @@
 """The audit: each probe on what must pass and what must not, and the command around them."""
 
+import functools
 import hashlib
 import json
+import math
 import re
 import shutil
 import sys
@@ -12,8 +14,9 @@ import pytest
 import torch
 
 import evaluate
-import quantize
-import train_gpt
+from baselines import pr334
+from engine.recipe import packed_settings
+from engine.shards import read_shard, write_shard
 from tools.legality import audit, cheaters
 from tools.legality.audit import Log, PhaseClock, Windows, audit_bytes, audit_scorer, main
 from tools.legality.cheaters import TEXT, Net, Plain, V, log_softmax
@@ -103,16 +106,15 @@ def test_the_log_refuses_numbers_that_do_not_fit():
 @pytest.mark.parametrize("isolate", [False, True])
 def test_windows_reports_every_target_as_evaluate_scores_it(monkeypatch, isolate, batch_tokens):
     """Each target's score is that of its own window, however windows are batched and sorted."""
-    monkeypatch.setattr(evaluate, "BATCH_TOKENS", batch_tokens)
-    monkeypatch.setattr(evaluate.score_first, "__kwdefaults__", {
-        **evaluate.score_first.__kwdefaults__, "batch_tokens": batch_tokens})  # fmt: skip
+    scheme = functools.partial(evaluate.Scheme, batch_tokens=batch_tokens)
+    monkeypatch.setattr(evaluate, "Scheme", scheme)
     model, log = Net(table_std=0.5), Log(TEXT)
     Windows(
         model, 16, 4, isolate=isolate, chunk_tokens=50, adapt=lambda m: lambda *c: None
     ).evaluate(TEXT, log)
     assert audit.order_fault(log) is None
     assert [e[1:] for e in log.events if e[0] == "train"][:2] == [(0, 50), (50, 100)]
-    for start, first, end in evaluate.plan_windows(TEXT, 16, 4, isolate, 50):
+    for start, first, end in evaluate.plan_windows(TEXT, scheme(16, 4, isolate, 50)):
         logits = model(torch.from_numpy(TEXT[None, start:end]))[0].detach().numpy()
         want_S = cheaters.picked(log_softmax(logits)[first - start :], TEXT[first + 1 : end + 1])
         assert log.nats_T[first:end] == pytest.approx(want_S, abs=1e-5)
@@ -121,7 +123,7 @@ def test_windows_reports_every_target_as_evaluate_scores_it(monkeypatch, isolate
 def test_windows_that_report_other_numbers_stop(monkeypatch):
     """Were evaluate.py to batch in another order, nothing would be proved: an error says so."""
     scorer = Windows(Net(table_std=0.5), 16, 4)
-    turned = [batch[::-1] for batch in scorer.batches(TEXT, len(TEXT))]
+    turned = [batch[::-1] for batch in scorer.batches(TEXT, evaluate.Scheme(16, 4))]
     monkeypatch.setattr(scorer, "batches", lambda *args: turned)
     with pytest.raises(ValueError, match="reported nats add up to"):
         scorer.evaluate(TEXT, Log(TEXT))
@@ -486,9 +488,9 @@ def test_faults_of_a_folder_keep_evidence_and_remedy_apart(tmp_path):
     cheaters.write_data(tmp_path, cheaters.TRAIN, cheaters.VAL, cheaters.VAL)
     assert main([str(tmp_path)]) == 0
     sidecar = tmp_path / "kit_val_000000.bytes.bin"
-    bytes_T = np.array(evaluate.read_shard(sidecar))
+    bytes_T = np.array(read_shard(sidecar))
     bytes_T[5] = 3
-    evaluate.write_shard(sidecar, bytes_T)
+    write_shard(sidecar, bytes_T)
     told = json.loads((tmp_path / "manifest.json").read_text())
     entry = next(s for s in told["shards"] if s["split"] == "val")["sidecar"]
     entry["sha256"] = hashlib.sha256(sidecar.read_bytes()).hexdigest()
@@ -501,20 +503,21 @@ def test_faults_of_a_folder_keep_evidence_and_remedy_apart(tmp_path):
 
 def write_artifact(folder: Path, vocab_size: int = 64, dead: bool = False) -> Path:
     """A tiny packed model that uses every parameter, unless it is dead in its bigram table."""
-    hp = train_gpt.Hyperparameters(
+    settings = pr334.Settings(
         train_batch_tokens=32, micro_batch_tokens=32, train_seq_len=32, eval_stride=16,
         num_layers=3, model_dim=16, num_heads=2, num_kv_heads=1, mlp_mult=2, rope_dims=4,
         bigram_vocab_size=64, bigram_dim=8, vocab_size=vocab_size,
     )  # fmt: skip
-    model = train_gpt.GPT(hp, torch.float32).init_weights(0)
+    recipe = pr334.RECIPE
+    model = recipe.model(recipe.model_settings(settings), torch.float32).init_weights(0)
     rng = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, p in model.named_parameters():
             p.add_(torch.randn(p.shape, generator=rng) * 0.2)
             if dead and name in ("bigram.table.weight", "bigram.proj.weight"):
                 p.zero_()
-    state = model.state_dict()
-    blob = train_gpt.pack(state, hp, 0, lambda: quantize.flat_hessians(state))
+    saved = packed_settings(recipe, settings)
+    blob = recipe.pack(model.state_dict(), saved, math.inf, lambda: {})
     (folder / "artifact.pgz").write_bytes(blob)
     return folder / "artifact.pgz"
 
@@ -634,7 +637,7 @@ def test_a_foreign_scorer_is_probed_and_then_run_alone(scorer, monkeypatch, caps
     """FILE.py:NAME: in its own folder, with the files that it names."""
     seen = []
     monkeypatch.setattr(audit, "audit_alone", lambda *args, **how: seen.append((args, how)) or [])
-    assert main([f"{scorer}:made", "--verbose"]) == 0
+    assert main(["--trust", f"{scorer}:made", "--verbose"]) == 0
     assert "OK    causal  scorer.py:made: change 0" in capsys.readouterr().out
     ((command, folder, files, _), _) = seen[0]
     assert command[-2:] == ["--total", "scorer.py:made"] and folder == scorer.parent
@@ -660,18 +663,18 @@ class Peek:
 """
     (tmp_path / "peek.py").write_text(code)
     monkeypatch.setattr(audit, "audit_alone", lambda *args, **how: [])
-    assert main([f"{tmp_path}/peek.py:Peek", "--positions", "3"]) == 0
-    assert main([f"{tmp_path}/peek.py:Peek", "--positions", "400"]) == 1
+    assert main(["--trust", f"{tmp_path}/peek.py:Peek", "--positions", "3"]) == 0
+    assert main(["--trust", f"{tmp_path}/peek.py:Peek", "--positions", "400"]) == 1
     assert "FAIL  causal  peek.py:Peek" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 def test_a_foreign_scorer_is_run_alone_for_real(scorer, capsys):
     """Its weights are named: fine. Not named: it cannot run, and that breaks artifact-only."""
-    assert main([f"{scorer}:made", "--verbose"]) == 0
+    assert main(["--trust", f"{scorer}:made", "--verbose"]) == 0
     assert "OK    artifact-only" in capsys.readouterr().out
     scorer.write_text(SCORER.replace('FILES = ["weights.txt"]', ""))
-    assert main([f"{scorer}:made"]) == 1
+    assert main(["--trust", f"{scorer}:made"]) == 1
     out = capsys.readouterr().out
     assert "FAIL  artifact-only  scorer.py:made: fails with scorer.py alone" in out
 
@@ -689,7 +692,7 @@ def test_a_foreign_scorer_is_run_alone_for_real(scorer, capsys):
 def test_a_scorer_that_fails_is_one_line_and_status_2(scorer, capsys, name, code, says):
     """What goes wrong in foreign code is no verdict, and no traceback of ours."""
     scorer.write_text(code)
-    assert main([f"{scorer}:{name}"]) == 2
+    assert main(["--trust", f"{scorer}:{name}"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("tools.legality.audit: ") and says in error and error.count("\n") == 1
 
