@@ -21,6 +21,7 @@ rows, N batches, P positions.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import sys
@@ -39,23 +40,15 @@ from torch import Tensor
 from engine import log_lines
 from engine.progress import Progress
 from engine.ranks import Ranks
-from engine.shards import (  # noqa: F401  all of them until data/ imports them from there
-    HEADER_BYTES,
-    SHARD_MAGIC,
-    SHARD_VERSION,
-    ShardError,
-    find_shards,
-    read_shard,
-    read_split,
-    sidecar_path,
-    write_shard,
-)
+from engine.shards import ShardError, find_shards, read_shard, read_split, sidecar_path
 
 BOS_ID = 1  # starts every document
 BATCH_TOKENS = 32_768  # per forward pass; with a vocabulary of 8192, 1 GB of float32 logits
 LARGE_VOCABULARY = 8192  # a larger one takes fewer tokens a pass, in proportion
 CHUNK_TOKENS = 32_768  # targets between two rounds of TTT
-FEWEST_INPUTS = 64  # short windows are filled up to so many, or a power of two
+WIDTHS = 16  # of inputs: a window is filled up to a sixteenth of seq_len, or several
+H100_FLOPS = 989e12  # dense bf16, by the data sheet
+H100_SHARE = 0.25  # of that, in a forward pass of our models: an estimate, not measured
 FINEWEB_VAL = {"documents": 50_000, "bytes": 151_080_891}  # the challenge's validation split
 CASE_MARKERS = {"\ue001", "\ue002", "\ue003"}  # pieces that stand for no byte of the original
 BYTES_AT_ONCE = 1 << 20  # targets whose bytes are counted in one go: 24 bytes of memory each
@@ -305,8 +298,11 @@ class Scheme:
         require(self.batch_tokens > 0, f"batch_tokens={self.batch_tokens} must be positive")
 
     @property
-    def is_blocks(self) -> bool:
-        return self.stride == self.seq_len
+    def mode(self) -> str:
+        """What the log calls it."""
+        if self.isolate:
+            return "documents"
+        return "blocks" if self.stride == self.seq_len else "sliding"
 
 
 def plan_windows(tokens_T: np.ndarray, scheme: Scheme, bos: int = BOS_ID) -> np.ndarray:
@@ -337,6 +333,40 @@ def plan_windows(tokens_T: np.ndarray, scheme: Scheme, bos: int = BOS_ID) -> np.
     start_W = begin_W + scheme.stride * moves_W
     end_W = np.append(first_W[1:], num_targets)
     return np.stack([start_W, first_W, end_W], axis=1)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a scheme costs and gives, before anything runs."""
+
+    targets: int
+    forward_tokens: int  # inputs of all forward passes, filling included
+    context_min: int  # inputs that a target is predicted from
+    context_median: int
+
+    @property
+    def passes(self) -> float:
+        """Forward tokens for each target."""
+        return self.forward_tokens / self.targets
+
+
+def plan_of(tokens_T: np.ndarray, scheme: Scheme, table: ByteTable) -> Plan:
+    """Count what score_first would do."""
+    num_targets = len(tokens_T) - 1
+    windows_W3 = plan_windows(tokens_T, scheme, table.bos_id)
+    forward_tokens = 0
+    for chunk_W3 in split_by_chunk(windows_W3, scheme, num_targets):
+        batches = plan_batches(chunk_W3, scheme, table.vocab_size)
+        forward_tokens += sum(batch.rows * batch.width for batch in batches)
+    # A window scores targets first..end; target i is predicted from i - start + 1 inputs. Counted
+    # as a histogram: every context from that of first to that of end - 1 occurs once.
+    shortest_W = windows_W3[:, 1] - windows_W3[:, 0] + 1
+    longest_W = windows_W3[:, 2] - windows_W3[:, 0]
+    change_T = np.bincount(shortest_W, minlength=scheme.seq_len + 2)
+    change_T = change_T - np.bincount(longest_W + 1, minlength=scheme.seq_len + 2)
+    targets_up_to_T = np.cumsum(np.cumsum(change_T))
+    median = int(np.searchsorted(targets_up_to_T, num_targets / 2))
+    return Plan(num_targets, forward_tokens, int(shortest_W.min()), median)
 
 
 # Order --------------------------------------------------------------------------------------------
@@ -458,15 +488,10 @@ def score_first(
     ledger = Ledger() if ledger is None else ledger
     num_targets = len(tokens_T) - 1
     windows_W3 = plan_windows(tokens_T, scheme, table.bos_id)
-    chunks = _split_by_chunk(windows_W3, scheme.chunk_tokens or num_targets, num_targets)
-    V = table.vocab_size
-    most_tokens = scheme.batch_tokens * LARGE_VOCABULARY // max(LARGE_VOCABULARY, V)
-    rows = max(1, min(most_tokens // scheme.seq_len, len(windows_W3)))
-    batch_nats = BatchNats(logits_fn, tokens_T, V, scheme.seq_len, rows, ranks.device)
+    chunks = split_by_chunk(windows_W3, scheme, num_targets)
+    batch_nats = BatchNats(logits_fn, tokens_T, table.vocab_size, ranks.device)
     for number, chunk_W3 in enumerate(chunks):
-        # Windows of like length share a batch, so that little of it is filling.
-        by_length = np.argsort(chunk_W3[:, 2] - chunk_W3[:, 0], kind="stable")
-        batches = np.split(chunk_W3[by_length], range(rows, len(chunk_W3), rows))
+        batches = plan_batches(chunk_W3, scheme, table.vocab_size)
         nats_N = torch.zeros(len(batches), dtype=torch.float64, device=ranks.device)
         # Not inference_mode: tensors that a model caches in it are unfit for training later on.
         with torch.no_grad():
@@ -486,55 +511,95 @@ def score_first(
     return Score(math.fsum(ledger.nats), num_targets, table.total(tokens_T))
 
 
-def _split_by_chunk(windows_W3: np.ndarray, chunk_tokens: int, num_targets: int) -> list:
+def split_by_chunk(windows_W3: np.ndarray, scheme: Scheme, num_targets: int) -> list[np.ndarray]:
+    """The windows of each chunk of targets."""
+    chunk_tokens = scheme.chunk_tokens or num_targets
     borders = np.searchsorted(windows_W3[:, 1], range(chunk_tokens, num_targets, chunk_tokens))
     return np.split(windows_W3, borders)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows for one forward pass, and the shape of its input."""
+
+    windows_B3: np.ndarray  # (start, first, end)
+    rows: int  # at least B; those beyond it are filling
+    width: int
+
+
+def plan_batches(windows_W3: np.ndarray, scheme: Scheme, vocab_size: int) -> list[Batch]:
+    """Deal out windows to forward passes of about batch_tokens inputs each.
+
+    Few shapes are quick to compile. So a window is filled up on the right, where a causal model
+    does not look, to one of 16 widths, and all passes of one width have one number of rows. With
+    seq_len 256 and batch_tokens 512, many windows of 100, 50, 200 and 110 inputs become
+
+        width 64    8 rows   50
+        width 112   4 rows   100 110
+        width 208   2 rows   200
+    """
+    most_tokens = scheme.batch_tokens * LARGE_VOCABULARY // max(LARGE_VOCABULARY, vocab_size)
+    length_W = windows_W3[:, 2] - windows_W3[:, 0]
+    unit = -(-scheme.seq_len // WIDTHS)
+    width_W = np.minimum(-(-length_W // unit) * unit, scheme.seq_len)
+    batches = []
+    for width in np.unique(width_W):
+        of_width = windows_W3[width_W == width]
+        of_width = of_width[np.argsort(of_width[:, 2] - of_width[:, 0], kind="stable")]
+        rows = max(1, min(most_tokens // int(width), len(of_width)))
+        for first in range(0, len(of_width), rows):
+            batches.append(Batch(of_width[first : first + rows], rows, int(width)))
+    return batches
 
 
 @dataclass
 class BatchNats:
     """The nats of one batch of windows: log-softmax in float32, sum in float64.
 
-    Every shape is a compilation. So inputs are filled up to a power of two on the right, where a
-    causal model does not look, and to a constant number of rows.
+    A model with `logits_at` projects only the scored positions onto the vocabulary.
     """
 
     logits_fn: Callable[[Tensor], Tensor]
     tokens_T: np.ndarray
     vocab_size: int
-    seq_len: int
-    rows: int
     device: torch.device
 
-    def __call__(self, windows_B3: np.ndarray) -> Tensor:
+    def __call__(self, batch: Batch) -> Tensor:
         """Raises: ValueError for logits of another shape or not finite."""
-        start_B1, first_B1, end_B1 = np.split(windows_B3, 3, axis=1)
-        longest = int((end_B1 - start_B1).max())
-        power_of_two = 1 << (longest - 1).bit_length()
-        width = min(self.seq_len, max(FEWEST_INPUTS, power_of_two))
-        at_BT = start_B1 + np.arange(width)
+        start_B1, first_B1, end_B1 = np.split(batch.windows_B3, 3, axis=1)
+        at_BT = start_B1 + np.arange(batch.width)
         is_inside_BT = at_BT < end_B1
         is_scored_BT = is_inside_BT & (at_BT >= first_B1)
 
-        input_BT = np.zeros((self.rows, width), dtype=np.int64)
-        input_BT[: len(windows_B3)][is_inside_BT] = self.tokens_T[at_BT[is_inside_BT]]
+        input_BT = np.zeros((batch.rows, batch.width), dtype=np.int64)
+        input_BT[: len(at_BT)][is_inside_BT] = self.tokens_T[at_BT[is_inside_BT]]
         target_S = self.tokens_T[at_BT[is_scored_BT] + 1].astype(np.int64)
-        place_S = np.flatnonzero(is_scored_BT)
-
-        logits_BTV = self.logits_fn(torch.from_numpy(input_BT).to(self.device))
-        shape = tuple(logits_BTV.shape)
-        expected = (self.rows, width, self.vocab_size)
-        require(
-            shape == expected,
-            f"logits of shape {shape} must be {expected}; score every token there is",
-        )
-        logits_SV = logits_BTV.flatten(0, 1)[torch.from_numpy(place_S).to(self.device)].float()
+        place_S = torch.from_numpy(np.flatnonzero(is_scored_BT)).to(self.device)
+        logits_SV = self.scored_logits(torch.from_numpy(input_BT).to(self.device), place_S)
         is_finite_S = logits_SV.isfinite().all(dim=1)
         if not is_finite_S.all():
             token = 1 + at_BT[is_scored_BT][int(is_finite_S.int().argmin())]
             raise ValueError(f"logits for token {token} of the stream must be finite; train again")
         target_S = torch.from_numpy(target_S).to(self.device)
         return F.cross_entropy(logits_SV, target_S, reduction="none").double().sum()
+
+    def scored_logits(self, input_BT: Tensor, place_S: Tensor) -> Tensor:
+        """The logits at places of the flattened input, in float32."""
+        is_part = len(place_S) < input_BT.numel()
+        if is_part and hasattr(self.logits_fn, "logits_at"):
+            logits_SV = self.logits_fn.logits_at(input_BT, place_S)
+            self.require_shape(logits_SV, (len(place_S), self.vocab_size))
+            return logits_SV.float()
+        logits_BTV = self.logits_fn(input_BT)
+        self.require_shape(logits_BTV, (*input_BT.shape, self.vocab_size))
+        return logits_BTV.flatten(0, 1)[place_S].float()
+
+    def require_shape(self, logits: Tensor, expected: tuple) -> None:
+        shape = tuple(logits.shape)
+        require(
+            shape == expected,
+            f"logits of shape {shape} must be {expected}; score every token there is",
+        )
 
 
 # Test-time training -------------------------------------------------------------------------------
@@ -603,20 +668,23 @@ def score_and_log(
     scheme: Scheme,
     ranks: Ranks | None = None,
     *,
+    blocks: bool = False,
     adapt_fn: AdaptFunction | None = None,
     log: Callable[[str], None] = print,
 ) -> dict:
-    """Log and return the score in blocks, by sliding windows and with TTT; the last one is final.
+    """Log and return the score by the scheme, and with TTT; the last one is final.
 
-    adapt_fn changes the weights, so it comes last. The windows before it are then cut at the same
-    chunks, so that the gain of each chunk can be told.
+    blocks scores in plain blocks of the stream first. adapt_fn changes the weights, so it comes
+    last. The windows before it are then cut at the same chunks, so that the gain of each chunk can
+    be told.
     """
+    ranks = Ranks() if ranks is None else ranks
     chunk_tokens = CHUNK_TOKENS if adapt_fn else 0
     scheme = replace(scheme, chunk_tokens=scheme.chunk_tokens or chunk_tokens)
-    ranks = Ranks() if ranks is None else ranks
-    modes = {"blocks": replace(scheme, stride=scheme.seq_len)}
-    if not scheme.is_blocks:
-        modes["sliding"] = scheme
+    modes = {}
+    if blocks:
+        modes["blocks"] = replace(scheme, stride=scheme.seq_len, isolate=False)
+    modes[scheme.mode] = scheme
     if adapt_fn:
         modes["ttt"] = scheme
     results = {}
@@ -624,9 +692,6 @@ def score_and_log(
     for mode, mode_scheme in modes.items():
         started = time.perf_counter()
         ledger = Ledger()
-        more = {}
-        if ranks.is_first:  # a terminal has one last line for all ranks
-            more["progress"] = Progress(f"scoring, {mode}", log)
         score = score_first(
             model,
             adapt_fn if mode == "ttt" else None,
@@ -635,7 +700,9 @@ def score_and_log(
             mode_scheme,
             ranks,
             ledger=ledger,
-            **more,
+            progress=Progress(f"scoring, {mode}", log)
+            if ranks.is_first
+            else lambda done_frac: None,
         )
         nats_of_chunks[mode] = ledger.nats
         fields = {
@@ -646,8 +713,8 @@ def score_and_log(
             "bytes": score.bytes,
             "eval_ms": round(1000 * (time.perf_counter() - started)),
         }
-        where_from = dict(mode=mode, stride=mode_scheme.stride, isolate=scheme.isolate)
-        log(log_lines.SCORE.write(**where_from, **fields))
+        context = dict(mode=mode, stride=mode_scheme.stride, isolate=mode_scheme.isolate)
+        log(log_lines.SCORE.write(**context, **fields))
         results[mode] = {
             "val_loss": score.loss,
             table.metric: score.bpb,
@@ -659,7 +726,7 @@ def score_and_log(
     results["final"] = results[mode]
     results["unigram"] = {table.metric: unigram.bpb}
     if adapt_fn:
-        before = nats_of_chunks["blocks" if scheme.is_blocks else "sliding"]
+        before = nats_of_chunks[scheme.mode]
         results["chunks"] = _chunk_gains(ledger, before, table.of_targets(tokens_T))
     return {"targets": score.tokens, "bytes": score.bytes, **results}
 
@@ -691,20 +758,68 @@ def score_artifact(args: argparse.Namespace, open_model, ranks: Ranks, log) -> d
     tokens_T, table = read_validation(data_path, table)
     if table.sidecar_T is None:
         table.check(tokenizer_path, tokens_T)
+    scheme = chosen_scheme(args, opened)
+    context = {"seq_len": scheme.seq_len, "stride": scheme.stride, "isolate": scheme.isolate}
+    if args.plan:
+        log_plan(opened.model, tokens_T, table, scheme, ranks, log)
+        return context | dataclasses.asdict(plan_of(tokens_T, scheme, table))
+    adapt_fn = None
+    if args.ttt:
+        adapt_fn = opened.recipe and opened.recipe.adapter(opened.model, scheme.seq_len, ranks)
+        require(adapt_fn, f"--ttt: {opened.path} has no test-time adapter; score without it")
+    results = score_and_log(
+        opened.model,
+        tokens_T,
+        table,
+        scheme,
+        ranks,
+        blocks=args.blocks,
+        adapt_fn=adapt_fn,
+        log=log,
+    )
+    return context | {"ttt": args.ttt} | results
+
+
+def chosen_scheme(args: argparse.Namespace, opened) -> Scheme:
+    """That of the run, but for what the command says. Raises: ValueError for a bad stride."""
+    saved = opened.run_settings
     seq_len = opened.seq_len if args.seq_len is None else args.seq_len
     stride = args.stride
     if stride is None:
         stride = min(saved.get("eval_stride", 64), seq_len)
-    scheme = Scheme(seq_len, stride, args.isolate)
-    adapt_fn = None
-    if args.ttt:
-        adapt_fn = opened.recipe and opened.recipe.adapter(opened.model, seq_len, ranks)
-        require(adapt_fn, f"--ttt: {opened.path} has no test-time adapter; score without it")
-    results = score_and_log(
-        opened.model, tokens_T, table, scheme, ranks, adapt_fn=adapt_fn, log=log
+    isolate = saved.get("eval_documents", False) if args.isolate is None else args.isolate
+    return Scheme(seq_len, stride, isolate)
+
+
+def log_plan(model, tokens_T, table: ByteTable, scheme: Scheme, ranks: Ranks, log) -> None:
+    """Say what the scheme costs and gives, before it runs."""
+    plan = plan_of(tokens_T, scheme, table)
+    batches = plan_batches(plan_windows(tokens_T, scheme, table.bos_id), scheme, table.vocab_size)
+    batch = batches[len(batches) // 2]
+    batch_nats = BatchNats(model, tokens_T, table.vocab_size, ranks.device)
+    with torch.no_grad():
+        batch_nats(batch)  # the first pass may compile
+        started = time.perf_counter()
+        batch_nats(batch).item()
+    seconds = (time.perf_counter() - started) * plan.forward_tokens / (batch.rows * batch.width)
+    seconds_h100 = math.nan
+    if hasattr(model, "flops_per_token"):
+        # A forward pass is a third of a training step.
+        flops = model.flops_per_token(scheme.seq_len) / 3 * plan.forward_tokens
+        seconds_h100 = flops / (H100_FLOPS * H100_SHARE)
+    log(
+        log_lines.PLAN.write(
+            mode=scheme.mode,
+            stride=scheme.stride,
+            targets=plan.targets,
+            forward_tokens=plan.forward_tokens,
+            passes=plan.passes,
+            context_min=plan.context_min,
+            context_median=plan.context_median,
+            seconds=seconds / ranks.world_size,
+            seconds_h100=seconds_h100,
+        )
     )
-    context = {"seq_len": seq_len, "stride": stride, "isolate": args.isolate, "ttt": args.ttt}
-    return context | results
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -715,12 +830,23 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--seq-len", type=int, help="inputs that a window holds (those of training)")
     add("--data", metavar="DIR", help="folder with *_val_*.bin (the run's)")
     add("--tokenizer", metavar="FILE", help="of these shards (the run's)")
-    add(
-        "--isolate",
-        action=argparse.BooleanOptionalAction,
-        default=False,
+    context = parser.add_mutually_exclusive_group()
+    context.add_argument(
+        "--documents",
+        dest="isolate",
+        action="store_true",
+        default=None,
         help="let no context cross a document start",
     )
+    context.add_argument(
+        "--stream",
+        dest="isolate",
+        action="store_false",
+        default=None,
+        help="let context reach into the documents before",
+    )
+    add("--blocks", action="store_true", help="score in plain blocks of the stream as well")
+    add("--plan", action="store_true", help="say what scoring would cost, and stop")
     add("--ttt", action="store_true", help="score also while training on what has been scored")
     add("--json", action="store_true", help="print one JSON object; the lines go to stderr")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")

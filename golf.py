@@ -344,7 +344,8 @@ def find_command(words: list[str]) -> tuple[Command, list[str]]:
                 plain = plain._replace(**extras)
         return plain, words[1:]
     names = [command.name for command in COMMANDS]
-    near = [name for name in names if name.split()[0] == words[0]]  # "data" alone
+    # "data" alone names four commands; "dat fetch" is nearly one; "smok" is nearly another.
+    near = [name for name in names if name.split()[0] == words[0]]
     near = near or difflib.get_close_matches(" ".join(words[:2]), names, 1)
     near = near or difflib.get_close_matches(words[0], names, 1)
     hint = f"did you mean {' or '.join(near)}?" if near else "`python3 golf.py` lists the commands"
@@ -443,6 +444,7 @@ def shell_line(*words) -> str:
 
     shell_line("score", "logs/my run") is "python3 golf.py score 'logs/my run'".
     """
+    # Short where it can be: in the repository nobody wants to read its whole path.
     here = Path.cwd()
     script = ROOT / "golf.py"
     if here == ROOT or here in ROOT.parents:
@@ -513,6 +515,7 @@ def missing(needs: list[str]) -> list[str]:
 
 def missing_in_venv(needs: list[str]) -> list[str]:
     """Those of the requirements that .venv does not meet; its own Python looks."""
+    # What a package of .venv would hide, and what its own base has, only that Python knows.
     code = "import sys, golf; print(*golf.missing(sys.argv[1:]))"
     done = subprocess.run(
         [PYTHON, "-c", code, *needs], cwd=ROOT, check=True, stdout=subprocess.PIPE
@@ -594,6 +597,7 @@ def install(absent: list[str], run) -> None:
         backend = f"--torch-backend={'auto' if has_driver() else 'cpu'}"
         by_uv = [uv, "pip", "install", "--python", PYTHON, backend, *limits]
         attempts.append(Attempt("uv", by_uv, wants_cuda))
+    # The exact versions were tested. Where an index does not have one of them, any newer will do.
     attempts.append(Attempt("pip", [*pip, *limits], pip_gives_cuda))
     attempts.append(Attempt("pip", pip, pip_gives_cuda))
     for attempt in attempts:
@@ -653,8 +657,10 @@ def prepared(needs: list[str]) -> str:
             os.write(lock.fileno(), b"changing .venv")
             if is_unusable:
                 make_venv(run)
-            install(missing_in_venv(needs), run)
-            lock.truncate(0)
+            try:
+                install(missing_in_venv(needs), run)
+            finally:
+                lock.truncate(0)  # we are alive, so nothing was left half done
             absent = missing_in_venv(needs)
             if absent:
                 sys.exit(f"golf.py: could not install {', '.join(absent)}; is there a network?")
@@ -683,8 +689,15 @@ def own_environment() -> dict[str, str]:
 def child_environment() -> dict[str, str]:
     """The environment of what golf.py starts: our folder first among those that are imported."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    # Threads that spin while waiting gain a third on a free CPU, and lose tenfold on a busy one.
-    return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": path}
+    # A terminal that knows ASCII only gets "?" for a letter, and not an error in place of a table.
+    encoding, _, errors = os.environ.get("PYTHONIOENCODING", "").partition(":")
+    return {
+        # Threads that spin while waiting gain a third on a free CPU, and lose tenfold on another.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        **os.environ,
+        "PYTHONPATH": path,
+        "PYTHONIOENCODING": f"{encoding}:{errors or 'replace'}",
+    }
 
 
 def program(python: str, module: str, gpus: int) -> list[str]:
@@ -742,8 +755,9 @@ def main(arguments: list[str]) -> None:
     asks_help = "-h" in words or "--help" in words
     if asks_help and command.group:
         print(describe(command))
+        # These two take no options of a module's. Help of the others never installs anything.
         if command.name in ("train", "smoke") or not ready_python(requirements(extras)):
-            return  # help never installs anything; the options are shown once there is .venv
+            return
         print(flush=True)
     elif command.name == "train":
         module, words = recipe_module(words), []
@@ -756,6 +770,7 @@ def main(arguments: list[str]) -> None:
     if command.name == "test":
         os.chdir(ROOT)
     line = [*program(python, module, gpus), *command.arguments, *words]
+    # Replacing this process, and not waiting for another: signals and the exit status need no care.
     os.execve(line[0], line, child_environment())
 
 

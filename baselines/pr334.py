@@ -267,6 +267,14 @@ class GPT(nn.Module):
         self.skip_weights = nn.Parameter(torch.empty(self.num_skips, shape.model_dim))
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
+        return self.head(self.features(tokens_BT))
+
+    def logits_at(self, tokens_BT: Tensor, place_S: Tensor) -> Tensor:
+        """logits_SV at places of the flattened tokens: scoring needs no others."""
+        return self.head(self.features(tokens_BT).flatten(0, 1)[place_S])
+
+    def features(self, tokens_BT: Tensor) -> Tensor:
+        """What the layers make of the tokens, (B, T, D)."""
         starts_BT = tokens_BT == evaluate.BOS_ID
         starts_BT[:, 0] = True  # a window does not tell what precedes it
         x = self.tok_emb(tokens_BT).to(self.compute_dtype)
@@ -281,9 +289,13 @@ class GPT(nn.Module):
             x = block(x, x0, cos, sin)
             if i < self.num_skips:
                 skips.append(x)
-        logits_BTV = F.linear(norm(x), self.tok_emb.weight.to(x.dtype)).float()
+        return norm(x)
+
+    def head(self, x: Tensor) -> Tensor:
+        """Softcapped logits of features, in fp32."""
+        logits = F.linear(x, self.tok_emb.weight.to(x.dtype)).float()
         cap = self.shape.logit_softcap
-        return cap * torch.tanh(logits_BTV / cap)
+        return cap * torch.tanh(logits / cap)
 
     def loss(self, tokens_BT: Tensor) -> Tensor:
         """Cross-entropy in nats, summed over the T - 1 targets of every row."""

@@ -43,7 +43,7 @@ ABSENT = 255
 STATE_LOW = 1 << 16
 SMALLEST_STEP, LARGEST_STEP = 2.0**-60, 2.0**40  # with any exponents and points, fp32 holds it
 PREFIX = struct.Struct("<BhBHHII")  # states, low class, K, reach, lanes, two sizes
-WITH_LARGE = 128  # in the prefix, beside the number of states
+WITH_LARGE, SORTED = 128, 64  # in the prefix, beside the number of states
 LARGE = struct.Struct("<II")  # points beyond MAX_POINT, bytes of their stream
 # Literals without context: 18 % smaller than zlib on exponents, which hardly repeat unless matrices
 # share their inputs; then whole rows of them do, and cost nothing.
@@ -156,10 +156,11 @@ def encode(matrices: list[Points], base_steps: list[float], states: int) -> byte
     words = []
     width = 2 * tables.reach + 1
     for p in reversed(matrices):
-        steps = path_steps(len(p.points_RC))
+        steps, order = path_steps(len(p.points_RC)), p.row_order
         for t in reversed(range(steps)):
-            points = p.points_RC[t::steps].reshape(-1).astype(np.int64)
-            classes = p.classes(low, K, slice(t, None, steps)).reshape(-1).astype(np.int64)
+            rows = order[t::steps]
+            points = p.points_RC[rows].reshape(-1).astype(np.int64)
+            classes = p.classes(low, K, rows).reshape(-1).astype(np.int64)
             index = (2 * classes + (points & 1)) * width
             index += points + tables.reach
             frequency, start = tables.frequency.take(index), tables.start.take(index)
@@ -176,7 +177,10 @@ def encode(matrices: list[Points], base_steps: list[float], states: int) -> byte
         for p in matrices
     ]
     logs, packed = _deflated(logs_KM.tobytes()), _deflated(b"".join(e.tobytes() for e in exponents))
-    first = states + (WITH_LARGE if large else 0)
+    is_sorted = any((np.diff(p.row_order) < 0).any() for p in matrices)
+    if is_sorted and not all(p.rows_sorted for p in matrices):
+        raise ValueError("paths must go down sorted rows in all matrices of a stream, or in none")
+    first = states + (WITH_LARGE if large else 0) + (SORTED if is_sorted else 0)
     prefix = PREFIX.pack(first, low, K, reach, lanes, len(logs), len(packed))
     steps = np.array(base_steps, "<f4").tobytes()
     packed_words = np.concatenate([np.empty(0, np.uint16), *words])[::-1]
@@ -280,7 +284,8 @@ def decode(stream: bytes, shapes: list[tuple[int, int]]) -> tuple[list[Points], 
     if len(stream) < PREFIX.size:
         raise StreamError(f"{len(stream)} bytes cannot hold a stream of points")
     first, low, K, reach, lanes, *sizes = PREFIX.unpack_from(stream)
-    has_large, states = divmod(first, WITH_LARGE)
+    has_large, is_sorted = first & WITH_LARGE, first & SORTED
+    states = first - has_large - is_sorted
     # with few lanes for many points, a stream of zeros in 60 bytes would take hours
     enough = lanes > min(sum(R * C for R, C in shapes) >> 14, 1023)
     if not (states in PARITY_CHECKS and K and enough and reach <= MAX_POINT):
@@ -310,14 +315,17 @@ def decode(stream: bytes, shapes: list[tuple[int, int]]) -> tuple[list[Points], 
     matrices = []
     for i, (R, C) in enumerate(shapes):
         kinds = exponents[i :: len(shapes)]
-        p = Points(np.empty((R, C), np.int32), *kinds)
+        p = Points(np.empty((R, C), np.int32), *kinds, rows_sorted=bool(is_sorted))
         steps = path_steps(R)
+        order = p.row_order
         state = np.zeros((-(-R // steps), C), np.uint32)
         for t in range(steps if R * C else 0):
-            rows = 2 * p.classes(low, K, slice(t, None, steps)).astype(np.uint32)
+            rows = order[t::steps]
+            tables = 2 * p.classes(low, K, rows).astype(np.uint32)
             now = state[: len(rows)]
-            points = reader.read((rows + (now & np.uint32(1))).reshape(-1)).reshape(rows.shape)
-            p.points_RC[t::steps] = points
+            tables += now & np.uint32(1)
+            points = reader.read(tables.reshape(-1)).reshape(tables.shape)
+            p.points_RC[rows] = points
             state[: len(rows)] = next_state[now, (points >> 1) & 1]
         matrices.append(p)
     if reader.position != len(words) or (reader.lane_states != STATE_LOW).any():

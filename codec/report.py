@@ -16,7 +16,16 @@ from torch import Tensor
 
 import quantize
 from codec import rans
-from quantize import State
+from codec.container import (
+    CHECKSUM_BYTES,
+    order0_bytes,
+    points_start,
+    read_header,
+    read_points,
+    read_streams,
+    stored_weight,
+)
+from codec.rows import State
 
 
 def byte_account(blob: bytes, reference_state: State | None = None) -> dict:
@@ -30,7 +39,7 @@ def byte_account(blob: bytes, reference_state: State | None = None) -> dict:
     tensor: bits of its grid, or the base step of its points and the bits that a weight then took.
     Raises: ArtifactError as decode; ValueError when the reference holds other tensors.
     """
-    _, entries, offset = quantize.read_header(blob)
+    _, entries, offset = read_header(blob)
     if reference_state is not None:
         references = {(name, *tensor.shape) for name, tensor in reference_state.items()}
         if different := references ^ {(entry.name, *entry.shape) for entry in entries}:
@@ -46,16 +55,16 @@ def byte_account(blob: bytes, reference_state: State | None = None) -> dict:
             error = float((weight - reference).square().sum())
             group.update(error=error, power=float(reference.square().sum()))
 
-    for entry, half_data, code_data in quantize.read_streams(blob, entries, offset):
+    for entry, half_data, code_data in read_streams(blob, entries, offset):
         planes = half_data[: len(half_data) // 2], half_data[len(half_data) // 2 :], code_data
-        weight = quantize.stored_weight(entry, half_data, code_data)
-        bound = sum(map(quantize.order0_bytes, planes))
+        weight = stored_weight(entry, half_data, code_data)
+        bound = sum(map(order0_bytes, planes))
         add(entry.name, weight, entry.half_bytes + entry.code_bytes, bound)
-    if decoded := list(quantize.read_points(blob, entries, offset)):
+    if decoded := list(read_points(blob, entries, offset)):
         # one stream holds the points of all tensors: each is given its share of the coded words
         shares = rans.coded_bytes([points for _, points, _ in decoded])
         side_bytes, word_bytes = rans.parts(
-            blob[quantize.points_start(entries, offset) : -quantize.CHECKSUM_BYTES], len(decoded)
+            blob[points_start(entries, offset) : -CHECKSUM_BYTES], len(decoded)
         )
         for share, (entry, points, base_step) in zip(shares, decoded, strict=True):
             weight = torch.from_numpy(points.dequantize(base_step))

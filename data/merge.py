@@ -54,7 +54,7 @@ def merge_parts(work: Path, out: Path) -> dict:
         remedy = "set --val-documents lower"
         # Every file is one document, so the separator was never met.
         if documents <= len(source.get("files", [])):
-            remedy += f"; or {containers.SEPARATOR_HELP}"
+            remedy += f"; each file is one document: {containers.SEPARATOR_HELP}"
         raise ValueError(f"{source['name']}: {message}: none to train on; {remedy}")
     side = work / "merged"
     shutil.rmtree(side, ignore_errors=True)  # of a merge that was cut off

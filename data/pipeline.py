@@ -278,4 +278,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # The stages are pickled for SLURM as classes of this module: a job has another __main__.
+    from data.pipeline import main as main_of_module
+
+    sys.exit(main_of_module())

@@ -24,14 +24,14 @@ import evaluate
 from data import gpt2_tokenizer, next_step, tokenizers
 from data import manifest as manifests
 from data.counted_progress import CountedProgress
+from data.decoded_text import ROUND_TRIPS, DecodedText, explain
 from data.files import sha256_file
-from data.manifest import SPLITS, hash_document
+from data.manifest import SPLITS
 from data.near_duplicates import count_near_duplicates
-from data.shard_facts import ShardFacts, documents_of, join_hashes, read_facts
+from data.shard_facts import ShardFacts, join_hashes, read_facts
 from data.start_check import MAX_PUBLISHED_FRAC, check_start
 from engine.shards import find_shards, read_shard, sidecar_path
 
-ROUND_TRIPS = 200  # documents that are decoded and encoded again
 # Validation tokens of the challenge by vocabulary, as logs print them: cut to whole windows of at
 # most 2,048. Source: recomputed from the logs of published records.
 FINEWEB_TOKENS = {260: 151_130_112, 1024: 62_021_632, 4096: 45_508_608, 8192: 40_540_160}
@@ -317,7 +317,7 @@ class Folder:
             kind = self.tokenizer_entry["kind"]
             self.fault("sidecar", f"{kind} tokens have their bytes in a sidecar; it is missing")
             return
-        decoded = Decoded(tokens_T, bytes_T, self.bos_id, self.ends, tokenizer)
+        decoded = DecodedText(tokens_T, bytes_T, self.bos_id, self.ends, tokenizer)
         if decoded.miscounts:
             count = f"{len(decoded.miscounts)} documents of {len(decoded.hashes)}"
             self.fault(check, f"{decoded.miscounts[0]} ({count})")
@@ -332,7 +332,7 @@ class Folder:
             self.ok("sidecar", "has the bytes of every validation document")
         self.check_fingerprint(len(decoded.hashes), decoded.total, len(tokens_T), tokenizer)
 
-    def _check_decoded(self, decoded: Decoded, tokens_T: np.ndarray, tokenizer) -> None:
+    def _check_decoded(self, decoded: DecodedText, tokens_T: np.ndarray, tokenizer) -> None:
         """Compare the decoded validation text with the counts and the index of the manifest."""
         stated = self.manifest["splits"]["val"]
         if stated["bytes"] not in (None, decoded.total):
@@ -385,66 +385,6 @@ def _usual_tokens(tokenizer) -> int:
         return FINEWEB_TOKENS.get(tokenizer.vocab_size, 0)
     is_published = tokenizer.vocab_size == 8192 and not tokenizer.fused_ids
     return FINEWEB_CASEOPS_TOKENS if is_published else 0
-
-
-class Decoded:
-    """Validation text as its tokenizer decodes it, and where the counted bytes are not its bytes.
-
-    total counts the bytes of decoded documents. Where BOS ends documents, what stands before the
-    first BOS and behind the last one may be cut within a character, so it is counted as stored.
-    """
-
-    def __init__(
-        self, tokens_T: np.ndarray, bytes_T: np.ndarray, bos_id: int, ends: bool, tokenizer
-    ):
-        self.hashes: list[int] = []
-        self.miscounts: list[str] = []
-        self.round_trips = 0  # of the first ROUND_TRIPS documents
-        start = int((tokens_T == bos_id).argmax())
-        self.total = int(bytes_T[:start].sum(dtype=np.int64))
-        documents = list(documents_of(tokens_T, bos_id))
-        if ends and documents:
-            tail = documents.pop()
-            self.total += int(bytes_T[len(tokens_T) - len(tail) :].sum(dtype=np.int64))
-        progress = CountedProgress("verify validation text", len(documents))
-        for number, ids_T in enumerate(documents):
-            progress.add(1)
-            text = tokenizer.decode(ids_T[1:])
-            size = len(text.encode())
-            counted = int(bytes_T[start : start + len(ids_T)].sum())
-            if size != counted:
-                reason = explain(counted - size, ids_T, tokenizer)
-                message = f"validation document {number} has {size} bytes, not {counted}{reason}"
-                self.miscounts.append(message)
-            if number < ROUND_TRIPS:
-                again_T = tokenizer.encode([text])[0]
-                if ends:
-                    again_T = np.roll(again_T, 1)  # its BOS is the last token
-                self.round_trips += np.array_equal(again_T, ids_T)
-            self.hashes.append(hash_document(text))
-            self.total += size
-            start += len(ids_T)
-        progress.finish()
-
-
-def explain(excess: int, tokens_T: np.ndarray, tokenizer) -> str:
-    """Say which known miscount would give so many bytes too many; empty when none would.
-
-    Example: " a b" with every space counted twice has 2 bytes too many, and 2 spaces.
-    """
-    if not isinstance(tokenizer, tokenizers.SentencePiece):
-        return ""
-    table = tokenizer.table
-    ids = tokens_T[1:].astype(np.int64)
-    spaces = int(table.leading_space_V[ids].sum())
-    if excess == spaces > 0:
-        return ": as if every leading space were counted twice"
-    byte_V = np.array([tokenizer.model.is_byte(i) for i in range(len(table.base_bytes_V))])
-    if excess == 2 * int(byte_V[ids].sum()) > 0:
-        return ": as if every byte piece were counted 3"
-    if excess == 2 * spaces > 0:
-        return ": as if every space were counted 3, as without the piece U+2581"
-    return ""
 
 
 def _print_next(folder: Path, passed: bool) -> None:

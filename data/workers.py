@@ -81,7 +81,7 @@ def worker_pool(request: Request, folder: Path, workers: int) -> Iterator[Callab
         pool.submit(_do_nothing).result()
         yield in_order
     except BrokenProcessPool:
-        message = "a worker was killed, most likely for want of memory"
+        message = "a worker was killed, most likely because memory ran out"
         raise OSError(f"{message}; give the same command again with fewer --workers") from None
     finally:
         pool.shutdown(cancel_futures=True)

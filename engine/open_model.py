@@ -7,7 +7,6 @@ Only code of this project builds a model. What lies beside an artifact is not ru
 of a Hugging Face folder, and that only where the caller trusts it.
 """
 
-import hashlib
 import importlib
 import json
 import re
@@ -62,7 +61,10 @@ def open_model(
     path = Path(path)
     device = torch.device(device)
     if (path / "config.json").is_file():
-        return _open_hugging_face(path, device, trust)
+        from engine.hugging_face import open_folder
+
+        model, config = open_folder(path, device, trust)
+        return Opened(model, None, config, {}, path)
     if path.is_dir():
         path = _weights_of_run(path)
     if not path.is_file():
@@ -169,27 +171,3 @@ def _run_settings(path: Path) -> dict:
         return dict(json.loads(saved.read_text()))
     except ValueError:
         raise ValueError(f"{saved} is damaged; move it away, and name data and tokenizer") from None
-
-
-class HuggingFaceModel(nn.Module):
-    """A published model in the manner of ours: tokens_BT -> logits_BTV in fp32."""
-
-    def __init__(self, folder: Path, trust: bool):
-        super().__init__()
-        from transformers import AutoModelForCausalLM
-
-        self.inner = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=trust)
-
-    def forward(self, tokens_BT: Tensor) -> Tensor:
-        return self.inner(tokens_BT, use_cache=False).logits.float()
-
-
-def _open_hugging_face(folder: Path, device: torch.device, trust: bool) -> Opened:
-    config = json.loads((folder / "config.json").read_text())
-    code = sorted(folder.glob("*.py"))
-    if code and not trust:
-        hashes = ", ".join(f"{p.name} {hashlib.sha256(p.read_bytes()).hexdigest()}" for p in code)
-        raise ValueError(f"{folder} carries code ({hashes}); read it, then pass --trust to run it")
-    model = HuggingFaceModel(folder, trust).to(device).eval()
-    context = config.get("max_position_embeddings") or config.get("n_positions") or 1024
-    return Opened(model, None, config | {"train_seq_len": context}, {}, folder)

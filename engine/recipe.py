@@ -153,7 +153,7 @@ class Recipe(Protocol):
         most_bytes: float,
         hessians: Callable[[], State],
     ) -> bytes:
-        """The artifact. hessians() tells what errors of each matrix cost (trellis.Curvature)."""
+        """The artifact. hessians() tells what errors of each matrix cost (codec.curvature)."""
         ...
 
     def adapter(self, model: Model, seq_len: int, ranks: Ranks) -> evaluate.AdaptFunction | None:

@@ -87,7 +87,8 @@ class RunSettings(Checked):
     val_loss_every: int = 1000  # steps between validations outside the clock; 0: only at the end
     train_log_every: int = 200  # steps
     checkpoint_seconds: float = 120.0  # between checkpoints; 0: only the final one
-    eval_stride: int = 64  # tokens each sliding window moves
+    eval_stride: int = 64  # targets that each window adds in scoring
+    eval_documents: bool = False  # score each document alone; else the text is one stream
     compile: bool = True  # torch.compile of step and scoring
     peak_flops: float = 0.0  # dense bf16 of one device, for the log's mfu; 0: by a table
 

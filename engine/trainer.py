@@ -31,7 +31,7 @@ from torch import Tensor
 
 import evaluate
 import quantize
-from codec import trellis
+from codec.curvature import Curvature
 from engine import log_lines
 from engine.open_model import open_model
 from engine.ranks import Clock, Ranks
@@ -112,7 +112,7 @@ def train(recipe: Recipe) -> None:
     )
     # From the bytes, never from the weights in memory: the score is that of the artifact.
     model = open_model(run.artifact_path, ranks.device, compile=settings.compile).model
-    scheme = evaluate.Scheme(settings.train_seq_len, settings.eval_stride)
+    scheme = evaluate.Scheme(settings.train_seq_len, settings.eval_stride, settings.eval_documents)
     evaluate.score_and_log(model, val_T, table, scheme, ranks, log=run.log)
     ranks.leave()
     if total_bytes > recipe.cap_bytes:
@@ -578,7 +578,7 @@ class Trainer:
         return scores
 
     def hessians(self, weights: State, tokens_T: np.ndarray) -> State:
-        """What errors of each matrix cost (trellis.Curvature), measured on the text's beginning."""
+        """What errors of each matrix cost (codec.curvature), measured on the text's beginning."""
         self.put(weights)
         T = self.settings.train_seq_len
         count = max(T, min(CALIBRATION_TOKENS, len(tokens_T) // 4)) // T
@@ -586,7 +586,7 @@ class Trainer:
         tokens_T = torch.from_numpy(tokens_T[: count * T + 1].astype(np.int64))
         rows_BT = tokens_T.unfold(0, T + 1, T)
         batch_tokens = min(CALIBRATION_BATCH_TOKENS, self.settings.micro_batch_tokens)
-        with trellis.Curvature(self.model.named_parameters()) as curvature:
+        with Curvature(self.model.named_parameters()) as curvature:
             for part_BT in rows_BT.split(max(1, batch_tokens // T)):
                 self.model.loss(part_BT.to(self.ranks.device)).backward()
         self.model.zero_grad(set_to_none=True)

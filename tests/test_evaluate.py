@@ -501,16 +501,52 @@ def test_padding_and_batching_do_not_change_the_score():
         return Peeking()(tokens_BT)
 
     scheme = Scheme(seq_len=200, stride=50, isolate=True)
-    num_windows = len(evaluate.plan_windows(tokens_T, scheme))
     nats = []
-    for batch_tokens, rows in ((1, 1), (1000, 5), (10**9, num_windows)):
+    for batch_tokens in (1, 1000, 10**9):
         shapes.clear()
         batched = replace(scheme, batch_tokens=batch_tokens)
         nats.append(evaluate.score_windows(model, tokens_T, table_of(), batched).nats)
-        assert shapes == sorted(shapes)
-        assert set(shapes) <= {(rows, 64), (rows, 128), (rows, 200)}
-        assert len(set(shapes)) > 1 or rows == num_windows
+        widths = [width for _, width in shapes]
+        assert widths == sorted(widths) and set(widths) <= {*range(13, 200, 13), 200}
+        assert len(set(shapes)) == len(set(widths))  # one shape for each width
+        assert all(rows == 1 or rows * width <= batch_tokens for rows, width in shapes)
     assert nats[1:] == pytest.approx(nats[:1] * 2, rel=1e-6)
+
+
+def test_the_plan_of_batches_in_the_docstring_is_right():
+    """Four windows, three widths, about as many inputs each."""
+    lengths = [100, 50, 200, 110]
+    windows_W3 = np.array([(0, 0, length) for length in lengths])
+    scheme = Scheme(seq_len=256, stride=256, batch_tokens=512)
+    batches = evaluate.plan_batches(windows_W3, scheme, vocab_size=1024)
+    dealt = [(b.width, b.windows_B3[:, 2].tolist()) for b in batches]
+    assert dealt == [(64, [50]), (112, [100, 110]), (208, [200])]
+    many = np.repeat(windows_W3, 50, axis=0)
+    shapes = {(b.width, b.rows) for b in evaluate.plan_batches(many, scheme, vocab_size=1024)}
+    assert shapes == {(64, 8), (112, 4), (208, 2)}
+    halved = evaluate.plan_batches(many, scheme, vocab_size=16_384)
+    assert {(b.width, b.rows) for b in halved} == {(64, 4), (112, 2), (208, 1)}
+
+
+def test_a_model_may_project_scored_positions_only():
+    """With logits_at the score is the same, and no other position reaches the vocabulary."""
+    tokens_T = stream(300, seed=3)
+    scheme = Scheme(seq_len=64, stride=16)
+
+    class Places:
+        asked = 0
+
+        def __call__(self, tokens_BT):
+            return Peeking()(tokens_BT)
+
+        def logits_at(self, tokens_BT, place_S):
+            self.asked += len(place_S)
+            return self(tokens_BT).flatten(0, 1)[place_S]
+
+    model = Places()
+    score = evaluate.score_windows(model, tokens_T, table_of(), scheme)
+    assert score == evaluate.score_windows(Peeking(), tokens_T, table_of(), scheme)
+    assert 0 < model.asked <= score.tokens
 
 
 def test_isolated_documents_know_nothing_of_each_other():
@@ -938,7 +974,7 @@ def test_command_line_scores_an_artifact(run_folder, call_main):
 
     Neither runs the code that lies beside the artifact.
     """
-    fresh = run_cli(run_folder / "artifact.pgz", "--device", "cpu")
+    fresh = run_cli(run_folder / "artifact.pgz", "--device", "cpu", "--stream", "--blocks")
     assert fresh.returncode == 0, fresh.stderr
     lines = fresh.stdout.splitlines()
     assert [line[: line.index(" val_loss")] for line in lines] == [
@@ -947,7 +983,8 @@ def test_command_line_scores_an_artifact(run_folder, call_main):
         "unigram",
         "final",
     ]
-    status, out, err = call_main(run_folder / "artifact.pgz", "--json", "--ttt")
+    flags = ("--stream", "--blocks", "--ttt", "--json")
+    status, out, err = call_main(run_folder / "artifact.pgz", *flags)
     assert status == 0, err
     assert len(out.splitlines()) == 1
     result = json.loads(out)
@@ -962,10 +999,50 @@ def test_command_line_scores_an_artifact(run_folder, call_main):
 def test_json_holds_the_settings_of_the_score(run_folder, call_main):
     """The object names the model, and all that a reader needs to score it again."""
     path = run_folder / "artifact.pgz"
-    _, out, _ = call_main(path, "--json", "--isolate")
+    _, out, _ = call_main(path, "--json", "--documents")
     result = json.loads(out)
     expected = {"artifact": str(path), "seq_len": 32, "stride": 8, "isolate": True, "ttt": False}
     assert {name: result[name] for name in expected} == expected
+
+
+def test_the_runs_own_scheme_is_the_default(run_folder, call_main):
+    """Documents apart where its settings say so; --stream gives the other figure."""
+    saved = json.loads((run_folder / "settings.json").read_text())
+    settings = saved | {"eval_documents": True}
+    (run_folder / "settings.json").write_text(json.dumps(settings))
+    _, out, _ = call_main(run_folder)
+    assert "score mode:documents stride:8 isolate:1 " in out
+    _, out, _ = call_main(run_folder, "--stream")
+    assert "score mode:sliding stride:8 isolate:0 " in out
+
+
+def test_a_plan_says_what_scoring_costs_and_scores_nothing(run_folder, call_main):
+    """Forward tokens, context and time; a bad stride is refused before the first pass."""
+    status, out, err = call_main(run_folder, "--plan", "--stream")
+    assert status == 0, err
+    plan = log_lines.PLAN.read(out.strip())
+    assert plan["mode"] == "sliding" and plan["passes"] > 3
+    assert plan["passes"] == pytest.approx(plan["forward_tokens"] / plan["targets"], abs=0.01)
+    _, out, _ = call_main(run_folder, "--plan", "--json")
+    assert json.loads(out)["context_min"] == 1
+    status, _, err = call_main(run_folder, "--plan", "--stride", 33)
+    assert status == 2 and "stride=33 must lie in 1..seq_len=32" in err
+
+
+@pytest.mark.parametrize("isolate", [False, True])
+@pytest.mark.parametrize("stride", [3, 16])
+def test_a_plan_counts_contexts_as_a_loop_over_targets_does(stride, isolate):
+    """Least and median number of inputs that a target is predicted from."""
+    tokens_T = stream(120, seed=2)
+    scheme = Scheme(16, stride, isolate)
+    contexts = []
+    for start, first, end in evaluate.plan_windows(tokens_T, scheme):
+        contexts += [target - start + 1 for target in range(first, end)]
+    plan = evaluate.plan_of(tokens_T, scheme, table_of())
+    assert plan.targets == len(contexts) == 119
+    assert plan.context_min == min(contexts)
+    assert plan.context_median == sorted(contexts)[(len(contexts) - 1) // 2]
+    assert plan.forward_tokens >= plan.targets
 
 
 def test_command_line_takes_a_runs_folder(run_folder, call_main):
@@ -1040,12 +1117,12 @@ def test_flags_stand_in_for_the_runs_settings(run_folder, call_main, tokenizers,
 
     flags = [path, "--data", tmp_path, "--tokenizer", tokenizers["keep"]]
     finals = {}
-    for isolate in ("--isolate", "--no-isolate"):
-        status, out, _ = call_main(*flags, "--stride", 4, isolate)
+    for context, mode in (("--documents", "documents"), ("--stream", "sliding")):
+        status, out, _ = call_main(*flags, "--stride", 4, context)
         assert status == 0
-        assert f"sliding stride:4 isolate:{isolate == '--isolate':d} " in out
-        finals[isolate] = out.splitlines()[-1].split()[1]
-    assert finals["--isolate"] != finals["--no-isolate"]
+        assert f"{mode} stride:4 isolate:{context == '--documents':d} " in out
+        finals[context] = out.splitlines()[-1].split()[1]
+    assert finals["--documents"] != finals["--stream"]
     status, out, _ = call_main(*flags, "--seq-len", 5, "--stride", 5)
     assert status == 0
     assert "mode:blocks stride:5" in out
@@ -1127,7 +1204,9 @@ def test_score_and_log_writes_lines_that_read_back():
     """The lines are those of engine.log_lines, with the values that are returned."""
     lines = []
     table = table_of()
-    result = evaluate.score_and_log(Causal(), stream(200), table, SCHEME, log=lines.append)
+    result = evaluate.score_and_log(
+        Causal(), stream(200), table, SCHEME, blocks=True, log=lines.append
+    )
     kinds = [log_lines.SCORE, log_lines.SCORE, log_lines.UNIGRAM, log_lines.FINAL]
     blocks, sliding, unigram, final = [
         kind.read(line) for kind, line in zip(kinds, lines, strict=True)
@@ -1155,7 +1234,8 @@ def test_only_the_first_rank_tells_its_progress(rank, monkeypatch):
     monkeypatch.setattr(evaluate, "Progress", Recorder)
     monkeypatch.setattr(dist, "all_reduce", lambda tensor: None)
     ranks = Ranks(rank, 2)
-    evaluate.score_and_log(Causal(), stream(100), table_of(), SCHEME, ranks, log=str)
+    text = (stream(100), table_of(), SCHEME)
+    evaluate.score_and_log(Causal(), *text, ranks, blocks=True, log=str)
     assert labels == ["scoring, blocks", "scoring, sliding"] * (rank == 0)
 
 

@@ -174,12 +174,12 @@ def test_wrong_words_are_refused_before_anything_is_installed(box, launched, arg
 
 def extras_of(monkeypatch, *words) -> list[str]:
     """The extras for which main asks."""
-    asked = []
-    monkeypatch.setattr(golf, "requirements", lambda extras: asked.extend(extras) or [])
+    extras_asked = []
+    monkeypatch.setattr(golf, "requirements", lambda extras: extras_asked.extend(extras) or [])
     monkeypatch.setattr(golf, "prepared", lambda needs: sys.executable)
     monkeypatch.setattr(os, "execve", lambda *args: None)
     golf.main(list(words))
-    return asked
+    return extras_asked
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,7 @@ def test_threads_sleep_while_they_wait(launched, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "found, met",
+    "installed_version, met",
     [
         ("2.13.0+cpu", True),
         ("2.9.0", True),
@@ -298,12 +298,16 @@ def test_threads_sleep_while_they_wait(launched, monkeypatch):
         (None, False),
     ],
 )
-def test_versions_compare_as_numbers(monkeypatch, found, met):
+def test_versions_compare_as_numbers(monkeypatch, installed_version, met):
     """2.10 is newer than 2.9, build tags do not matter, and what is absent is missing."""
     from types import SimpleNamespace
 
     def distributions(name):
-        return [SimpleNamespace(version=found)] if name == "torch" and found else []
+        return (
+            [SimpleNamespace(version=installed_version)]
+            if name == "torch" and installed_version
+            else []
+        )
 
     monkeypatch.setattr("importlib.metadata.distributions", distributions)
     assert golf.missing(["torch>=2.9"]) == ([] if met else ["torch>=2.9"])
@@ -333,8 +337,8 @@ def test_the_first_call_makes_an_environment_and_says_what_it_downloads(box, lau
     [install] = box.installs()
     assert install.startswith("python -m pip install --no-input")
     assert install.endswith(f"-c {box.folder}/constraints.txt torch==2.13.0 numpy>=2.0")
-    said = capsys.readouterr().out
-    assert "torch==2.13.0, numpy>=2.0" in said and "up to 247 MB" in said
+    lines = capsys.readouterr().out
+    assert "torch==2.13.0, numpy>=2.0" in lines and "up to 247 MB" in lines
     [(program, arguments, _, folder)] = launched
     assert program == golf.PYTHON and folder == str(box.folder)
     assert arguments[1:] == ["-P", "-m", "pytest", "-n", "auto", "-k", "size"]
@@ -410,6 +414,9 @@ def test_a_batch_job_does_not_fetch_ten_times_what_was_announced(box, capsys):
         golf.prepared([])
     assert [line.split()[0] for line in box.installs()] == ["python", "uv"]  # the fetch of uv, uv
     assert "up to 3047 MB" not in capsys.readouterr().out
+    box.env("GOLF_YES", "1")
+    assert golf.prepared([]) == golf.PYTHON
+    assert len(box.calls("venv --clear")) == 1  # what was made is kept
 
 
 def test_the_cuda_build_is_fetched_where_it_was_allowed(box, capsys):
@@ -510,11 +517,11 @@ def test_smoke_trains_and_weighs_the_same_run(box, capsys):
     assert end.value.code == 0 and str(os.getpid()) in run_id
     assert f"tools.submission.size logs/{run_id}" in box.calls("size")[0]
     assert box.calls("weighed") == [f"weighed in {box.folder}"]
-    said = capsys.readouterr().out.splitlines()
-    assert "about 2 minutes" in said[0]
+    lines = capsys.readouterr().out.splitlines()
+    assert "about 2 minutes" in lines[0]
     artifact = box.folder.relative_to("/") / "logs" / run_id / "artifact.pgz"
-    assert said[-1].startswith(f"next: python3 {box.folder.relative_to('/')}/golf.py generate")
-    assert str(artifact) in said[-1]
+    assert lines[-1].startswith(f"next: python3 {box.folder.relative_to('/')}/golf.py generate")
+    assert str(artifact) in lines[-1]
 
 
 def test_smoke_keeps_a_given_run_id(box):
@@ -544,6 +551,19 @@ def test_a_module_runs_where_the_user_stands_and_is_ours(tmp_path):
     command = [sys.executable, str(ROOT / "golf.py"), "tools.submission.size", "."]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and "artifact.pgz" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("encoding, letters", [("ascii", "? ?"), ("utf-8", "± ü"), (None, "± ü")])
+def test_a_terminal_without_letters_gets_question_marks(tmp_path, encoding, letters):
+    """For real: a letter that cannot be printed is not an error."""
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONIOENCODING"}
+    environ |= {"PYTHONUTF8": "1"} | ({"PYTHONIOENCODING": encoding} if encoding else {})
+    for name in ("golf.py", "pyproject.toml"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    (tmp_path / "hello.py").write_text("print('± ü')")
+    command = [sys.executable, str(tmp_path / "golf.py"), "hello"]
+    done = subprocess.run(command, env=environ, capture_output=True)
+    assert done.stdout.decode().strip() == letters, done.stderr
 
 
 def test_a_repository_with_spaces_and_other_letters_is_reached_through_a_link(tmp_path):

@@ -232,7 +232,10 @@ def large_points():
     points = [p.points_RC.astype(np.int32) for p in matrices]
     for i, place, lacking in ((0, (7, 3), 10_001), (0, (39, 5), -30_000), (1, (8, 8), 1_000_000)):
         points[i][place] += 4 * lacking  # the residue, and with it the path, stays
-    return [Points.of(p, m.row_step, m.column_step) for p, m in zip(points, matrices, strict=True)]
+    return [
+        Points.of(p, m.row_step, m.column_step, rows_sorted=False)
+        for p, m in zip(points, matrices, strict=True)
+    ]
 
 
 def test_points_beyond_the_tables_come_back():
@@ -245,7 +248,10 @@ def test_points_beyond_the_tables_come_back():
     assert decoded[1].points_RC[8, 8] > 3_900_000
     side_bytes, word_bytes = rans.parts(stream, 2)
     apart = rans.LARGE.size + rans.LARGE.unpack_from(stream, large_at(stream))[1]
-    small = [Points.of(trellis.folded(p.points_RC), p.row_step, p.column_step) for p in matrices]
+    small = [
+        Points.of(trellis.folded(p.points_RC), p.row_step, p.column_step, rows_sorted=False)
+        for p in matrices
+    ]
     plain = rans.encode(small, [1.0, 2.0], 8)
     assert len(stream) == len(plain) + apart
     assert side_bytes + word_bytes == len(stream)

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 import quantize
-from codec import report
+from codec import container, report
 from codec.report import byte_account
 from quantize import PlanRow, decode, encode, encode_trellis
-from tests.test_quantize import INT5, SMALL_PLAN, calibrated, dissect, gaussian, small_state
+from tests.codec.test_container import dissect
+from tests.codec.test_rows import INT5, SMALL_PLAN, gaussian, small_state
+from tests.test_quantize import calibrated
 
 
 def test_report_accounts_for_every_byte_and_error():
@@ -51,8 +53,8 @@ def test_report_accounts_for_points():
     blob = encode_trellis(state, calibrated(state), {}, 30_000)
     summary = byte_account(blob, state)
     groups = summary["groups"]
-    header_bytes = quantize.PREFIX.unpack_from(blob)[2]
-    outside = quantize.PREFIX.size + header_bytes + quantize.CHECKSUM_BYTES
+    header_bytes = container.PREFIX.unpack_from(blob)[2]
+    outside = container.PREFIX.size + header_bytes + quantize.CHECKSUM_BYTES
     total = sum(group["bytes"] for group in groups.values())
     assert abs(total + outside - len(blob)) <= len(groups)  # each is rounded
     assert groups["w"]["bytes"] == pytest.approx(groups["w"]["entropy_bytes"], rel=0.01)

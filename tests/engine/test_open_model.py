@@ -91,14 +91,6 @@ def test_files_that_hold_no_model_are_named(tmp_path):
         recipe_name({"system": "x"})
 
 
-def test_code_of_a_hugging_face_folder_needs_trust(tmp_path):
-    """It is named with its hash, and not run."""
-    (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "modeling_x.py").write_text("raise SystemExit('it ran')")
-    with pytest.raises(ValueError, match=r"modeling_x.py [0-9a-f]{64}.*pass --trust to run it"):
-        open_model(tmp_path)
-
-
 def test_only_recipes_of_this_project_are_found():
     """By the name of the module; names that lead elsewhere are refused."""
     assert find_recipe("train_gpt") is train_gpt.RECIPE

@@ -53,7 +53,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 from unittest import mock
@@ -175,34 +175,30 @@ class Windows:
         adapt: Callable | None = None,
         device: str = "cpu",
     ):
-        self.model, self.seq_len, self.stride, self.isolated = model, seq_len, stride, isolate
-        self.chunk_tokens, self.adapt, self.device = chunk_tokens, adapt, device
+        self.model = model
+        self.isolated = isolate
+        self.adapt = adapt
+        self.device = device
+        self.scheme = evaluate.Scheme(seq_len, stride, isolate, chunk_tokens or 0)
         with torch.no_grad():
             probe_BT = torch.ones(1, 2, dtype=torch.long, device=device)
             self.vocab_size = vocab_size or model(probe_BT).size(-1)
 
-    def batches(self, tokens_T: np.ndarray, scheme: evaluate.Scheme) -> Iterable[np.ndarray]:
+    def batches(self, tokens_T: np.ndarray) -> Iterator[np.ndarray]:
         """The windows in the order in which evaluate.score_first hands them to the model."""
-        windows_W3 = evaluate.plan_windows(tokens_T, scheme)
-        most_tokens = scheme.batch_tokens * evaluate.LARGE_VOCABULARY
-        most_tokens //= max(evaluate.LARGE_VOCABULARY, self.vocab_size)
-        rows = max(1, min(most_tokens // self.seq_len, len(windows_W3)))
-        chunk_of_window = windows_W3[:, 1] // (scheme.chunk_tokens or len(tokens_T))
-        for chunk in np.unique(chunk_of_window):
-            chunk_W3 = windows_W3[chunk_of_window == chunk]
-            by_length = np.argsort(chunk_W3[:, 2] - chunk_W3[:, 0], kind="stable")
-            yield from np.split(chunk_W3[by_length], range(rows, len(chunk_W3), rows))
+        windows_W3 = evaluate.plan_windows(tokens_T, self.scheme)
+        for chunk_W3 in evaluate.split_by_chunk(windows_W3, self.scheme, len(tokens_T) - 1):
+            for batch in evaluate.plan_batches(chunk_W3, self.scheme, self.vocab_size):
+                yield batch.windows_B3
 
     def evaluate(self, tokens_T: np.ndarray, log: Log) -> None:
         """Score by evaluate.score_first, and report what it did, window by window.
 
         Raises: ValueError where the reported nats do not add up to its score.
         """
-        chunk_tokens = self.chunk_tokens or 0
-        scheme = evaluate.Scheme(self.seq_len, self.stride, self.isolated, chunk_tokens)
         model = copy.deepcopy(self.model) if self.adapt else self.model
         adapt_fn = self.adapt(model) if self.adapt else lambda *chunk: None
-        batches = iter(self.batches(tokens_T, scheme))
+        batches = self.batches(tokens_T)
         done = []
         ledger = evaluate.Ledger()
         no_V = np.zeros(self.vocab_size, bool)
@@ -230,7 +226,7 @@ class Windows:
 
         ranks = Ranks(device=torch.device(self.device))
         score = evaluate.score_first(
-            logits_fn, learn, tokens_T, table, scheme, ranks, ledger=ledger
+            logits_fn, learn, tokens_T, table, self.scheme, ranks, ledger=ledger
         )
         report_scores()
         total = math.fsum(np.nan_to_num(log.nats_T))
@@ -832,14 +828,19 @@ def audit_bytes(
 
 # Our own artifact ---------------------------------------------------------------------------------
 
+# What scores a run's artifact in its folder. A packed script is all of it, and brings its own
+# evaluate and engine; scripts from before there was an engine open artifacts in evaluate.
 DRIVER = """
 import sys, train_gpt, evaluate
 try:
-    from engine.open_model import open_model
-except ImportError:  # a run from before the engine
-    sys.exit(evaluate.main(sys.argv[1:]))
-sys.exit(evaluate.main(sys.argv[1:], open_model))
+    from engine.open_model import Opened, open_model
+    status = evaluate.main(sys.argv[1:], open_model)
+except ImportError:
+    status = evaluate.main(sys.argv[1:])
+sys.exit(status)
 """
+
+
 LONGEST_CONTEXT = 2048  # tokens that a probe gives a model, whatever context it was made for
 
 
@@ -907,7 +908,7 @@ def audit_artifact(
     modes = {
         f"blocks of {seq_len}": dict(stride=seq_len),
         f"sliding by {stride}": dict(stride=stride),
-        "isolated documents": dict(stride=seq_len, isolate=True),
+        "isolated documents": dict(stride=stride, isolate=True),
     }
     if opened.recipe and learning(copy.deepcopy(model)):
         adaptive = dict(stride=stride, chunk_tokens=seq_len, adapt=learning)
@@ -962,8 +963,8 @@ def audit_files(
 ) -> list[Finding]:
     """Findings on artifact-only and network: score a little text beside the artifact, and alone."""
     folder = artifact.resolve().parent
-    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*.py")]
-    names.append("requirements.txt")
+    sources = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*.py"))]
+    names = [*sources, "requirements.txt"]
     files = [artifact.name, *(name for name in names if (folder / name).is_file())]
     with tempfile.TemporaryDirectory() as place:
         write_shard(Path(place) / "probe_val_000000.bin", tokens_T)

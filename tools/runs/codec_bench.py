@@ -53,7 +53,9 @@ import torch
 
 import evaluate
 import quantize
-from codec import rans, trellis
+from codec import rans
+from codec.curvature import Curvature
+from codec.gptq import factor
 from codec.report import byte_account
 from quantize import PlanRow, Quantized, State
 
@@ -132,7 +134,7 @@ def gptq_rows(
     """
     top = quantize.TOP_CODE[bits]
     scale_R = (sigmas * weight_RC.double().std(dim=1) / top).clamp(min=quantize.FP16_TINY).half()
-    order_C, factor_CC, _ = (part[0] for part in trellis.factor(hessian_CC[None], 0.01))
+    order_C, factor_CC, _ = (part[0] for part in factor(hessian_CC[None], 0.01))
     w_RC, step_R = weight_RC.float()[:, order_C], scale_R.float()
     error_RC, codes_RC = torch.zeros_like(w_RC), torch.zeros_like(w_RC)
     for c in range(w_RC.shape[1]):
@@ -472,7 +474,7 @@ def trained(checkpoint: Path, data: Path, quick: bool = False) -> Subject:
     train_T = evaluate.read_shard(evaluate.find_shards(data, "train")[-1])
     model.load_state_dict(state)
     text_BT = blocks(train_T[-min(CALIBRATION_TOKENS // scale + 1, len(train_T)) :], len(train_T))
-    with trellis.Curvature(model.named_parameters()) as curvature:
+    with Curvature(model.named_parameters()) as curvature:
         for part_BT in text_BT.split(16):
             model.loss(part_BT).backward()
     found = curvature.hessians(text_BT.shape[0] * T)

@@ -210,6 +210,7 @@ def as_text(rows: list[Row], runs: list[Run]) -> str:
 def describe_text(runs: list[Run]) -> str:
     """What the scores are of, and what a model without context would have."""
     protocol = protocol_of(runs[0])
+    # With several tokenizers there is no one number of targets.
     targets = {run.score.targets for run in runs}
     facts = [f"{protocol.text_bytes:,} bytes of validation text"]
     if len(targets) == 1:
@@ -244,6 +245,7 @@ def entropies(shards: list[np.ndarray]) -> tuple[float, float, int]:
         target_T = shard_T[1:]
         first_V += np.bincount(before_T, minlength=TOKEN_IDS)
         second_V += np.bincount(target_T, minlength=TOKEN_IDS)
+        # Two ids of 16 bits as one of 32, so that counting pairs is counting numbers.
         pairs.append(before_T.astype(np.uint32) << np.uint32(16) | target_T)
     pair_counts = np.unique(np.concatenate(pairs), return_counts=True)[1]
     return nats(second_V), nats(pair_counts) - nats(first_V), int(first_V.sum())
@@ -279,6 +281,7 @@ def draw(runs: list[Run], shards: list[np.ndarray]):
     unigram, bigram, count = entropies(shards)
     low, high = ax.get_ylim()
     margin = 0.05 * (high - low)
+    # The entropies are the point of the picture: they are never cut off.
     ax.set_ylim(min(low, bigram - margin), max(high, unigram + margin))
     for value, name in ((unigram, "unigram"), (bigram, "bigram")):
         ax.axhline(value, color=plot.GREY, linestyle="--", linewidth=1.2)

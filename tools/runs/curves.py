@@ -77,6 +77,7 @@ def label_of(members: list[Run], settings: list[str]) -> str:
     first = members[0]
     label = first.run_id or first.path.stem
     if len(members) > 1:
+        # mine_seed42 and mine_seed7 are "mine, 2 seeds".
         label = SEED_IN_NAME.sub("", label)
     values = {name: str(first.settings.get(name)) for name in settings}
     pairs = [f"{name.upper()}={value}" for name, value in values.items() if value not in label]
@@ -99,6 +100,7 @@ def points(run: Run) -> list[dict]:
     steps = [point["step"] for point in timed]
     times = [point["train_time_ms"] for point in timed]
     filled = []
+    # A validation has no time of its own: the clock stands still while it runs.
     for point in run.curve:
         time_ms = float(np.interp(point["step"], steps, times))
         filled.append({**point, "train_time_ms": time_ms})
@@ -124,7 +126,7 @@ def speeds(run: Run) -> list[dict]:
         steps = point["step"] - previous["step"]
         elapsed_ms = point["train_time_ms"] - previous["train_time_ms"]
         if elapsed_ms <= 0:
-            continue
+            continue  # a clock that is rounded to minutes, as some scripts print it
         speed = {"step": (point["step"] + previous["step"]) / 2, "step_ms": elapsed_ms / steps}
         if "tokens" in point:
             batch_tokens = point["tokens"] / point["step"]
@@ -145,6 +147,7 @@ class Band:
 
 def band(curves: list[np.ndarray]) -> Band:
     """The curves, each of rows x and y, over the range that all of them cover."""
+    # Outside this range the mean would be of some curves only, and jump where one ends.
     first = max(curve[0, 0] for curve in curves)
     last = min(curve[-1, 0] for curve in curves)
     x = np.unique(np.concatenate([curve[:, 0] for curve in curves]))

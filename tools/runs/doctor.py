@@ -114,6 +114,7 @@ def check_gpu(name: str, index: int) -> Check:
     capability = ".".join(map(str, torch.cuda.get_device_capability(index)))
     memory = f"{free_bytes // GIB} of {total_bytes // GIB} GiB free"
     finding = f"{name}, capability {capability}, {memory}"
+    # A context of CUDA alone takes some hundreds of MiB; more is somebody's work.
     if total_bytes - free_bytes > 2 * GIB:
         return Check(check, "warn", finding, "end what else uses it: it takes time and memory")
     if capability < "8.0":
@@ -155,6 +156,7 @@ def check_machine(parameters: int) -> Iterator[Check]:
     yield check_cores()
     memory = re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())
     available_bytes = 1024 * int(memory[1])
+    # fp32 weights, gradients, two moments, averages, and a checkpoint in memory: 12 numbers each.
     needed_bytes = 48 * parameters + 2 * GIB
     finding = f"{available_bytes / GIB:.1f} GiB available, about {needed_bytes / GIB:.1f} needed"
     if available_bytes > needed_bytes:
@@ -202,6 +204,8 @@ def check_attention(settings: RunSettings, device: torch.device) -> Check:
     y = F.scaled_dot_product_attention(
         heads(H), heads(key_heads), heads(key_heads), is_causal=True, enable_gqa=True
     )
+    # Which kernel PyTorch takes depends on shape, type and machine. The name of the node that will
+    # compute the gradient tells it, without running anything twice.
     kernel = "math"
     nodes = [y.grad_fn]
     while nodes:
@@ -402,8 +406,10 @@ def examine(subject: Subject, gpus: int, wants_probe: bool) -> tuple[list[Check]
     recipe = subject.recipe
     settings = subject.settings
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    # It compiles while the other checks are made.
     compiling = start_compile() if wants_probe else None
     began = time.monotonic()
+    # Without memory: a model that is too large for this machine is to be reported, not to fail.
     with torch.device("meta"):
         model = recipe.model(recipe.model_settings(settings), torch.float32)
     parameters = sum(p.numel() for p in model.parameters())
@@ -435,7 +441,7 @@ def read_subject(args: argparse.Namespace) -> Subject:
     """What the command is asked to forecast. Raises: ValueError, OSError."""
     recipe = find_recipe(golf.recipe_name(args.recipe))
     environ = golf.own_environment()
-    environ.pop("RESUME", None)
+    environ.pop("RESUME", None)  # its saved settings would be forecast instead of those asked for
     if args.data:
         environ["DATA_PATH"] = str(args.data)
     if args.tokenizer:

@@ -21,8 +21,8 @@ FIRST_STEPS = 10  # of a run, that its step time leaves out: they compile and wa
 
 
 def scoring_passes(seq_len: int, stride: int) -> float:
-    """How often each input is computed: once in blocks, and again by sliding windows."""
-    return 1 if stride == seq_len else 1 + seq_len / stride
+    """Forward tokens for each target, at most: a document that fits a window takes one pass."""
+    return seq_len / stride
 
 
 def forecast_from_probe(
@@ -49,6 +49,7 @@ def forecast_from_probe(
     if "pack" in measures:
         pack = measures["pack"]
         code_bytes = sum(len(source) for source in read_sources(recipe).values())
+        # Packing coarsens the steps until the artifact fits, so no forecast is over the cap.
         model_bytes = min(pack["bytes"], recipe.cap_bytes - code_bytes)
         result["code_bytes"] = code_bytes
         result["model_bytes"] = model_bytes
@@ -63,6 +64,7 @@ def forecast_from_probe(
         step = measures["step"]
         token_seconds = step["grad_seconds"] / step["tokens"]
         ending_seconds += min(CALIBRATION_TOKENS, holdout_tokens / 4) * token_seconds
+        # Rows are not divided: 9 rows on 8 ranks take as long as 16.
         rank_tokens = math.ceil(batch_tokens // T / gpus) * T
         step_seconds = rank_tokens * token_seconds + step["optimizer_seconds"]
         result["step_seconds"] = step_seconds
@@ -139,6 +141,7 @@ def count_steps(
     steps = settings.iterations
     cap = settings.max_wallclock_seconds
     if cap:
+        # The clock is looked at after a step, so the last one begins before the time is over.
         fitting = math.ceil((cap - reserve_seconds - head_seconds) / step_seconds)
         steps = max(0, min(steps, fitting))
     return {

@@ -38,8 +38,10 @@ from tools.runs.run_log import (
 
 # Numbers ------------------------------------------------------------------------------------------
 
+# The lengths are bounded: a line of 3,000 digits must not be tried from each of its places.
 NUMBER = r"[-+]?\d[\d,_]{0,20}(?![\d,_])(?:\.\d{1,20})?(?:[eE][-+]?\d{1,3})?|[-+]?(?:nan|inf)\b"
-# key:value, key=value, key (kind): value; a time has its unit: "eval_time: 61.2s".
+# key:value, key=value, key (kind): value; a time has its unit: "eval_time: 61.2s". A key does not
+# begin inside another word, so that "my.val_bpb:1" is one key and not two.
 PAIR = re.compile(
     rf"(?<![\w./+-])(?P<key>[A-Za-z_][\w./+-]*)(?:[ \t]*\((?P<kind>[^()]*)\))?[ \t]*[:=][ \t]*"
     rf"(?P<number>{NUMBER})(?:[ \t]*(?P<unit>ms|s|sec|seconds|m|min|h)(?![\w:=/.]))?"
@@ -75,6 +77,7 @@ def as_setting(text: str):
 
 # Kinds of lines -----------------------------------------------------------------------------------
 
+# Upstream's script prints this before anything else, once for each process that writes the log.
 START = re.compile(r"Running Python \d")
 # Many scripts print their own source first. It ends at a ruler, a start or a step.
 SOURCE_BEGINS = re.compile(r"from __future__ import|import \w+$|Source code:|#!/|\"\"\"")
@@ -91,7 +94,9 @@ EVALUATION_GOES_ON = re.compile(
     r"(?:start\b|\[?\s*(?:batch |phase:)?[a-z]?\d+(?:\.\d+)?\s*[/%])",
     re.IGNORECASE,
 )
+# "eval 3/9 val_bpb:1.2" is a score on the way, of the part that has been scored so far.
 PROGRESS = re.compile(r"\d\s*[/%]|running|chunk\b|\bbatch\b", re.IGNORECASE)
+# "Total submission size int8+zlib: 15863489 bytes". Sizes in MB are rounded, and so of no use.
 SIZE = re.compile(
     r"(?P<label>serialized[_ ]model|total[_ ]submission[_ ]size|total[_ ](?:artifact[_ ])?size"
     r"|code[_ ]size|total[_ ]artifact|submission[_ ]size|total[_ ]bytes|artifact[_ ]bytes"
@@ -102,6 +107,7 @@ SIZE = re.compile(
 )
 BYTES_IN = {"b": 1, "kb": 1e3, "mb": 1e6, "kib": 1 << 10, "mib": 1 << 20}
 PEAK_MEMORY = re.compile(r"peak memory allocated: (\d+) MiB")
+# The row of a GPU in the table of nvidia-smi, which many scripts print.
 DEVICE = re.compile(
     r"\|\s+\d+\s+((?:NVIDIA|Tesla|AMD|Quadro)\b[^|]*?)\s{2,}|gpu:(.+?) cuda:\S+$|\bdevice:(cpu)$"
 )
@@ -149,10 +155,13 @@ FACT_KEYS = {  # a key as printed -> ours; the first in a log counts
     "num_params": "model_params",
     "params": "model_params",
 }
+# "gptq: calibration data (64 seqs, seed=42)" says nothing of the seed of the training.
 SEED_OF_ANOTHER_STAGE = re.compile("calib|gptq|self-gen|autoreg|ttt|eval", re.IGNORECASE)
 
 # Kinds of scores, by their names ------------------------------------------------------------------
 
+# A name that matches is not a score of the artifact, however low. Of averages (EMA, SWA) those
+# count that were packed: "ema_int6" but not "ema".
 NEVER = re.compile(
     r"(?<![a-z])(?:diag|unquant|pre[-_ ]?(?:quant|ttt|export)|post[-_ ]?ema|raw|unigram|before)"
     r"|(?<![a-z])best|(?<![a-z])(?:mean|avg|average|std|delta|gain|gap|target|baseline|sota|proxy"
@@ -203,6 +212,44 @@ def rank_of(score: Scored, after_size: bool) -> int:
     return 1 if after_size else 0
 
 
+def score_of_line(
+    number: int, line: str, name: str, bpb_pair: re.Match | None, by_key: dict[str, re.Match]
+) -> Scored:
+    """One score of a line, of its name, the pair with the bpb, and all of its pairs.
+
+    A key that says which bpb it is, and a kind in brackets, become part of the name:
+    "final ttt_bpb (sliding): 1.18" is the score "final ttt_bpb sliding".
+    """
+
+    def first(keys: tuple[str, ...]) -> re.Match | None:
+        return next((by_key[key] for key in keys if key in by_key), None)
+
+    def whole_number(keys: tuple[str, ...]) -> int | None:
+        # Of several spellings on one line the last in the list is the most exact.
+        counts = [by_key[key]["number"] for key in keys if key in by_key]
+        return next((int(count) for count in reversed(counts) if count.isdigit()), None)
+
+    loss = first(LOSS_KEYS)
+    timed = first(TIME_KEYS)
+    key = bpb_pair["key"].lower() if bpb_pair else ""
+    parts = [name]
+    if bpb_pair and key not in PLAIN_BPB:
+        parts.append(bpb_pair["key"])
+    if bpb_pair and bpb_pair["kind"]:
+        parts.append(bpb_pair["kind"])
+    return Scored(
+        name=" ".join(part for part in parts if part),
+        val_loss=as_number(loss["number"]) if loss else None,
+        val_bpb=as_number(bpb_pair["number"]) if bpb_pair else None,
+        is_partial="partial" in key,
+        line=number,
+        text=line,
+        eval_time_ms=milliseconds(timed) if timed else None,
+        targets=whole_number(TARGETS_KEYS),
+        bytes=whole_number(BYTES_KEYS),
+    )
+
+
 # Reading ------------------------------------------------------------------------------------------
 
 
@@ -210,6 +257,7 @@ class Reader:
     """What a log has told so far: read() takes its lines one by one."""
 
     def __init__(self):
+        # The first of very many are forgotten: a log may print a score for each of its batches.
         self.candidates: deque[Candidate] = deque(maxlen=1000)
         self.curve: dict[int, dict] = {}  # by step
         self.facts: dict = {}
@@ -235,6 +283,8 @@ class Reader:
             return
         start = START.match(line)
         is_step = "loss" in line and STEP.match(line)
+        # A source that is printed holds lines that look like scores: f"val_bpb:{bpb}" does not, but
+        # the comments and the expected values beside it do.
         if self.in_source and not (start or is_step or RULER.match(line)):
             return
         self.in_source = not start and bool(SOURCE_BEGINS.match(line))
@@ -270,6 +320,7 @@ class Reader:
     def read_step(self, line: str) -> bool:
         """Take a line of the curve; those of one step are put together."""
         head = STEP.match(line) if "loss" in line else None
+        # A bare number in front is a step only with its last: "3/9 loss:2", not "3 loss:2".
         if not head or not (head["word"] or head["last"]):
             return False
         pairs = {pair["key"].lower(): pair for pair in PAIR.finditer(line, head.end())}
@@ -300,41 +351,18 @@ class Reader:
         if not bpb_pairs and "val_loss" not in by_key:
             return False
         name = line[: pairs[0].start()].strip(" \t:,|-(=>*#")
+        # An evaluation under way must not end the log: if it does, a later score was cut off.
         if PROGRESS.search(name):
             self.unfinished = (number, line)
             return False
 
-        def first(keys: tuple[str, ...]) -> re.Match | None:
-            return next((by_key[key] for key in keys if key in by_key), None)
-
-        def whole_number(keys: tuple[str, ...]) -> int | None:
-            counts = [by_key[key]["number"] for key in keys if key in by_key]
-            return next((int(count) for count in reversed(counts) if count.isdigit()), None)
-
-        loss = first(LOSS_KEYS)
-        timed = first(TIME_KEYS)
         for pair in bpb_pairs or [None]:
-            key = pair["key"].lower() if pair else ""
-            parts = [name]
-            if pair and key not in PLAIN_BPB:
-                parts.append(pair["key"])
-            if pair and pair["kind"]:
-                parts.append(pair["kind"])
-            score = Scored(
-                name=" ".join(part for part in parts if part),
-                val_loss=as_number(loss["number"]) if loss else None,
-                val_bpb=as_number(pair["number"]) if pair else None,
-                is_partial="partial" in key,
-                line=number,
-                text=line,
-                eval_time_ms=milliseconds(timed) if timed else None,
-                targets=whole_number(TARGETS_KEYS),
-                bytes=whole_number(BYTES_KEYS),
-            )
+            score = score_of_line(number, line, name, pair, by_key)
             rank = rank_of(score, after_size=bool(self.sizes))
             decimals = len(pair["number"].partition(".")[2]) if pair else 0
             self.candidates.append(Candidate(score, rank, decimals, self.starts))
             if rank:
+                # Whatever went wrong before, it went on to a score.
                 self.unfinished = None
                 self.crash = None
         return True
@@ -377,6 +405,7 @@ class Reader:
         """Take one key and its number, if it is a fact of the run."""
         key = pair["key"].lower()
         number = pair["number"]
+        # "seed:nan" and "params:-1" are not facts.
         name = FACT_KEYS.get(key) if number[0].isdigit() else None
         if name == "seed" and SEED_OF_ANOTHER_STAGE.search(line):
             name = None
@@ -385,6 +414,7 @@ class Reader:
                 self.starts += 1  # another run in the same log
                 self.facts.pop("seed", None)
             self.facts.setdefault(name, as_number(number))
+        # "tokens" alone may be anything; on these lines it is the validation split.
         elif key == "tokens" and line.lower().startswith(("val_loader", "val tokens")):
             self.facts.setdefault("val_tokens", as_number(number))
         elif line.startswith("stopping_early"):
@@ -435,6 +465,7 @@ def choose(log: Reader) -> Choice:
         last_start = usable[-1].start
         usable = [candidate for candidate in usable if candidate.start == last_start]
     evaluations = group_evaluations(usable)
+    # Only one of the lines that print an evaluation may tell its time.
     times = [max(line.score.eval_time_ms or 0 for line in lines) for lines in evaluations]
     eval_time_ms = sum(times) or None
 
@@ -458,6 +489,7 @@ def choose(log: Reader) -> Choice:
     best_rank = max(candidate.rank for candidate in usable)
     of_best_rank = [lines for lines in evaluations if max(line.rank for line in lines) == best_rank]
     last = max(of_best_rank, key=lambda lines: max(line.score.line for line in lines))
+    # The same number with more digits says more.
     chosen = max(last, key=lambda line: (line.decimals, line.rank, line.score.line)).score
     reason = f"line {chosen.line}, {chosen.name!r}: {RANKS[best_rank]}, the last of its kind"
     if len(evaluations) > 1:

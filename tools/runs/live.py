@@ -55,7 +55,7 @@ def read_metrics(path: Path) -> list[dict]:
     lines = path.read_text(errors="replace").splitlines(keepends=True)
     metrics = []
     for line in lines:
-        if line.endswith("\n"):
+        if line.endswith("\n"):  # else it is still being written, and is there next time
             try:
                 metrics.append(json.loads(line))
             except json.JSONDecodeError:
@@ -77,6 +77,7 @@ def read_live(folder: Path) -> LiveRun:
     metrics = read_metrics(folder / "metrics.jsonl")
     progress = last_value(metrics, "progress") or 0.0
     train_seconds = last_value(metrics, "train_seconds")
+    # The order matters: while a run is scored again, its old score stands in the log already.
     done = finished(folder)
     if done:
         state = "finished"
@@ -89,6 +90,7 @@ def read_live(folder: Path) -> LiveRun:
     else:
         state = "scoring" if (folder / "artifact.pgz").is_file() else "packing"
     seconds_left = None
+    # Progress is of time where there is a cap, else of steps: either way it grows evenly.
     if state == "training" and train_seconds and progress > 0:
         seconds_left = train_seconds * (1 - progress) / progress
     bpb = last_value(metrics, "val_bpb", "val_bpb_partial")

@@ -44,6 +44,7 @@ class OwnLog:
             self.crash = self.crash or (number, line)
         elif self.crash and ERROR.match(line):
             self.crash = (self.crash[0], line)  # the error says more than "Traceback"
+        # Once training has begun, a warning is about something else.
         elif line.startswith(DATA_NOTES) and not self.curve and self.data_note is None:
             self.data_note = line
         else:
@@ -55,6 +56,7 @@ class OwnLog:
         if run is None:
             return False
         self.run = run
+        # The artifact may have been packed anew: scores of an earlier process are not of this one.
         self.final = None
         self.eval_times_ms = []
         self.crash = None
@@ -186,6 +188,7 @@ def read_own_log(path: Path) -> Run:
     times = [point["train_time_ms"] for point in curve if point["train_time_ms"] is not None]
     cap_seconds = settings.get("max_wallclock_seconds")
     cap_ms = 1000.0 * cap_seconds if isinstance(cap_seconds, int | float) else None
+    # `final` repeats one of the scores, so its time is not added.
     eval_time_ms = sum(log.eval_times_ms) or (log.final and log.final.eval_time_ms)
     device = facts.get("device")
     return Run(

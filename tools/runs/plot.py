@@ -111,6 +111,7 @@ def draw_lines(ax, groups: list[Group], curves_of: Callable[[Run], np.ndarray]) 
         )
         if len(curves) > 1:
             ax.fill_between(drawn.x, drawn.low, drawn.high, color=colour, alpha=0.22, linewidth=0)
+        # The first losses are twice as high as the last; with them every curve would look flat.
         tops.append(drawn.high[after_start(drawn.x)].max())
         lows.append(drawn.low.min())
     if not tops:
@@ -124,7 +125,7 @@ def legend_below(fig, axes) -> None:
     """One legend under all axes, where it covers nothing."""
     legends = [ax.get_legend_handles_labels() for ax in axes.flat]
     handles, labels = max(legends, key=lambda legend: len(legend[1]))
-    columns = 1 if max(map(len, labels)) > 44 else 2
+    columns = 1 if max(map(len, labels)) > 44 else 2  # two long labels do not fit side by side
     fig.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)))
 
 
@@ -149,6 +150,7 @@ def draw_curves(groups: list[Group]):
     fig, axes = figure(len(columns), len(rows), 1.2 + 3.5 * len(columns), 0.9 + 2.9 * len(rows))
     for row, (key, label) in zip(axes, rows, strict=True):
         for ax, axis in zip(row, columns, strict=True):
+            # axis and key are bound here: the loop has gone on when the function is called.
             draw_lines(ax, groups, lambda run, axis=axis, key=key: series(run, axis, key))
             ax.set_xlabel(AXES[axis][0])
             ax.xaxis.set_major_formatter(count)
@@ -209,6 +211,7 @@ def byte_rows(summary: dict, code_bytes: int | None) -> list[dict]:
                 small[column] += group[column]
     if small["bytes"]:
         rows.append({"name": "others, each under 1 %", **small})
+    # What no group accounts for, so that the bars add up to the file.
     header_bytes = summary["bytes"] - sum(row["bytes"] for row in rows)
     for name, size in (("header and checksum", header_bytes), ("code", code_bytes)):
         if size:
@@ -285,6 +288,8 @@ def tensors(folder: Path) -> list[dict]:
     if on_trellis:
         shares = rans.coded_bytes([points for _, points, _ in on_trellis])
         stream = len(blob) - quantize.CHECKSUM_BYTES - quantize.points_start(entries, offset)
+        # All points are coded in one stream. Its tables and exponents belong to nobody, and are
+        # divided as the points are.
         for share, (entry, *_) in zip(shares, on_trellis, strict=True):
             stored_bytes[entry.name] = stream * share / max(sum(shares), 1)
     rows = []
@@ -293,6 +298,7 @@ def tensors(folder: Path) -> list[dict]:
             raise NothingToDraw(f"{folder}: checkpoint.pt is not what artifact.pgz was made from")
         exact = exported[name].double()
         parameters = max(math.prod(shape), 1)
+        # In double precision: sums of 10^7 squares lose digits in fp32.
         power = float(exact.square().sum())
         error = float((weights[name] - exact).square().sum())
         rows.append(
@@ -445,6 +451,7 @@ def draw_all(
         for name, draw in pictures.items():
             buffer = io.BytesIO()
             metadata = {"Date": None} if form == "svg" else None
+            # One picture that cannot be drawn must not cost the others.
             try:
                 draw(groups).savefig(buffer, format=form, metadata=metadata)
             except (NothingToDraw, ArtifactError) as error:

@@ -23,7 +23,8 @@ import torch
 import evaluate
 import golf
 import quantize
-from codec import trellis
+from codec.trellis import path_steps
+from codec.viterbi import ColumnQuantizer
 from engine.open_model import find_recipe
 from engine.ranks import Ranks, compute_dtype
 from engine.recipe import Recipe
@@ -46,6 +47,7 @@ class Probe:
         self.rng = torch.Generator().manual_seed(0)
         self.model = recipe.model(recipe.model_settings(settings), compute_dtype(device))
         self.weights = {}
+        # Random, and not as a recipe sets them: those begin with zeros, which cost no time to pack.
         with torch.no_grad():
             for name, p in self.model.named_parameters():
                 self.weights[name] = torch.randn(p.shape, generator=self.rng)
@@ -95,6 +97,7 @@ class Probe:
                 middle[part] = statistics.median(one[part] for one in measured)
             yield {**measured[-1], **middle, "compiled": compiled}
             step_seconds = sum(middle.values())
+            # More tokens use a GPU better. They are tried while four of today's steps would fit.
             if tokens < micro_tokens and 4 * step_seconds < until - self.passed():
                 tokens = min(2 * tokens, micro_tokens)
                 step_seconds = 2 * step_seconds
@@ -153,12 +156,13 @@ def trellis_seconds(weights: quantize.State, timed: Callable, device: torch.devi
     paths: Counter = Counter()  # (steps of a path, columns) -> paths
     for name in quantize.flat_hessians(weights):
         R, C = weights[name].shape
-        steps = trellis.path_steps(R)
+        steps = path_steps(R)
         paths[steps, C] += -(-R // steps)
-    coder = trellis.ColumnQuantizer(quantize.STATES, device)
+    coder = ColumnQuantizer(quantize.STATES, device)
     total = 0.0
     for (steps, C), count in paths.items():
         x_PT = torch.randn(count, steps, device=device)
+        # Of three the fastest: the others shared the machine with something.
         column_seconds = [timed(lambda x_PT=x_PT: coder.points(x_PT)) for _ in range(3)]
         total += C * min(column_seconds)
     return total
@@ -180,6 +184,7 @@ def run_probe(
         text=True,
         env=golf.child_environment(),
     )
+    # What it has printed by then is kept. A kernel that hangs cannot be interrupted otherwise.
     timer = threading.Timer(seconds, process.kill)
     timer.start()
     measures = {}

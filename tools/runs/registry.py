@@ -57,6 +57,7 @@ def register(logs: Path, row: dict) -> None:
     logs.mkdir(parents=True, exist_ok=True)
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     line = json.dumps({"time": now, **row}) + "\n"
+    # Several commands may launch at once. The lock keeps their lines apart.
     with open(logs / "registry.jsonl", "a+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         if file.seek(0, os.SEEK_END):
@@ -64,6 +65,7 @@ def register(logs: Path, row: dict) -> None:
             if file.read(1) != b"\n":  # a kill cut the last line short
                 line = "\n" + line
         file.write(line.encode())
+        # A launch that is forgotten when the power fails would be one nobody has to explain.
         file.flush()
         os.fsync(file.fileno())
 
@@ -103,6 +105,7 @@ def finished(folder: Path) -> Run | None:
 
 def in_use(folder: Path) -> bool:
     """Does a process train in this folder now?"""
+    # The trainer holds the lock as long as its process lives, however that ends.
     try:
         with open(folder / ".lock", "rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -147,6 +150,7 @@ def launches_of_registry(logs: Path) -> dict[str, dict]:
                 number = times_used_again[run_id] = times_used_again.get(run_id, 0) + 1
                 name = f"{run_id}#{number}"
                 rows[name] = {**earlier, "run_id": name}
+        # What a later line leaves empty, as the reason of a run that was resumed, stays as it was.
         told = {name: value for name, value in line.items() if value not in ("", None)}
         if run_id in rows:
             told["time"] = rows[run_id].get("time")
@@ -165,6 +169,7 @@ def launches(logs: str | Path) -> list[dict]:
     logs = Path(logs)
     rows = launches_of_registry(logs)
     rows = {run_id: row for run_id, row in rows.items() if row.get("began", True)}
+    # settings.json is written at the start, so its time is that of the launch.
     for path in sorted(logs.glob("*/settings.json"), key=lambda path: path.stat().st_mtime):
         folder = path.parent
         settings = read_settings_file(path)

@@ -33,6 +33,7 @@ from pathlib import Path
 import golf
 from tools.runs import launchers
 from tools.runs.launchers import LocalProcess, SlurmJob
+from tools.runs.live import format_seconds
 from tools.runs.logs import Run
 from tools.runs.registry import (
     NOT_COMPARED,
@@ -128,6 +129,7 @@ def plan(
     if repeated:
         raise ValueError(f"{', '.join(sorted(repeated))} stands there twice; give each value once")
 
+    # All in one question: each start of the recipe's process takes seconds.
     environs = [{**environ, **variables} for variables in choices]
     code, settings = resolve(module, script, environs)
     for (variable, _), *_ in grid:
@@ -327,9 +329,11 @@ class Runner:
         began = (folder / "settings.json").is_file()
         reason = stop_reason
         if finished(folder):
+            # It was told to stop, but was through with everything: a result is a result.
             status = "finished"
             reason = ""
             (folder / "stopped.pgz").unlink(missing_ok=True)
+        # A run that somebody else told to stop, as the scheduler at the end of its time, says so.
         elif stop_reason or last_line(folder).startswith("stopped step:"):
             status = "stopped"
         else:
@@ -337,6 +341,7 @@ class Runner:
         register(self.logs, self.row(job, status, reason=reason, began=began))
         self.status[job.run_id] = f"{status}: {reason}" if reason else status
         self.say(f"{job.run_id} {self.status[job.run_id]}")
+        # A cap means that nobody will pay for more: what there is, is packed. Ctrl-C means less.
         if status == "stopped" and reason == self.cap_reason:
             pack_stopped(folder)
 
@@ -350,14 +355,17 @@ class Runner:
         at_once = len(jobs) if self.submit else 1
         ending = ""  # once there is a reason, nothing more is started
         while running or (waiting and not ending):
+            # The first reason stands: a cap that is reached while Ctrl-C is obeyed changes nothing.
             ending = ending or self.stop_reason()
             if waiting and not ending and len(running) < at_once:
+                # A file saved between two seeds would make them two recipes under one name.
                 if hash_sources(self.code.read()) != self.sources:
                     ending = f"the sources in {self.code.root} changed meanwhile"
                     continue
                 job = waiting.pop(0)
                 running[job] = Running(self.start(job))
                 continue
+            # A scheduler is asked less often: each question is a process of its own.
             time.sleep(POLL_SECONDS[self.args.engine])
             for job, state in list(running.items()):
                 if state.handle.done():
@@ -395,8 +403,8 @@ class Runner:
         """Forecast the runs that wait by the one that has just finished."""
         run = finished(self.logs / job.run_id)
         if run and run.train_time_ms:
-            seconds = (run.train_time_ms + (run.eval_time_ms or 0)) / 1000
-            self.say(f"{count} more, about {count * seconds / 60:.0f} min by the time of this one")
+            seconds = count * (run.train_time_ms + (run.eval_time_ms or 0)) / 1000
+            self.say(f"{count} more, about {format_seconds(seconds)} by the time of this one")
 
 
 def last_line(folder: Path) -> str:
@@ -580,6 +588,16 @@ def find_todo(jobs: list[Job], logs: Path, runner: Runner) -> list[Job]:
     return todo
 
 
+def expected_time(jobs: list[Job]) -> str:
+    """How many runs there are to do, and how long each may train, as far as a cap tells."""
+    count = "1 run" if len(jobs) == 1 else f"{len(jobs)} runs"
+    cap = max(job.settings.get("max_wallclock_seconds", 0) for job in jobs)
+    if not cap:
+        return f"{count} to do"
+    each = f"up to {format_seconds(cap)} of training, then scoring"
+    return f"{count} to do: {each}" if len(jobs) == 1 else f"{count} to do: each {each}"
+
+
 @contextlib.contextmanager
 def collected_signals(signals: list[int]):
     """Signals that would end this process are appended to the list instead."""
@@ -605,6 +623,9 @@ def run_all(args: argparse.Namespace, say: Callable[[str], None]) -> tuple[dict,
                 )
     runner = Runner(args, code, logs, say)
     todo = find_todo(jobs, logs, runner)
+    if todo:
+        say(expected_time(todo))
+    # From here a signal does not end this process: it tells the runs to save, and waits for them.
     with collected_signals(runner.signals):
         ended_early = runner.train(todo)
     rows = results(jobs, logs, runner.status)

@@ -20,10 +20,57 @@ SEVERAL = "*"  # stands where curves meet
 LABELLED_ROWS = 7  # a number stands at every seventh row
 
 
+class Canvas:
+    """Rows of characters, and which losses and steps they stand for."""
+
+    def __init__(self, width: int, height: int, bands: list[Band]):
+        self.width = width
+        self.height = height
+        self.last_step = max(curve.x[-1] for curve in bands)
+        # The steep start would take most of the height, and leave a flat line for the rest.
+        losses = np.concatenate([curve.mean[after_start(curve.x)] for curve in bands])
+        self.low = losses.min()
+        self.high = losses.max()
+        self.rows = [[" "] * width for _ in range(height)]
+
+    def draw(self, letter: str, curve: Band) -> None:
+        """The letter stands where the curve goes."""
+        for column in range(self.width):
+            step = (column + 0.5) / self.width * self.last_step  # the middle of the column
+            if not curve.x[0] <= step <= curve.x[-1]:
+                continue
+            loss = np.interp(step, curve.x, curve.mean)
+            if loss <= self.high:
+                self.put(letter, self.row_of(loss), column)
+
+    def row_of(self, loss: float) -> int:
+        """The row for a loss: 0 is the highest."""
+        # A run whose loss never moved has no height to divide by.
+        share = (self.high - loss) / max(self.high - self.low, 1e-9)
+        return round(share * (self.height - 1))
+
+    def put(self, letter: str, row: int, column: int) -> None:
+        is_free = self.rows[row][column] in (" ", letter)
+        self.rows[row][column] = letter if is_free else SEVERAL
+
+    def lines(self) -> list[str]:
+        """The rows with their axis."""
+        lines = []
+        for i, row in enumerate(self.rows):
+            loss = self.high - (self.high - self.low) * i / (self.height - 1)
+            label = f"{loss:.3f}" if i % LABELLED_ROWS == 0 else ""
+            lines.append(f"{label:>7} |{''.join(row).rstrip()}")
+        lines.append(f"{'':7} +{'-' * self.width}")
+        name = f"{'optimizer steps':^{self.width - 12}}"
+        lines.append(f"{'':8}0{name}{self.last_step:>11,.0f}")
+        return lines
+
+
 def sketch(groups: list[Group], width: int = 68, height: int = 15) -> str:
     """Training loss against steps, a letter for each group. Raises: NothingToDraw."""
     bands: dict[str, Band] = {}
     labels: dict[str, str] = {}
+    # More groups than letters are not drawn: nobody could tell the lines apart.
     for group, letter in zip(groups, string.ascii_lowercase, strict=False):
         curves = [series(run, "steps", "train_loss") for run in group.runs]
         curves = [curve for curve in curves if len(curve) > 1]
@@ -33,29 +80,12 @@ def sketch(groups: list[Group], width: int = 68, height: int = 15) -> str:
     if not bands:
         raise NothingToDraw("no log has two timed steps with a loss")
 
-    last = max(curve.x[-1] for curve in bands.values())
-    losses = np.concatenate([curve.mean[after_start(curve.x)] for curve in bands.values()])
-    low = losses.min()
-    high = losses.max()
-    rows = [[" "] * width for _ in range(height)]
+    canvas = Canvas(width, height, list(bands.values()))
     for letter, curve in bands.items():
-        for column in range(width):
-            x = (column + 0.5) / width * last
-            loss = np.interp(x, curve.x, curve.mean)
-            if not curve.x[0] <= x <= curve.x[-1] or loss > high:
-                continue
-            row = rows[round((high - loss) / max(high - low, 1e-9) * (height - 1))]
-            row[column] = letter if row[column] in (" ", letter) else SEVERAL
-
-    lines = ["training loss (nats per token)"]
-    for i, row in enumerate(rows):
-        value = high - (high - low) * i / (height - 1)
-        label = f"{value:.3f}" if i % LABELLED_ROWS == 0 else ""
-        lines.append(f"{label:>7} |{''.join(row).rstrip()}")
-    lines.append(f"{'':7} +{'-' * width}")
-    lines.append(f"{'':8}0{'optimizer steps':^{width - 12}}{last:>11,.0f}")
+        canvas.draw(letter, curve)
+    lines = ["training loss (nats per token)", *canvas.lines()]
     lines += [f"{letter} = {label}" for letter, label in labels.items()]
-    if any(SEVERAL in row for row in rows):
+    if any(SEVERAL in row for row in canvas.rows):
         lines.append(f"{SEVERAL} = several")
     return "\n".join(lines)
 

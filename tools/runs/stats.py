@@ -68,7 +68,7 @@ def incomplete_beta(a: float, b: float, x: float) -> float:
     Source: its continued fraction, evaluated by Lentz's method.
     """
     if not 0 < x < 1:
-        return float(x >= 1)
+        return float(x >= 1)  # the logarithms below have no value there
     if x > (a + 1) / (a + b + 2):  # the fraction converges slowly there
         return 1 - incomplete_beta(b, a, 1 - x)
     log_front = a * math.log(x) + b * math.log1p(-x)
@@ -106,6 +106,7 @@ def t_quantile(p: float, df: float) -> float:
         return -t_quantile(1 - p, df)
     low = 0.0
     high = 1.0
+    # Doubling finds an interval, halving narrows it: slow, but right for every df, also below 1.
     while t_tail(high, df) > 1 - p:
         low = high
         high = 2 * high
@@ -229,7 +230,7 @@ def seeds_needed(
         square = sum(map(squared_error, variances, counts))
         shift = gain / math.sqrt(square)
         if shift < least_shift:
-            continue
+            continue  # with a spread that has to be estimated, no number of seeds needs less
         df = welch_df(variances, counts)
         if noncentral_t_tail(t_quantile(1 - alpha, df), df, shift) >= power:
             return n
@@ -330,6 +331,7 @@ def compare(ours: Side, theirs: Side) -> dict:
         "readings": {},
     }
     for name, threshold in readings().items():
+        # Without a spread there is no p, but the gain can be told.
         try:
             test = dataclasses.asdict(welch(ours.bpb, theirs.bpb, threshold))
         except ValueError as error:

@@ -41,7 +41,7 @@ def follow(folders: list[Path], trackers: list[Tracker], seconds: float = REFRES
                 last_table = time.monotonic()
                 print(as_text(runs), flush=True)
             if has_ended:
-                return
+                return  # after a last update: the final score came with the end
             time.sleep(seconds)
     finally:
         for tracker in trackers:
@@ -74,6 +74,7 @@ def make_app(folders: list[Path]):
         def on_mount(self) -> None:
             table = self.query_one(DataTable)
             self.columns = table.add_columns(*HEADINGS)
+            # Rows are made once and their cells changed later, so that the cursor stays.
             for folder in folders:
                 table.add_row(*[""] * len(HEADINGS), key=str(folder))
             self.refresh_runs()
@@ -95,6 +96,7 @@ def make_app(folders: list[Path]):
             """The curve of the run under the cursor."""
             run = self.runs[self.query_one(DataTable).cursor_row]
             widget = self.query_one(PlotextPlot)
+            # Without this every refresh would draw one more line over the last.
             widget.plt.clear_data()
             points = run.losses()
             if points:

@@ -10,8 +10,9 @@ Exit status 0: done, 1: FILE was not packed from the sources in FOLDER, 2: nothi
 Which sources: those that the run's train.log lists; without a log, train_gpt.py and every file of
 the folder that it imports. Folders are kept: engine/text.py is imported as engine.text.
 
-Packed, the sources lose comments and docstrings (see strip.py), and keep their lines. The packed
-file holds the size and the sha256 of every source as it was, and unpacks to the stripped ones;
+Packed, the sources lose comments, docstrings and types (see strip.py) and the functions that
+nothing in them can reach (shake.py), and keep their lines. The packed file holds the size and the
+sha256 of every source as it was, and unpacks to the stripped ones;
 `verify` packs a folder's sources again and compares every byte. --plain keeps every character, and
 the sources readable in the one file.
 
@@ -38,6 +39,7 @@ from pathlib import Path, PurePosixPath
 from quantize import write_atomic
 from tools.runs.logs import read_log
 from tools.submission.imports import follow_imports
+from tools.submission.shake import shake
 from tools.submission.strip import reads_docstrings, strip
 
 ENTRY = "train_gpt.py"
@@ -210,7 +212,8 @@ def pack(files: dict[str, bytes], plain: bool = False) -> bytes:
     texts = check_sources(files)
     if plain:
         return write_plain(texts)
-    return write_packed(strip_all(texts), {name: digest(files[name]) for name in texts})
+    stripped = shake(strip_all(texts), ENTRY)
+    return write_packed(stripped, {name: digest(files[name]) for name in texts})
 
 
 # Unpacking ----------------------------------------------------------------------------------------

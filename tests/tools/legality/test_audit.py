@@ -1,11 +1,9 @@
 """The audit: each probe on what must pass and what must not, and the command around them."""
 
-import functools
+import dataclasses
 import hashlib
 import json
-import math
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -14,13 +12,15 @@ import pytest
 import torch
 
 import evaluate
-from baselines import pr334
+import quantize
+import train_gpt
 from engine.recipe import packed_settings
 from engine.shards import read_shard, write_shard
+from engine.trainer import read_sources
+from tests.tiny_runs import tiny
 from tools.legality import audit, cheaters
 from tools.legality.audit import Log, PhaseClock, Windows, audit_bytes, audit_scorer, main
 from tools.legality.cheaters import TEXT, Net, Plain, V, log_softmax
-from tools.submission.bundle import SOURCES
 
 ROOT = Path(__file__).parents[3]
 
@@ -104,17 +104,17 @@ def test_the_log_refuses_numbers_that_do_not_fit():
 
 @pytest.mark.parametrize("batch_tokens", [16, 64, 10_000])
 @pytest.mark.parametrize("isolate", [False, True])
-def test_windows_reports_every_target_as_evaluate_scores_it(monkeypatch, isolate, batch_tokens):
+def test_windows_reports_every_target_as_evaluate_scores_it(isolate, batch_tokens):
     """Each target's score is that of its own window, however windows are batched and sorted."""
-    scheme = functools.partial(evaluate.Scheme, batch_tokens=batch_tokens)
-    monkeypatch.setattr(evaluate, "Scheme", scheme)
     model, log = Net(table_std=0.5), Log(TEXT)
-    Windows(
+    scorer = Windows(
         model, 16, 4, isolate=isolate, chunk_tokens=50, adapt=lambda m: lambda *c: None
-    ).evaluate(TEXT, log)
+    )
+    scorer.scheme = dataclasses.replace(scorer.scheme, batch_tokens=batch_tokens)
+    scorer.evaluate(TEXT, log)
     assert audit.order_fault(log) is None
     assert [e[1:] for e in log.events if e[0] == "train"][:2] == [(0, 50), (50, 100)]
-    for start, first, end in evaluate.plan_windows(TEXT, scheme(16, 4, isolate, 50)):
+    for start, first, end in evaluate.plan_windows(TEXT, scorer.scheme):
         logits = model(torch.from_numpy(TEXT[None, start:end]))[0].detach().numpy()
         want_S = cheaters.picked(log_softmax(logits)[first - start :], TEXT[first + 1 : end + 1])
         assert log.nats_T[first:end] == pytest.approx(want_S, abs=1e-5)
@@ -123,8 +123,8 @@ def test_windows_reports_every_target_as_evaluate_scores_it(monkeypatch, isolate
 def test_windows_that_report_other_numbers_stop(monkeypatch):
     """Were evaluate.py to batch in another order, nothing would be proved: an error says so."""
     scorer = Windows(Net(table_std=0.5), 16, 4)
-    turned = [batch[::-1] for batch in scorer.batches(TEXT, evaluate.Scheme(16, 4))]
-    monkeypatch.setattr(scorer, "batches", lambda *args: turned)
+    turned = [batch[::-1] for batch in scorer.batches(TEXT)]
+    monkeypatch.setattr(scorer, "batches", lambda *args: iter(turned))
     with pytest.raises(ValueError, match="reported nats add up to"):
         scorer.evaluate(TEXT, Log(TEXT))
 
@@ -503,21 +503,17 @@ def test_faults_of_a_folder_keep_evidence_and_remedy_apart(tmp_path):
 
 def write_artifact(folder: Path, vocab_size: int = 64, dead: bool = False) -> Path:
     """A tiny packed model that uses every parameter, unless it is dead in its bigram table."""
-    settings = pr334.Settings(
-        train_batch_tokens=32, micro_batch_tokens=32, train_seq_len=32, eval_stride=16,
-        num_layers=3, model_dim=16, num_heads=2, num_kv_heads=1, mlp_mult=2, rope_dims=4,
-        bigram_vocab_size=64, bigram_dim=8, vocab_size=vocab_size,
-    )  # fmt: skip
-    recipe = pr334.RECIPE
-    model = recipe.model(recipe.model_settings(settings), torch.float32).init_weights(0)
+    settings = tiny(eval_stride=16, vocab_size=vocab_size)
+    model = train_gpt.GPT(settings, torch.float32).init_weights(0)
     rng = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, p in model.named_parameters():
             p.add_(torch.randn(p.shape, generator=rng) * 0.2)
             if dead and name in ("bigram.table.weight", "bigram.proj.weight"):
                 p.zero_()
-    saved = packed_settings(recipe, settings)
-    blob = recipe.pack(model.state_dict(), saved, math.inf, lambda: {})
+    state = model.state_dict()
+    saved = packed_settings(train_gpt.RECIPE, settings)
+    blob = quantize.encode_trellis(state, quantize.flat_hessians(state), saved, 10**6)
     (folder / "artifact.pgz").write_bytes(blob)
     return folder / "artifact.pgz"
 
@@ -580,9 +576,9 @@ def test_the_border_of_two_shards_is_probed(border, first):
 @pytest.mark.slow
 def test_a_whole_run_is_audited(tmp_path, toy, capsys):
     """Sources, settings, text: bytes, split and files as well; a source that peeks is caught."""
-    for name in SOURCES:
+    for name, source in read_sources(train_gpt.RECIPE).items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        shutil.copy(ROOT / name, tmp_path / name)
+        (tmp_path / name).write_bytes(source)
     artifact = write_artifact(tmp_path, vocab_size=1024)
     paths = {
         "data_path": str(toy / "datasets/toy_sp1024"),
@@ -597,11 +593,10 @@ def test_a_whole_run_is_audited(tmp_path, toy, capsys):
     secret = tmp_path / "secret.txt"
     secret.write_text("1")
     source = tmp_path / "train_gpt.py"
-    peek = "def load_artifact(path: str | Path, device: str | torch.device, compile=True):\n"
-    peek += (
-        f"    open({str(secret)!r}).read()\n    return load(path, device, compile)\n\n\ndef load("
-    )
-    source.write_text(source.read_text().replace("def load_artifact(", peek))
+    line = "        self.compute_dtype = compute_dtype\n"
+    peek = f"        open({str(secret)!r}).read()\n"
+    assert line in source.read_text()
+    source.write_text(source.read_text().replace(line, line + peek))
     assert main([str(artifact)]) == 1
     assert "FAIL  artifact-only" in capsys.readouterr().out
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import evaluate
+from engine.shards import write_shard
 from tools.runs import compare
 from tools.runs.logs import read_log
 
@@ -57,14 +57,14 @@ def test_a_row_has_the_figures_of_its_log(tmp_path, capsys, monkeypatch):
         "log": "gpt2_124m/train.log",
     }  # fmt: skip
     assert compare.main([*paths, "--markdown"]) == 0
-    said = capsys.readouterr().out
-    assert "| 4.00 | 256 | 4.4000 | 2.5000 | 512 | [log](gpt2_124m/train.log) |" in said
-    assert "2,500 bytes of validation text; 1,000 targets; windows: blocks; unigram" in said
+    message = capsys.readouterr().out
+    assert "| 4.00 | 256 | 4.4000 | 2.5000 | 512 | [log](gpt2_124m/train.log) |" in message
+    assert "2,500 bytes of validation text; 1,000 targets; windows: blocks; unigram" in message
     assert compare.main(paths) == 0
-    said = capsys.readouterr().out
-    assert said.splitlines()[1].split()[0] == "smoke"
+    message = capsys.readouterr().out
+    assert message.splitlines()[1].split()[0] == "smoke"
     assert compare.main([str(tmp_path)]) == 0  # the folder of both
-    assert capsys.readouterr().out == said
+    assert capsys.readouterr().out == message
 
 
 def test_a_golf_preset_says_that_it_is_one(tmp_path):
@@ -96,8 +96,7 @@ def test_runs_that_do_not_compare_are_refused(tmp_path, capsys, changes, message
     """Another text, other tokens of it, another protocol, a part: status 1, and what differs."""
     paths = [write_log(tmp_path, "a"), write_log(tmp_path, "b", **changes)]
     assert compare.main(paths) == 1
-    said = capsys.readouterr()
-    assert not said.out
+    assert not capsys.readouterr().out
     with pytest.raises(compare.NoComparison, match=message):
         compare.check_comparable([read_log(Path(path) / "train.log") for path in paths])
 
@@ -149,7 +148,7 @@ def test_the_picture_has_a_curve_for_each_run_and_both_lines(tmp_path, capsys, m
     paths = [write_log(tmp_path, "a"), write_log(tmp_path, "b", bpb=2.5)]
     (tmp_path / "shards").mkdir()
     tokens_T = np.random.default_rng(0).integers(0, 2, size=500)
-    evaluate.write_shard(tmp_path / "shards/x_train_000000.bin", tokens_T)
+    write_shard(tmp_path / "shards/x_train_000000.bin", tokens_T)
     runs = [read_log(Path(path) / "train.log") for path in paths]
     shards = compare.training_shards(runs, None)
     (ax,) = compare.draw(runs, shards).axes

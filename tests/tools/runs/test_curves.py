@@ -19,8 +19,17 @@ from tools.runs.sketch import sketch
 def make_log(folder: Path, seed: int, validate: bool = True, **settings) -> Run:
     """A run of 100 steps of 1,000 tokens, 50 ms each; the loss is 3 + seed/10 - step/100."""
     folder.mkdir(parents=True)
-    given = {"run_id": folder.name, "seed": seed, "train_batch_tokens": 1000, "lr": 0.5, **settings}
-    lines = [f"run:logs/{folder.name} preset:x (as asked)", "hparams " + json.dumps(given)]
+    settings_of_run = {
+        "run_id": folder.name,
+        "seed": seed,
+        "train_batch_tokens": 1000,
+        "lr": 0.5,
+        **settings,
+    }
+    lines = [
+        f"run:logs/{folder.name} preset:x (as asked)",
+        "hparams " + json.dumps(settings_of_run),
+    ]
     for step in (1, 2, *range(10, 101, 10)):
         loss = 3 + seed / 10 - step / 100
         lines.append(
@@ -42,8 +51,8 @@ def make_log(folder: Path, seed: int, validate: bool = True, **settings) -> Run:
 @pytest.fixture
 def runs(tmp_path) -> list[Run]:
     """Three seeds, and one run with another rate."""
-    found = [make_log(tmp_path / f"logs/base_seed{seed}", seed) for seed in (1, 2, 3)]
-    return [*found, make_log(tmp_path / "logs/other", 4, lr=0.25)]
+    seeds = [make_log(tmp_path / f"logs/base_seed{seed}", seed) for seed in (1, 2, 3)]
+    return [*seeds, make_log(tmp_path / "logs/other", 4, lr=0.25)]
 
 
 def test_seeds_of_equal_settings_are_one_group(runs):

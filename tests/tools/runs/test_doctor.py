@@ -31,8 +31,8 @@ TINY = Settings(
 
 def only(checks, name: str) -> Check:
     """The one check of that name."""
-    (found,) = [check for check in checks if check.name == name]
-    return found
+    (check,) = [check for check in checks if check.name == name]
+    return check
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_the_form_of_a_gpu_is_read_from_its_name(name, form):
 
 
 @pytest.mark.parametrize(
-    "name, free_gib, capability, level, said",
+    "name, free_gib, capability, level, message",
     [
         ("NVIDIA H100 80GB HBM3", 79, (9, 0), "ok", "H100 SXM, as records"),
         ("NVIDIA H100 PCIe", 79, (9, 0), "warn", "PCIe, not an H100 SXM"),
@@ -65,14 +65,14 @@ def test_the_form_of_a_gpu_is_read_from_its_name(name, form):
     ],
 )
 def test_a_gpu_that_records_are_not_timed_on_is_a_warning(
-    monkeypatch, name, free_gib, capability, level, said
+    monkeypatch, name, free_gib, capability, level, message
 ):
     """Another form, another user or an old GPU: named, with what to do."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda i: (free_gib << 30, 80 << 30))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda i: capability)
     check = doctor.check_gpu(name, 0)
     assert (check.name, check.level) == ("gpu0", level)
-    assert said in check.finding and bool(check.remedy) == (level == "warn")
+    assert message in check.finding and bool(check.remedy) == (level == "warn")
 
 
 def test_a_gpu_that_torch_cannot_use_fails(monkeypatch, tmp_path):
@@ -130,7 +130,7 @@ def test_the_attention_kernel_is_the_one_that_ran():
 
 
 @pytest.mark.parametrize(
-    "code, needed, level, said",
+    "code, needed, level, message",
     [
         ("print('1.5 8192.0')", True, "ok", "1.5 s"),
         ("print('1.5 0.0')", True, "fail", "torch.compile fails"),
@@ -140,12 +140,12 @@ def test_the_attention_kernel_is_the_one_that_ran():
         ("import time; time.sleep(60)", False, "ok", "not done after"),
     ],
 )
-def test_compilation_is_tried_and_bounded(monkeypatch, code, needed, level, said):
+def test_compilation_is_tried_and_bounded(monkeypatch, code, needed, level, message):
     """A wrong gradient, an error and a hang are told apart; all matter only where it is used."""
     monkeypatch.setattr(doctor, "COMPILE_CODE", code)
     seconds = 0.2 if "sleep" in code else 30
     check = doctor.check_compile(doctor.start_compile(), needed, seconds)
-    assert check.level == level and said in check.finding
+    assert check.level == level and message in check.finding
 
 
 def settings_on(toy: Path, **more) -> Settings:
@@ -174,12 +174,12 @@ def test_the_smoke_text_need_not_be_there(tmp_path, monkeypatch):
     """The smoke preset makes its text itself, unless a folder was asked for."""
     monkeypatch.chdir(tmp_path)
     assert [check.level for check in doctor.check_data(RECIPE, TINY, {})] == ["ok"]
-    given = {"data_path": TINY.data_path}
-    assert {check.level for check in doctor.check_data(RECIPE, TINY, given)} == {"fail"}
+    overrides = {"data_path": TINY.data_path}
+    assert {check.level for check in doctor.check_data(RECIPE, TINY, overrides)} == {"fail"}
 
 
 @pytest.mark.parametrize(
-    "path, note, shards, level, said",
+    "path, note, shards, level, message",
     [
         ("fineweb10B_sp1024", "data verified source:x train_shards:1/195", 1, "warn", "1 of 80"),
         ("fineweb10B_sp1024", "data verified source:x train_shards:80/195", 80, "ok", "80/195"),
@@ -188,12 +188,12 @@ def test_the_smoke_text_need_not_be_there(tmp_path, monkeypatch):
         ("other", "warning: other has no manifest.json", 1, "warn", "no manifest"),
     ],
 )
-def test_one_shard_of_eighty_is_a_warning(monkeypatch, path, note, shards, level, said):
+def test_one_shard_of_eighty_is_a_warning(monkeypatch, path, note, shards, level, message):
     """Few shards are told with or without a manifest, and so is a missing manifest."""
     monkeypatch.setattr(doctor.start_check, "check_start", lambda *arguments: note)
     monkeypatch.setattr(doctor, "find_shards", lambda *arguments: ["shard"] * shards)
     check = doctor.check_shards(replace(TINY, data_path=path))
-    assert check.level == level and said in check.finding
+    assert check.level == level and message in check.finding
     assert ("data fetch" in check.remedy) == (level == "warn")
 
 
@@ -211,7 +211,7 @@ RESULT |= {"model_bytes": 15_000_000, "code_bytes": 120_000, "total_bytes": 15_1
 
 
 @pytest.mark.parametrize(
-    "name, change, settings, level, said",
+    "name, change, settings, level, message",
     [
         ("steps", {}, {}, "ok", "500 steps"),
         ("steps", {"steps": 99}, {}, "warn", "too few"),
@@ -225,11 +225,11 @@ RESULT |= {"model_bytes": 15_000_000, "code_bytes": 120_000, "total_bytes": 15_1
         ("size", {"total_bytes": 16_000_001}, {}, "warn", "1 OVER the cap"),
     ],
 )
-def test_a_forecast_warns_of_what_breaks_a_rule(name, change, settings, level, said):
+def test_a_forecast_warns_of_what_breaks_a_rule(name, change, settings, level, message):
     """Time, size and steps have limits; each line beyond one is a warning with a remedy."""
     hp = replace(Settings(), **settings)
     check = only(doctor.check_forecast(hp, RESULT | change, 1), name)
-    assert check.level == level and said in check.finding
+    assert check.level == level and message in check.finding
     assert bool(check.remedy) == (level != "ok")
 
 
@@ -271,7 +271,7 @@ def test_the_probe_is_part_of_the_command(monkeypatch, toy, capsys):
 
 
 @pytest.mark.parametrize(
-    "words, settings, said",
+    "words, settings, message",
     [
         (["--from-run", "none"], {}, "no log in logs/none"),
         (["--gpus", "9"], {}, "--gpus 9 must be"),
@@ -280,13 +280,13 @@ def test_the_probe_is_part_of_the_command(monkeypatch, toy, capsys):
         (["--from-run", str(LOG)], {"NUM_LAYERS": "3"}, "NUM_LAYERS=3"),
     ],
 )
-def test_what_cannot_be_forecast_is_status_2(monkeypatch, capsys, words, settings, said):
+def test_what_cannot_be_forecast_is_status_2(monkeypatch, capsys, words, settings, message):
     """Wrong settings and runs end with one line."""
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     assert main(words) == 2
     captured = capsys.readouterr()
-    assert said in captured.err and captured.err.count("\n") == 1 and captured.out == ""
+    assert message in captured.err and captured.err.count("\n") == 1 and captured.out == ""
 
 
 def test_a_run_is_forecast_for_another_length(monkeypatch, capsys):

@@ -42,15 +42,15 @@ def add_weights(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.fixture
 def runs(tmp_path) -> list[Run]:
     """Three seeds, and one run with another rate."""
-    found = [make_log(tmp_path / f"logs/base_seed{seed}", seed) for seed in (1, 2, 3)]
-    return [*found, make_log(tmp_path / "logs/other", 4, lr=0.25)]
+    rows_by_name = [make_log(tmp_path / f"logs/base_seed{seed}", seed) for seed in (1, 2, 3)]
+    return [*rows_by_name, make_log(tmp_path / "logs/other", 4, lr=0.25)]
 
 
 TTT = {"targets": [10, 10], "bytes": [30, 10], "before": [20.0, 10.0], "after": [19.0, 8.0]}
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    "change, message",
     [
         ({"after": [1.0]}, "equally long"),
         ({"after": [[1.0], [2.0]]}, "equally long"),
@@ -61,11 +61,11 @@ TTT = {"targets": [10, 10], "bytes": [30, 10], "before": [20.0, 10.0], "after": 
         ({"before": None}, "must be lists|equally long"),
     ],
 )
-def test_a_damaged_ttt_record_is_refused(tmp_path, change, said):
+def test_a_damaged_ttt_record_is_refused(tmp_path, change, message):
     """The path and the form that it must have are in the message."""
     path = tmp_path / "ttt.json"
     path.write_text(json.dumps(TTT | change))
-    with pytest.raises(ValueError, match=rf"ttt.json: .*({said})"):
+    with pytest.raises(ValueError, match=rf"ttt.json: .*({message})"):
         plot.read_ttt(path)
 
 
@@ -83,11 +83,11 @@ def test_the_gain_of_ttt_is_in_bits_per_byte(tmp_path, runs, matplotlib):
 def test_the_error_of_a_matrix_is_that_of_the_report(tmp_path):
     """Bits and relative error, tensor by tensor, agree with codec.report's groups."""
     weights = add_weights(tmp_path)
-    found = {row["name"]: row for row in plot.tensors(tmp_path)}
+    rows_by_name = {row["name"]: row for row in plot.tensors(tmp_path)}
     report = byte_account((tmp_path / "artifact.pgz").read_bytes(), weights)["groups"]["emb"]
-    assert found["emb"]["relative_rms"] == pytest.approx(report["relative_rms"])
-    assert found["emb"]["stored_bits"] == pytest.approx(report["bits_per_parameter"])
-    assert [row["bits"] for row in found.values()] == [5, 5, 8, 16]
+    assert rows_by_name["emb"]["relative_rms"] == pytest.approx(report["relative_rms"])
+    assert rows_by_name["emb"]["stored_bits"] == pytest.approx(report["bits_per_parameter"])
+    assert [row["bits"] for row in rows_by_name.values()] == [5, 5, 8, 16]
     for other in ({"emb": weights["emb"]}, weights | {"emb": weights["emb"][:, :1]}):
         torch.save(other, tmp_path / "checkpoint.pt")
         with pytest.raises(NothingToDraw, match="is not what artifact.pgz was made from"):
@@ -107,12 +107,12 @@ def test_a_tensor_on_the_trellis_has_its_share_of_the_points(tmp_path):
     hessians["blocks.1.w"] *= 100
     blob = quantize.encode_trellis(weights, hessians, {}, 16_000)
     (tmp_path / "artifact.pgz").write_bytes(blob)
-    found = {row["name"]: row for row in plot.tensors(tmp_path)}
-    assert [row["bits"] for row in found.values()] == [quantize.POINT_BITS] * 3 + [16]
+    rows_by_name = {row["name"]: row for row in plot.tensors(tmp_path)}
+    assert [row["bits"] for row in rows_by_name.values()] == [quantize.POINT_BITS] * 3 + [16]
     groups = byte_account(blob, weights)["groups"].values()
-    stored = sum(row["stored_bits"] * row["parameters"] / 8 for row in found.values())
+    stored = sum(row["stored_bits"] * row["parameters"] / 8 for row in rows_by_name.values())
     assert stored == pytest.approx(sum(group["bytes"] for group in groups), abs=len(groups))
-    coarse, fine = found["blocks.0.w"], found["blocks.1.w"]
+    coarse, fine = rows_by_name["blocks.0.w"], rows_by_name["blocks.1.w"]
     assert fine["stored_bits"] - coarse["stored_bits"] == pytest.approx(math.log2(10), abs=0.3)
     assert coarse["relative_rms"] / fine["relative_rms"] == pytest.approx(10, rel=0.2)
 
@@ -188,8 +188,8 @@ def test_lines_bands_and_limits_are_those_of_the_runs(runs, matplotlib):
         2.4
     )
     assert len({line.get_color() for line in ax.get_lines()}) == 2
-    (shown,) = ax.collections
-    heights = shown.get_paths()[0].vertices[:, 1]
+    (spread,) = ax.collections
+    heights = spread.get_paths()[0].vertices[:, 1]
     assert (heights.min(), heights.max()) == pytest.approx((2.1, 3.29))
     assert ax.get_ylim()[1] < 3.39 < 3.4  # of step 1, seed 4
     without = [make_log(runs[0].path.parents[2] / f"x{i}", i, validate=False) for i in (1, 2)]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import quantize
-from codec import trellis
+from codec import viterbi
 from tools.runs.probe import USUAL_BITS, Probe, run_probe, trellis_seconds
 from train_gpt import GPT, PRESETS, RECIPE, Settings
 
@@ -21,29 +21,29 @@ TINY = Settings(
 
 def test_the_probe_measures_steps_scoring_and_size():
     """All three kinds come, on at most a micro-batch, and the bytes are those of such shapes."""
-    found = {}
+    measures = {}
     for measure in Probe(RECIPE, replace(TINY, micro_batch_tokens=128), CPU, 0.6).measure():
-        found[measure["kind"]] = measure
-    assert set(found) == {"step", "score", "pack"}
-    assert found["step"]["tokens"] in (64, 128) and found["step"]["compiled"] is False
-    assert min(found["step"]["grad_seconds"], found["score"]["seconds_per_input"]) > 0
+        measures[measure["kind"]] = measure
+    assert set(measures) == {"step", "score", "pack"}
+    assert measures["step"]["tokens"] in (64, 128) and measures["step"]["compiled"] is False
+    assert min(measures["step"]["grad_seconds"], measures["score"]["seconds_per_input"]) > 0
     model = GPT(TINY, torch.float32)
     weights = {name: torch.randn(p.shape) for name, p in model.named_parameters()}
     usual = USUAL_BITS * sum(w.numel() for w in weights.values()) / 8
-    assert found["pack"]["bytes"] == round(usual)
+    assert measures["pack"]["bytes"] == round(usual)
 
 
 def test_packing_is_forecast_from_as_many_columns_as_it_takes(monkeypatch):
     """With a column for a second, the forecast is the number that one packing asks for."""
     model = GPT(TINY, torch.float32).init_weights(0)
     weights = {name: p.detach() + 0.1 for name, p in model.named_parameters()}
-    shapes, points = [], trellis.ColumnQuantizer.points
+    shapes, points = [], viterbi.ColumnQuantizer.points
 
     def count(self, x_PT):
         shapes.append(x_PT.shape)
         return points(self, x_PT)
 
-    monkeypatch.setattr(trellis.ColumnQuantizer, "points", count)
+    monkeypatch.setattr(viterbi.ColumnQuantizer, "points", count)
     hessians = quantize.flat_hessians(weights)
     RECIPE.pack(weights, RECIPE.model_settings(TINY), quantize.CAP_BYTES, lambda: hessians)
     packing, shapes[:] = Counter(shapes), []
@@ -61,6 +61,6 @@ def test_a_probe_that_hangs_or_dies_leaves_what_it_measured(monkeypatch, tmp_pat
     stand_in.write_text(f"#!/bin/sh\necho '{json.dumps({'kind': 'pack', 'bytes': 5})}'\n{ending}\n")
     stand_in.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(stand_in))
-    found, said = run_probe("train_gpt", TINY, 0.5)
-    assert found == {"pack": {"bytes": 5}}
-    assert (error in said) and bool(said) == bool(error)
+    measures, reported = run_probe("train_gpt", TINY, 0.5)
+    assert measures == {"pack": {"bytes": 5}}
+    assert (error in reported) and bool(reported) == bool(error)

@@ -27,12 +27,20 @@ def test_one_text_is_told_from_others():
         ("val_loss:2.0 val_bpb:1.19 targets:62021632 bytes:151080363", FINEWEB.name),
         ("val_loss:2.0 val_bpb_partial:1.1 targets:9 bytes:151080363", "part of a validation"),
         ("val_loss:2.0 val_bpb:1.1 targets:9 bytes:300", "300 bytes of my_shards"),
-        ("val_loss:2.0 val_bpb:1.1", "a text that its log does not tell"),
     ],
 )
 def test_a_score_names_its_text(tmp_path, score, name):
     """FineWeb by its length, any other by its length and folder."""
     path = tmp_path / "train.log"
     settings = 'hparams {"data_path": "data/my_shards"}'
-    path.write_text(f"run:logs/a preset:x\n{settings}\nfinal {score}\n")
+    lines = f"run:logs/a preset:x (as asked)\n{settings}\nfinal {score} eval_time:1ms\n"
+    path.write_text(lines)
     assert name in text_of(read_log(path)).name
+
+
+def test_a_foreign_log_may_not_tell_its_text(tmp_path):
+    """Without counts of tokens or bytes nothing is known, and nothing is made up."""
+    path = tmp_path / "train.log"
+    path.write_text("final_int6 val_loss:2.0 val_bpb:1.1\n")
+    text = text_of(read_log(path))
+    assert text.bytes is None and text.name == "a text that its log does not tell"

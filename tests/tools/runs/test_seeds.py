@@ -169,6 +169,17 @@ def test_seeds_are_trained_and_reported_as_mean_and_spread(run):
     assert len({row["settings_hash"] for row in launches("logs")}) == 1
 
 
+def test_the_time_is_told_before_and_while_it_passes(run):
+    """How many runs there are, the cap of each where there is one, and those that are left."""
+    _, out, _ = run("-n", "3")
+    assert "seeds: 3 runs to do\n" in out
+    assert "seeds: 2 more, about 2 s by the time of this one" in out
+    assert out.splitlines()[-1].endswith("golf.py audit logs/run_seed1337")
+    job = seeds.Job("x", 1, "", {}, {"max_wallclock_seconds": 600.0})
+    assert seeds.expected_time([job]) == "1 run to do: up to 10 min of training, then scoring"
+    assert seeds.expected_time([job, job]).startswith("2 runs to do: each up to 10 min")
+
+
 def test_the_same_command_again_starts_nothing(run):
     """Finished runs are skipped, and a further seed alone is added."""
     run("--seeds", "1", "2")
@@ -333,8 +344,8 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("words, settings, said", REFUSED.values(), ids=REFUSED)
-def test_what_cannot_be_done_is_one_line_and_status_2(run, words, settings, said):
+@pytest.mark.parametrize("words, settings, message", REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_done_is_one_line_and_status_2(run, words, settings, message):
     """Nothing is started, and the line says what to change."""
     folder = Path("logs/run_seed1")
     folder.mkdir(parents=True)
@@ -343,7 +354,7 @@ def test_what_cannot_be_done_is_one_line_and_status_2(run, words, settings, said
     Path("other.py").write_text("")
     status, out, err = run(*words, **settings)
     assert (status, out) == (2, "")
-    assert said in err and err.startswith("golf.py seeds: ") and err.count("\n") == 1
+    assert message in err and err.startswith("golf.py seeds: ") and err.count("\n") == 1
     assert not Path("logs/registry.jsonl").exists()
 
 
@@ -437,10 +448,10 @@ def test_slurm_gets_all_runs_at_once(run, submitit):
     words = ["--engine", "slurm", "--slurm", "slurm_partition=gpu", "timeout_min=30"]
     status, out, _ = run("-n", "2", *words)
     assert status == 0 and "n = 2 of 2" in out
-    asked = submitit.asked[0]
-    assert asked["slurm_partition"] == "gpu" and asked["timeout_min"] == 30
-    assert asked["slurm_additional_parameters"] == {"signal": "TERM@120"}
-    assert (asked["gpus_per_node"], asked["name"]) == (1, "run_seed1337")
+    parameters = submitit.asked[0]
+    assert parameters["slurm_partition"] == "gpu" and parameters["timeout_min"] == 30
+    assert parameters["slurm_additional_parameters"] == {"signal": "TERM@120"}
+    assert (parameters["gpus_per_node"], parameters["name"]) == (1, "run_seed1337")
     assert [row["status"] for row in registry()] == ["launched"] * 2 + ["finished"] * 2
     assert [row["job"] for row in registry()[:2]] == ["1", "2"]
 

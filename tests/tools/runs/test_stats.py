@@ -266,7 +266,7 @@ def test_scores_of_different_texts_are_refused(tmp_path, capsys):
     folders = []
     for name, unigram in (("a", 5.1), ("b", 5.2), ("c", 5.1)):
         lines = f"unigram val_loss:{unigram} val_bpb:3.0\n{final}"
-        folders.append(scored_on(tmp_path / name, f"run:logs/{name} preset:x\n{lines}"))
+        folders.append(scored_on(tmp_path / name, f"run:logs/{name} preset:x (as asked)\n{lines}"))
     assert main([folders[0], "--against", folders[1]]) == 2
     assert "unigram losses 5.1 and 5.2" in capsys.readouterr().err
     assert main([folders[0], "--against", folders[2]]) == 1  # one text, one seed: no p

@@ -26,16 +26,25 @@ def test_submission_json_in_the_usual_form(tmp_path):
             "0": row,
         },
     }
-    found = read_submission(submit(tmp_path, raw).parent)
-    assert (found.name, found.author, found.github_id, found.track) == ("N", "A", "g", "t")
-    assert (found.val_bpb, found.val_loss, found.hardware) == (
+    submission = read_submission(submit(tmp_path, raw).parent)
+    assert (submission.name, submission.author, submission.github_id, submission.track) == (
+        "N",
+        "A",
+        "g",
+        "t",
+    )
+    assert (submission.val_bpb, submission.val_loss, submission.hardware) == (
         1.05759252,
         2.31441043,
         raw["hardware"],
     )
-    assert (found.bytes_total, found.bytes_code, found.date) == (15984387, 37155, "2026-04-30")
-    assert found.seeds == {42: {**row, "train_time_s": 596.025, "eval_time_s": 572.4}, 0: row}
-    assert found.keys_used["seeds"] == "seed_results" and found.raw == raw
+    assert (submission.bytes_total, submission.bytes_code, submission.date) == (
+        15984387,
+        37155,
+        "2026-04-30",
+    )
+    assert submission.seeds == {42: {**row, "train_time_s": 596.025, "eval_time_s": 572.4}, 0: row}
+    assert submission.keys_used["seeds"] == "seed_results" and submission.raw == raw
 
 
 @pytest.mark.parametrize(
@@ -61,8 +70,8 @@ def test_submission_json_in_the_usual_form(tmp_path):
 )  # fmt: skip
 def test_submission_json_variants(tmp_path, raw, field, value, key):
     """One form out of the field's many; what is missing, null or no number is None."""
-    found = read_submission(submit(tmp_path, raw))
-    assert getattr(found, field) == value and found.keys_used.get(field) == key
+    submission = read_submission(submit(tmp_path, raw))
+    assert getattr(submission, field) == value and submission.keys_used.get(field) == key
 
 
 @pytest.mark.parametrize(

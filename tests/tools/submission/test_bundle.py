@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tools.submission import bundle
 from tools.submission.bundle import main, mismatches, pack, read_bundle, read_sources, unpack
+from tools.submission.shake import shake
 from tools.submission.strip import strip
 
 ROOT = Path(__file__).parents[3]
@@ -107,7 +108,8 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
 
 
 def stripped(files: dict[str, bytes]) -> dict[str, bytes]:
-    return {name: strip(source.decode()).encode() for name, source in files.items()}
+    texts = {name: strip(source.decode()) for name, source in files.items()}
+    return {name: text.encode() for name, text in shake(texts, "train_gpt.py").items()}
 
 
 @FORMS

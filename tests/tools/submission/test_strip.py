@@ -116,3 +116,65 @@ def test_other_line_ends_are_left_alone():
     """A carriage return ends a line for Python; such a source is packed as it is."""
     source = "x = 1  # one\r\ny = 2\r\n"
     assert strip(source) == source
+
+
+TYPED = """class Point:
+    x: int = 0  # a field
+
+    def move(self, dx: float, *more: int, far: "Point | None" = None, **rest: str) -> "Point":
+        total: float = dx
+        self.y: int = 2
+        declared: int
+        return self
+
+
+async def wide(
+    a: dict[
+        str, int
+    ],
+    b: int = 3,
+) -> tuple[
+    int
+]:
+    return a, b
+"""
+UNTYPED = """class Point:
+    x: int = 0
+
+    def move(self, dx, *more, far = None, **rest):
+        total = dx
+        self.y = 2
+        declared: int
+        return self
+
+
+async def wide(
+    a
+
+,
+    b = 3,
+) -> tuple[
+    int
+]:
+    return a, b
+"""
+
+
+def test_types_of_functions_go_and_fields_stay():
+    """A class keeps its types, which make fields; each statement keeps its line."""
+    assert strip(TYPED) == UNTYPED
+
+
+@pytest.mark.parametrize(
+    "reader",
+    ["area.__annotations__", "typing.get_type_hints(area)", "inspect.signature(area)"],
+)
+def test_types_that_code_reads_stay(reader):
+    """They are a part of how it behaves."""
+    source = f"def area(r: int) -> int:\n    return r\n\n\nprint({reader})\n"
+    assert strip(source) == source
+
+
+def test_text_before_a_type_may_be_of_many_bytes():
+    """Places are counted in bytes by the parser, in characters by the lines."""
+    assert strip('def f(a="äöü", b: int = 2): pass\n') == 'def f(a="äöü", b = 2): pass\n'

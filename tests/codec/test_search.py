@@ -1,0 +1,81 @@
+"""The search for a base step that meets a size."""
+
+import numpy as np
+import pytest
+import torch
+
+from codec import rans
+from codec.gptq import Matrices
+from codec.search import quantize_to_size
+from tests.codec.test_gptq import gaussian, hessian_of, matrix
+
+
+@pytest.mark.parametrize("bits", [1.5, 2.7, 4.4])
+def test_the_dial_meets_its_size(bits, monkeypatch):
+    """Streams of 99.9 to 100 % of the size, wherever the matrices' scales lie, in few passes."""
+    matrices = [
+        matrix(scale * gaussian(240, 160, seed=i), 1e-6 * hessian_of(160, seed=i))
+        for i, scale in enumerate((0.02, 0.1))
+    ]
+    passes, real = [], Matrices.points
+    monkeypatch.setattr(Matrices, "points", lambda *args: passes.append(1) or real(*args))
+    size = int(bits * 2 * 240 * 160 / 8)
+    stream = quantize_to_size(matrices, size, rans.encode, states=1)
+    assert 0.999 * size <= len(stream) <= size
+    assert len(rans.decode(stream, [(240, 160)] * 2)[0]) == 2
+    assert len(passes) <= 8
+
+
+def test_the_dial_ends_at_the_finest_step():
+    """A size that is not needed is not used: the stream is that of the finest step."""
+    given = matrix(gaussian(64, 32), torch.eye(32))
+    stream = quantize_to_size([given], 10**6, rans.encode, finest_step=0.3)
+    prepared = Matrices([given])
+    step = float(np.float32(0.3))
+    assert stream == rans.encode(prepared.points(step), prepared.base_steps(step), 8)
+
+
+def test_more_bytes_than_a_sparse_matrix_needs_end_at_the_finest_step():
+    """Where nearly all weights are zeros the estimate is far off; the finest step is still met."""
+    spikes = torch.rand(96, 96, generator=torch.Generator().manual_seed(0)) < 0.01
+    given = matrix(gaussian(96, 96) * spikes, torch.eye(96))
+    finest = quantize_to_size([given], 10**6, rans.encode, finest_step=0.003, states=1)
+    for most_bytes in (len(finest), len(finest) + 200):
+        found = quantize_to_size([given], most_bytes, rans.encode, finest_step=0.003, states=1)
+        assert found == finest
+
+
+def awkward(seed):
+    """Few matrices of odd scales, some nearly all zeros: their sizes jump."""
+    rng = np.random.default_rng(seed)
+    for i in range(2):
+        inputs = gaussian(64, 24, seed=seed + i) * torch.logspace(-rng.uniform(0, 3), 0.5, 24)
+        weight_RC = gaussian(32, 24, seed=seed + i) * 10 ** rng.uniform(-3, 1)
+        weight_RC *= torch.from_numpy(rng.random((32, 24)) < rng.choice([0.05, 1.0]))
+        yield matrix(weight_RC, inputs.T @ inputs * 10 ** rng.uniform(-8, 2))
+
+
+def test_sizes_that_jump_are_met_too():
+    """Odd cases that the estimate alone misses: halving what lies between comes close to them."""
+    for seed in [2, 3, 7, 16, 21]:
+        size = int(np.random.default_rng(seed).uniform(300, 900))
+        stream = quantize_to_size(list(awkward(seed)), size, rans.encode, states=1)
+        assert size - 32 <= len(stream) <= size
+
+
+def test_the_largest_stream_that_fits_is_kept():
+    """Where no size is at the target, the best one below it; none below it is an error."""
+    sizes = iter([500, 90, 40, *[500, 60] * 12])
+    given = matrix(gaussian(8, 8), torch.eye(8))
+    stream = quantize_to_size([given], 200, lambda *_: bytes(next(sizes)), states=1)
+    assert len(stream) == 90
+
+
+def test_a_size_out_of_reach_is_an_error(monkeypatch):
+    """Fewer bytes than the tables take name the size and what was reached, in few passes."""
+    given = matrix(gaussian(8, 8), torch.eye(8))
+    passes, real = [], Matrices.points
+    monkeypatch.setattr(Matrices, "points", lambda *args: passes.append(1) or real(*args))
+    with pytest.raises(ValueError, match="most_bytes=3 .*out of reach"):
+        quantize_to_size([given], 3, rans.encode, states=4)
+    assert len(passes) <= 2
