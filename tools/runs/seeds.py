@@ -314,6 +314,7 @@ class Runner:
         job_id = None
         if entries and entries[-1].get("status") == "launched":
             job_id = entries[-1].get("job")
+        command = launchers.resuming(self.logs / job.run_id, command)
         handle = self.submit(command, job.run_id, job_id)
         if handle.job_id == job_id:
             self.say(f"wait for {job.run_id}, job {handle.job_id}")

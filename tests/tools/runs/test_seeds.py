@@ -41,6 +41,8 @@ class Settings:
     act: str = "train"
 
 class RECIPE:
+    name = "train_gpt"
+
     def read(environ):
         types = {f.name: f.type for f in dataclasses.fields(Settings)}
         given = {n: kind(environ[n.upper()]) for n, kind in types.items() if n.upper() in environ}
@@ -59,7 +61,7 @@ def main():
     fcntl.flock(lock, fcntl.LOCK_EX)
     (folder / "train_gpt.py").write_bytes(Path(__file__).read_bytes())
     if not hp.resume:
-        given["preset"] = "stand-in"
+        given |= {"preset": "stand-in", "recipe": RECIPE.name}
         (folder / "settings.json").write_text(json.dumps(given))
     log = open(folder / "train.log", "a", buffering=1)
     say = lambda line: print(line, file=log)
@@ -350,7 +352,9 @@ def test_what_cannot_be_done_is_one_line_and_status_2(run, words, settings, mess
     folder = Path("logs/run_seed1")
     folder.mkdir(parents=True)
     saved = {"run_id": "run_seed1", "resume": "", "seed": 1, "lr": 0.5, "val_loss_every": 0}
-    (folder / "settings.json").write_text(json.dumps(saved | {"act": "train", "preset": "x"}))
+    (folder / "settings.json").write_text(
+        json.dumps(saved | {"act": "train", "preset": "x", "recipe": "train_gpt"})
+    )
     Path("other.py").write_text("")
     status, out, err = run(*words, **settings)
     assert (status, out) == (2, "")
@@ -498,7 +502,7 @@ def test_the_real_trainer_is_stopped_resumed_and_skipped(toy, tmp_path):
         "TOKENIZER_PATH": str(toy / "tokenizers/toy_1024_bpe.model"),
     }  # fmt: skip
     command = ["env", *(f"{name}={value}" for name, value in settings.items()), sys.executable]
-    command += ["-m", "tools.runs.seeds", "--seeds", "1", "2", "--name", "real"]
+    command += ["-P", "-m", "tools.runs.seeds", "--seeds", "1", "2", "--name", "real"]
     with open(tmp_path / "out", "w") as out:
         process = subprocess.Popen(command, cwd=tmp_path, stdout=out)
     log = tmp_path / "logs/real_seed1/train.log"
