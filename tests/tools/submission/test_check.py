@@ -797,7 +797,7 @@ def field_folder(
     results = {}
     rows = []
     for seed in seeds:
-        bpb = round(1.119 + 0.001 * seed, 8)
+        bpb = round(1.11901234 + 0.001 * seed, 8)
         raw = bpb + 0.02
         nats = NATS_PER_BPB / bytes_ratio
         log = FIELD_LOG.format(
@@ -848,7 +848,7 @@ LAWFUL = {
     "logs in a folder, by other names": {"names": "logs_experiment/hybrid_600s_s{seed}.txt"},
     "ternary logs": {"names": "ternary_log_{seed}.txt"},
     "packed code": {"code": packed_code(FIELD_CODE)},
-    "the claim is a line that all logs share": {"claim": 1.141},
+    "the claim is a line that all logs share": {"claim": 1.14101234},
     "calibration within the time": {
         "stop_ms": 590_000,
         "after": "GPTQ:collected 67 Hessians in 4.7s",
