@@ -358,7 +358,7 @@ def mismatches(script: bytes, files: dict[str, bytes]) -> list[str]:
     if not faults and bundled.is_plain and bundled.sources != files:
         faults.append("the packed text differs from the sources")
     if not faults and not bundled.is_plain:
-        stripped = strip_all(check_sources(files))
+        stripped = shake(strip_all(check_sources(files)), ENTRY)
         for name, text in stripped.items():
             if bundled.sources[name] != text.encode():
                 faults.append(f"{name} runs other statements than the source with its sha256")
