@@ -184,6 +184,7 @@ COMMANDS = (
         module="tools.hub.generate",
         example=f"generate {MODEL} --prompt 'The history of'",
         extras=("hf",),
+        extras_by_argument=((like("--serve"), "serve"),),
     ),
     Command(
         name="size",
