@@ -41,6 +41,7 @@ from tools.submission.documents import (
     SCRIPT,
     STATED,
     changed_settings,
+    joined_sources,
     plain,
     render,
     unpacked,
@@ -151,7 +152,7 @@ def commands(runs: list[Run]) -> list[str]:
         given = run.overrides
         if run.resumed:  # the log tells what the last start overrode, which is nothing
             script = (run.path.parent / SCRIPT).read_bytes()
-            given = changed_settings(run, unpacked(script)[SCRIPT])
+            given = changed_settings(run, joined_sources(script))
         given = {"PRESET": preset, "SEED": run.seed, **given}
         words = [f"{name}={plain(value)}" for name, value in given.items() if name != "RUN_ID"]
         ranks = f"torchrun --standalone --nproc_per_node={run.world_size}"
