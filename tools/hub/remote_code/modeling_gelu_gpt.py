@@ -76,6 +76,7 @@ class Attention(SharedAttention):
         if value_embedding is not None:
             gate = 3 * torch.sigmoid(self.ve_gate(x[..., :VALUE_GATE_CHANNELS]))  # (B, T, G)
             v = v + gate[..., None] * value_embedding.view(heads)
+        # Normed after the rotation; the length 1.2 sharpens attention, as nanochat found.
         q = 1.2 * norm(rotate(q, *angles))
         k = 1.2 * norm(rotate(k, *angles))
         y, weights = self.attend(q, k, v.transpose(1, 2), mask, **kwargs)
@@ -105,6 +106,7 @@ class Yat(nn.Module):
             epsilon = F.softplus(self.epsilon_param.to(wide))
             wide_x = x.to(wide)
             dot = wide_x @ w
+            # |x - w|^2 = |x|^2 + |w|^2 - 2 x.w; rounding may make it negative
             squares = wide_x.square().sum(dim=-1, keepdim=True) + w.square().sum(dim=0)
             distance = (squares - 2 * dot).clamp(min=0)
             y = self.alpha.to(wide) * (dot + bias).square() / (distance + epsilon)
