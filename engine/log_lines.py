@@ -75,6 +75,7 @@ RESUMED = Line("resumed step:{step:d} train_time:{train_ms:.0f}ms")
 WARMUP = Line(
     "warmup steps:{steps:d} warmup_time:{warmup_ms:.0f}ms reserve_time:{reserve_ms:.0f}ms"
 )
+EXPECTED = Line("expected training and packing:{training} then scoring:{score_s:.0f}s")
 PEAK = Line("mfu of flops_per_token:{flops_per_token:d} and peak_flops:{peak_flops}")
 
 # Training -----------------------------------------------------------------------------------------

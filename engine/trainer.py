@@ -112,8 +112,7 @@ def train(recipe: Recipe) -> None:
     )
     # From the bytes, never from the weights in memory: the score is that of the artifact.
     model = open_model(run.artifact_path, ranks.device, compile=settings.compile).model
-    scheme = evaluate.Scheme(settings.train_seq_len, settings.eval_stride, settings.eval_documents)
-    evaluate.score_and_log(model, val_T, table, scheme, ranks, log=run.log)
+    evaluate.score_and_log(model, val_T, table, final_scheme(settings), ranks, log=run.log)
     ranks.leave()
     if total_bytes > recipe.cap_bytes:
         sys.exit(f"error: {total_bytes} bytes are over the cap of {recipe.cap_bytes}")
@@ -150,6 +149,7 @@ def train_and_pack(
     if trainer.exported is None:
         with plain_errors():
             trainer.rehearse()
+            log_expected(trainer, val_T)
             trainer.train(validate)
     trainer.finish(code_bytes)
 
@@ -162,6 +162,11 @@ def train_and_pack(
         allocated = torch.cuda.max_memory_allocated() // 2**20
         reserved = torch.cuda.max_memory_reserved() // 2**20
         run.log(log_lines.MEMORY.write(allocated=allocated, reserved=reserved))
+
+
+def final_scheme(settings: RunSettings) -> evaluate.Scheme:
+    """How a run scores its artifact."""
+    return evaluate.Scheme(settings.train_seq_len, settings.eval_stride, settings.eval_documents)
 
 
 # Before training ----------------------------------------------------------------------------------
@@ -298,6 +303,18 @@ def read_checkpoint(path: Path) -> dict:
         raise ValueError(f"{path} is damaged ({type(error).__name__}); start a new run") from error
 
 
+def log_expected(trainer: "Trainer", val_T: np.ndarray) -> None:
+    """Say how long the run will take, where a clock bounds it, and scoring after it."""
+    settings = trainer.settings
+    plan = evaluate.plan_of(val_T, final_scheme(settings), trainer.table)
+    ranks = trainer.ranks
+    score_s = trainer.seconds_per_forward_token * plan.forward_tokens / ranks.world_size
+    training = "as-long-as-it-takes"
+    if settings.max_wallclock_seconds:
+        training = f"{settings.max_wallclock_seconds - trainer.clock.seconds():.0f}s"
+    trainer.run.log(log_lines.EXPECTED.write(training=training, score_s=score_s))
+
+
 # Training -----------------------------------------------------------------------------------------
 
 
@@ -333,6 +350,7 @@ class Trainer:
         self.step = 0
         self.exported: str | None = None  # name of the candidate to pack, once chosen
         self.reserve_seconds = 0.0  # kept back from the cap for choosing, packing and writing
+        self.seconds_per_forward_token = 0.0  # of one rank, as rehearsed
 
     # Checkpoints ------------------------------------------------------------------------------
 
@@ -451,6 +469,9 @@ class Trainer:
             started = time.perf_counter()
             self.choose(made_up_T)
         # Made-up weights, because at this point the real ones are hardly trained.
+        candidates = len(self.averages.candidates())
+        tokens = candidates * len(made_up_T) / self.ranks.world_size
+        self.seconds_per_forward_token = (time.perf_counter() - started) / tokens
         noise = {
             name: torch.randn(p.shape, generator=rng) for name, p in self.model.named_parameters()
         }
