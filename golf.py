@@ -184,6 +184,7 @@ COMMANDS = (
         module="tools.hub.generate",
         example=f"generate {MODEL} --prompt 'The history of'",
         extras=("hf",),
+        extras_by_argument=((like("--serve"), "serve"),),
     ),
     Command(
         name="size",
@@ -689,8 +690,15 @@ def own_environment() -> dict[str, str]:
 def child_environment() -> dict[str, str]:
     """The environment of what golf.py starts: our folder first among those that are imported."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    # Threads that spin while waiting gain a third on a free CPU, and lose tenfold on a busy one.
-    return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": path}
+    # A terminal that knows ASCII only gets "?" for a letter, and not an error in place of a table.
+    encoding, _, errors = os.environ.get("PYTHONIOENCODING", "").partition(":")
+    return {
+        # Threads that spin while waiting gain a third on a free CPU, and lose tenfold on another.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        **os.environ,
+        "PYTHONPATH": path,
+        "PYTHONIOENCODING": f"{encoding}:{errors or 'replace'}",
+    }
 
 
 def program(python: str, module: str, gpus: int) -> list[str]:

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codec import container, curvature, gptq, rans, rows, search, trellis, viterbi
+from codec import container, curvature, gptq, rans, rows, search, trellis, viterbi, viterbi_gpu
 from codec.container import (
     CHECKSUM_BYTES,
     MAGIC,
@@ -98,7 +98,7 @@ NEGLIGIBLE_NATS = 1e-4
 STEP_LOSS = 0.115  # nats a token that a weight of base step 1 adds, in units of its Hessian
 
 # What an artifact needs to be read and written: sources that count, beside those of the model.
-MODULES = (container, curvature, gptq, rans, rows, search, trellis, viterbi)
+MODULES = (container, curvature, gptq, rans, rows, search, trellis, viterbi, viterbi_gpu)
 SOURCES = (*(module.__file__ for module in MODULES), __file__)
 
 Hessians = Mapping[str, Hessian | Tensor]  # a tensor: all rows alike
@@ -131,15 +131,23 @@ def compressed(symbols: list[bytes], threads: int = 0) -> list[bytes]:
 
 
 def encode_trellis(
-    state_dict: State, hessians: Hessians, settings: dict, most_bytes: int, *, states: int = STATES
+    state_dict: State,
+    hessians: Hessians,
+    settings: dict,
+    most_bytes: int,
+    *,
+    states: int = STATES,
+    seconds_left: Callable[[], float] = lambda: math.inf,
 ) -> bytes:
     """An artifact of 99.9 to 100 % of most_bytes; smaller where the errors hardly cost anything.
 
     Matrices with a Hessian (codec.curvature, measured or flat) go through the trellis; the others
     are stored as fp16. No more bytes are spent than errors of NEGLIGIBLE_NATS need, by the
     Hessians. Of few weights sizes jump, and the largest artifact that was found to fit is taken.
+    Where seconds_left() runs out, the search ends with what it has, which fits but may be smaller.
     Raises: ValueError naming a tensor that is not of floats, not finite or too large for fp16, or a
     Hessian of no matrix; for settings that are not JSON; where no step lands under most_bytes.
+    TimeoutError where there was no time to begin.
     """
     for name in hessians:
         if name not in state_dict or state_dict[name].ndim != 2:
@@ -170,6 +178,8 @@ def encode_trellis(
         matrices,
         most_bytes - overhead_bytes,
         rans.encode,
+        measure=rans.estimated_bytes,
+        seconds_left=seconds_left,
         states=states,
         finest_step=math.sqrt(NEGLIGIBLE_NATS / (STEP_LOSS * max(weights, 1))),
     )

@@ -24,7 +24,9 @@ from torch.overrides import TorchFunctionMode
 
 # A row that the text never looks up counts as if it was looked up so often (Laplace's smoothing).
 UNSEEN_USES = 0.5
-# How far the gradients of the rows of a matrix are drawn to their mean.
+# How far the gradients of the rows of a matrix are drawn to their mean. The smoke recipe after 20
+# tokens a parameter loses 26.7 mnat at 3 bits with 1, 18.9 with 0.3, 21.4 with 0.2. With 0 rows of
+# few gradients get steps that are too coarse for other text: 13.0 instead of 3.6 at 4 bits.
 ROW_SHRINKAGE = 0.3
 
 
@@ -91,8 +93,10 @@ class Use:
             shrunk_R = mean + (1 - ROW_SHRINKAGE) * (self.output_gradients_R - mean)
             pairs.append((self.inputs_CC / tokens, shrunk_R / tokens))
         if self.looked_up_R.any():
-            smoothed_R = self.looked_up_R + UNSEEN_USES
-            pairs.append((self.row_gradients_CC / tokens, smoothed_R / smoothed_R.sum()))
+            # By counts alone: with each row's own gradients beside them (weighing as much as 16
+            # uses at the mean) a table model lost 18.8 mnat at 2.5 bits instead of 14.4.
+            uses_R = self.looked_up_R + UNSEEN_USES
+            pairs.append((self.row_gradients_CC / tokens, uses_R / uses_R.sum()))
         return pairs
 
 

@@ -9,6 +9,7 @@ import math
 import re
 import sys
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -27,68 +28,103 @@ from codec.container import (
 )
 from codec.rows import State
 
+SHARED_GROUP = "exponents and tables of the points"
+
+
+@dataclass
+class TensorAccount:
+    """One tensor of an artifact: what it decodes to, what it takes, and how it was stored."""
+
+    name: str
+    weight: Tensor
+    stored_bytes: float
+    entropy_bytes: float
+    plan: dict
+
+
+def tensor_accounts(blob: bytes) -> tuple[list[TensorAccount], int]:
+    """Every tensor of an artifact, and the bytes that describe the points of all of them.
+
+    All points are coded in one stream: each tensor is given its share of the coded words, by their
+    entropy. Tables, exponents and lanes of that stream belong to no tensor.
+    Raises: ArtifactError.
+    """
+    _, entries, offset = read_header(blob)
+    accounts = []
+    for entry, half_data, code_data in read_streams(blob, entries, offset):
+        low, high = half_data[: len(half_data) // 2], half_data[len(half_data) // 2 :]
+        accounts.append(
+            TensorAccount(
+                entry.name,
+                weight=stored_weight(entry, half_data, code_data),
+                stored_bytes=entry.half_bytes + entry.code_bytes,
+                entropy_bytes=sum(order0_bytes(plane) for plane in (low, high, code_data)),
+                plan={"bits": entry.bits},
+            )
+        )
+    on_trellis = list(read_points(blob, entries, offset))
+    if not on_trellis:
+        return accounts, 0
+    stream = blob[points_start(entries, offset) : -CHECKSUM_BYTES]
+    side_bytes, word_bytes = rans.parts(stream, len(on_trellis))
+    shares = rans.coded_bytes([points for _, points, _ in on_trellis])
+    all_shares = max(sum(shares), 1)
+    for share, (entry, points, base_step) in zip(shares, on_trellis, strict=True):
+        weight = torch.from_numpy(points.dequantize(base_step))
+        bits = 8 * share / max(weight.numel(), 1)
+        plan = {"base_step": base_step, "bits": bits}
+        words = word_bytes * share / all_shares
+        accounts.append(TensorAccount(entry.name, weight, words, share, plan))
+    return accounts, side_bytes
+
 
 def byte_account(blob: bytes, reference_state: State | None = None) -> dict:
     """Where the bytes of an artifact go and, given the weights it was made from, what was lost.
 
-    Tensors whose names differ by a number form a group. entropy_bytes is the order-0 bound: what an
-    ideal coder needs that knows, for each tensor, how often each code and fp16 byte occurs, or of
-    points the entropy under the frequency tables in the artifact.
+    Tensors whose names differ by a number form a group: blocks.0.w and blocks.1.w are blocks.*.w.
+    entropy_bytes is the order-0 bound: what an ideal coder needs that knows, for each tensor, how
+    often each code and fp16 byte occurs, or of points the entropy under the artifact's own tables.
     relative_rms is the norm of the error over that of the reference, sqnr_db its inverse in
     decibels; both are None where there is nothing to compare. The plan is what was chosen for each
     tensor: bits of its grid, or the base step of its points and the bits that a weight then took.
     Raises: ArtifactError as decode; ValueError when the reference holds other tensors.
     """
-    _, entries, offset = read_header(blob)
+    accounts, shared_bytes = tensor_accounts(blob)
     if reference_state is not None:
         references = {(name, *tensor.shape) for name, tensor in reference_state.items()}
-        if different := references ^ {(entry.name, *entry.shape) for entry in entries}:
+        different = references ^ {(a.name, *a.weight.shape) for a in accounts}
+        if different:
             raise ValueError(f"artifact and reference differ in {sorted(map(str, different))[0]}")
-    groups, plan = {}, {entry.name: {"bits": entry.bits} for entry in entries}
-
-    def add(name: str, weight: Tensor, stored_bytes: float, entropy_bytes: float) -> None:
-        group = groups.setdefault(re.sub(r"\b\d+\b", "*", name), Counter())
-        group.update(tensors=1, parameters=weight.numel(), bytes=stored_bytes)
-        group.update(entropy_bytes=entropy_bytes)
+    groups: dict[str, Counter] = {}
+    for account in accounts:
+        group = groups.setdefault(re.sub(r"\b\d+\b", "*", account.name), Counter())
+        group["tensors"] += 1
+        group["parameters"] += account.weight.numel()
+        group["bytes"] += account.stored_bytes
+        group["entropy_bytes"] += account.entropy_bytes
         if reference_state is not None:
-            reference = reference_state[name].detach().cpu().double()
-            error = float((weight - reference).square().sum())
-            group.update(error=error, power=float(reference.square().sum()))
-
-    for entry, half_data, code_data in read_streams(blob, entries, offset):
-        planes = half_data[: len(half_data) // 2], half_data[len(half_data) // 2 :], code_data
-        weight = stored_weight(entry, half_data, code_data)
-        bound = sum(map(order0_bytes, planes))
-        add(entry.name, weight, entry.half_bytes + entry.code_bytes, bound)
-    if decoded := list(read_points(blob, entries, offset)):
-        # one stream holds the points of all tensors: each is given its share of the coded words
-        shares = rans.coded_bytes([points for _, points, _ in decoded])
-        side_bytes, word_bytes = rans.parts(
-            blob[points_start(entries, offset) : -CHECKSUM_BYTES], len(decoded)
-        )
-        for share, (entry, points, base_step) in zip(shares, decoded, strict=True):
-            weight = torch.from_numpy(points.dequantize(base_step))
-            bits = 8 * share / max(weight.numel(), 1)
-            plan[entry.name] = {"base_step": base_step, "bits": bits}
-            add(entry.name, weight, share / max(sum(shares), 1) * word_bytes, share)
-        groups["exponents and tables of the points"] = Counter(
-            bytes=side_bytes, entropy_bytes=side_bytes
-        )
+            reference = reference_state[account.name].detach().cpu().double()
+            group["error"] += float((account.weight - reference).square().sum())
+            group["power"] += float(reference.square().sum())
+    if shared_bytes:
+        groups[SHARED_GROUP] = Counter(bytes=shared_bytes, entropy_bytes=shared_bytes)
     for group in groups.values():
         error, power = group.pop("error", 0), group.pop("power", 0)
-        group["bytes"] = round(group["bytes"])
         numbers = group["parameters"]
+        group["bytes"] = round(group["bytes"])
         group["bits_per_parameter"] = 8 * group["bytes"] / numbers if numbers else None
         group["relative_rms"] = math.sqrt(error / power) if power else None
         group["sqnr_db"] = 10 * math.log10(power / error) if power and error else None
     parameters = sum(group["parameters"] for group in groups.values())
+    _, entries, _ = read_header(blob)
+    plans = {account.name: account.plan for account in accounts}
     return {
         "bytes": len(blob),
         "parameters": parameters,
         "bits_per_parameter": 8 * len(blob) / max(parameters, 1),
         "entropy_bytes": sum(group["entropy_bytes"] for group in groups.values()),
         "groups": groups,
-        "plan": plan,
+        "plan": {entry.name: plans[entry.name] for entry in entries},
     }
 
 

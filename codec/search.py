@@ -14,6 +14,7 @@ Dimensions in names: none.
 """
 
 import math
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -27,6 +28,9 @@ COARSEST = 30.0  # log2 of the largest base step that is tried
 # After so many tries that were all too small, the finest step is tried: most weights may be zeros,
 # of which the estimate knows nothing.
 PATIENCE = 4
+MANY_WEIGHTS = 1_000_000  # coding fewer takes no time
+WORTH_CODING = 0.01  # a measured size so near to the wanted one is coded, to see
+SURE_TO_FIT = 0.97  # of the bytes, where there is time for one try only
 PointCoder = Callable[[list[Points], list[float], int], bytes]
 
 
@@ -83,6 +87,8 @@ def quantize_to_size(
     most_bytes: int,
     encode: PointCoder,
     *,
+    measure: Callable[[list[Points]], float] | None = None,
+    seconds_left: Callable[[], float] = lambda: math.inf,
     finest_step: float = 2.0**-50,
     states: int = 8,
 ) -> bytes:
@@ -90,33 +96,50 @@ def quantize_to_size(
 
     What is meant to take more than its finest step ends there, smaller. Where errors are weighed in
     a common unit, one step for all is the best allocation of bits. Of few or unusual weights sizes
-    jump, and all tries may miss: then the largest stream that fits is taken.
-    Raises: ValueError where none fits.
+    jump, and all tries may miss: then the largest stream that fits is taken. measure tells about
+    how long a stream will be; of many weights, those that are far off are not coded.
+
+    Each try takes as long as the longest before it. While seconds_left allows no other one, the
+    stream at hand is taken; where there is none, the last try aims at fewer bytes, to fit for sure.
+    Raises: ValueError where none fits; TimeoutError where there is no time for the first.
     """
+    started = time.perf_counter()
     prepared = Matrices(matrices)
+    weights = sum(matrix.weight_RC.numel() for matrix in matrices)
     least_bytes = CLOSE_ENOUGH * most_bytes
     finest = math.log2(finest_step)
     search = StepSearch(
         lambda step: prepared.bits(step) / 8, (least_bytes + most_bytes) / 2, finest
     )
     best = b""
+    longest_seconds = time.perf_counter() - started  # what preparing took: a try takes longer
     while search.tries < TRIES:
+        if seconds_left() < longest_seconds:
+            if not best:
+                raise TimeoutError(f"{seconds_left():.1f} s are left, too few to quantise points")
+            break
+        if not best and seconds_left() < 2 * longest_seconds:
+            search.wanted_bytes = SURE_TO_FIT * most_bytes
+        started = time.perf_counter()
         octave = search.next_octave()
         step = float(np.float32(2.0**octave))
-        stream = encode(prepared.points(step, states), prepared.base_steps(step), states)
-        search.note(octave, step, len(stream))
-        if len(stream) > most_bytes:
-            if octave > COARSEST - 1e-6:
-                break  # no step is left that could take less
-            continue
-        if len(stream) > len(best):
-            best = stream
-        if len(stream) >= least_bytes or octave - finest < 1e-6:
+        points = prepared.points(step, states)
+        is_extreme = octave - finest < 1e-6 or octave > COARSEST - 1e-6
+        size = measure(points) if measure and weights >= MANY_WEIGHTS and not is_extreme else 0
+        if abs(size - search.wanted_bytes) < WORTH_CODING * search.wanted_bytes or not size:
+            stream = encode(points, prepared.base_steps(step), states)
+            size = len(stream)
+            if len(best) < size <= most_bytes:
+                best = stream
+        search.note(octave, step, size)
+        longest_seconds = max(longest_seconds, time.perf_counter() - started)
+        if least_bytes <= size <= most_bytes:
             break
+        if is_extreme and (size > most_bytes) == (octave > finest + 1e-6):
+            break  # no step is left that could take less, or is worth more
     if best:
         return best
-    weights = sum(matrix.weight_RC.numel() for matrix in matrices)
     raise ValueError(
         f"most_bytes={most_bytes} for the points of {weights} weights, all else taken off, is out"
-        f" of reach: the last step, 2**{octave:.3f}, gave {len(stream)}; choose another size"
+        f" of reach: the last step, 2**{octave:.3f}, gave {size}; choose another size"
     )

@@ -22,6 +22,7 @@ import math
 import torch
 from torch import Tensor
 
+from codec import viterbi_gpu
 from codec.trellis import LARGEST_POINT, PARITY_CHECKS
 
 PATHS_AT_ONCE = 512  # the working set of so many stays in the second-level cache
@@ -41,6 +42,8 @@ class ColumnQuantizer:
 
     def points(self, x_PT: Tensor) -> Tensor:
         """The allowed points of least squared distance in all along each path."""
+        if x_PT.is_cuda and self.states > 1 and viterbi_gpu.is_usable:
+            return viterbi_gpu.points(x_PT, self.states)
         return torch.cat([self._points(part_PT) for part_PT in x_PT.split(PATHS_AT_ONCE)])
 
     def _points(self, x_PT: Tensor) -> Tensor:

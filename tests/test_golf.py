@@ -553,6 +553,19 @@ def test_a_module_runs_where_the_user_stands_and_is_ours(tmp_path):
     assert done.returncode == 0 and "artifact.pgz" in done.stdout, done.stderr
 
 
+@pytest.mark.parametrize("encoding, letters", [("ascii", "? ?"), ("utf-8", "± ü"), (None, "± ü")])
+def test_a_terminal_without_letters_gets_question_marks(tmp_path, encoding, letters):
+    """For real: a letter that cannot be printed is not an error."""
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONIOENCODING"}
+    environ |= {"PYTHONUTF8": "1"} | ({"PYTHONIOENCODING": encoding} if encoding else {})
+    for name in ("golf.py", "pyproject.toml"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    (tmp_path / "hello.py").write_text("print('± ü')")
+    command = [sys.executable, str(tmp_path / "golf.py"), "hello"]
+    done = subprocess.run(command, env=environ, capture_output=True)
+    assert done.stdout.decode().strip() == letters, done.stderr
+
+
 def test_a_repository_with_spaces_and_other_letters_is_reached_through_a_link(tmp_path):
     """For real: golf.py through a symbolic link, in a folder whose name needs quoting."""
     folder = tmp_path / "my golf übung"
@@ -647,8 +660,9 @@ def test_the_notebook_runs(tmp_path):
     copy = tmp_path / "my golf"
     ignored = shutil.ignore_patterns(".git", ".venv", ".venv.lock", "logs", "records", "tests")
     shutil.copytree(ROOT, copy, ignore=ignored)
-    notebook = nbformat.from_dict(quickstart())
-    short = "import os; os.environ |= {'ITERATIONS': '12', 'MAX_WALLCLOCK_SECONDS': '0'}"
+    notebook = nbformat.read(ROOT / "docs/quickstart.ipynb", as_version=4)
+    few_steps = {"ITERATIONS": "12", "MAX_WALLCLOCK_SECONDS": "0", "EVAL_STRIDE": "256"}
+    short = f"import os; os.environ |= {few_steps}"
     notebook.cells.insert(1, nbformat.v4.new_code_cell(short))
     resources = {"metadata": {"path": str(copy / "docs")}}
     nbclient.NotebookClient(notebook, timeout=900, resources=resources).execute()

@@ -6,8 +6,8 @@ its values; each layer mixes in the first embedding by two learned numbers; embe
 with the token before; what the middle layer holds is taken off the end; logits are softcapped.
 No Linear has a bias, and the head is the embedding.
 
-The file needs PyTorch alone: it is also the code of the published model. `Cache` has the methods
-that are called on a cache of Hugging Face transformers, so that forward takes either.
+The file needs PyTorch alone. The published model is the same in transformers' terms
+(tools/hub/remote_code), and is proven equal to this one.
 
 Dimensions: B rows, T new tokens, S all tokens so far, D model_dim, H query heads, G key/value
 heads, E head_dim, F MLP width, V embedding rows.

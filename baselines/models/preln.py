@@ -1,8 +1,8 @@
 """A pre-LN GPT of 53M parameters, 34M with the head tied to the embedding; it can be distilled.
 
 The block is GPT-2's with another GELU (the exact one), dropout in training, other names and no
-rows without a token. It is a file of its own because names and code are what is published: the file
-needs PyTorch alone, and its parameter names are those of the model's card.
+rows without a token. The file needs PyTorch alone, and its parameter names are those of the
+published model.
 
 Dropout acts in `loss` while the module is in training mode; `forward`, which is what is scored,
 applies it only when asked to.

@@ -53,8 +53,8 @@ def test_curvature_adds_up_over_uses_and_batches():
 
     head_CC, head_R = x2.T @ x2 / 5, drawn_to_mean(g_logits.square().sum(dim=0)) / 5
     table_CC = g0.T @ g0 / 5
-    counts_R = torch.tensor([1.0, 2, 1, 0, 0, 1]) + UNSEEN_USES
-    table_R = counts_R / counts_R.sum()
+    counts_R = torch.tensor([1.0, 2, 1, 0, 0, 1])
+    table_R = (counts_R + UNSEEN_USES) / (counts_R + UNSEEN_USES).sum()
     both_CC = head_CC * head_R.mean() + table_CC / 6
     trace_R = head_R * head_CC.trace() + table_R * table_CC.trace()
     assert torch.allclose(hessians["emb.weight"].columns_CC, both_CC, atol=1e-6)

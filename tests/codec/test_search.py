@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from codec import rans
+from codec import rans, search
 from codec.gptq import Matrices
 from codec.search import quantize_to_size
 from tests.codec.test_gptq import gaussian, hessian_of, matrix
@@ -79,3 +79,56 @@ def test_a_size_out_of_reach_is_an_error(monkeypatch):
     with pytest.raises(ValueError, match="most_bytes=3 .*out of reach"):
         quantize_to_size([given], 3, rans.encode, states=4)
     assert len(passes) <= 2
+
+
+class FastClock:
+    """A deadline that comes nearer by so many seconds with each look at the clock."""
+
+    def __init__(self, seconds, each_look):
+        self.seconds, self.each_look = seconds, each_look
+
+    def __call__(self):
+        self.seconds -= self.each_look
+        return self.seconds
+
+
+@pytest.mark.parametrize("seconds, each_look", [(1.0, 0.99), (0.9, 0.4), (1e3, 0)])
+def test_a_deadline_leaves_a_stream_that_fits(seconds, each_look):
+    """With time for a try or two the search ends with what fits; with more it meets the size."""
+    weights = matrix(gaussian(64, 32), torch.eye(32))
+    clock = FastClock(seconds, each_look)
+    try:
+        stream = quantize_to_size([weights], 700, rans.encode, seconds_left=clock, states=1)
+    except TimeoutError as error:
+        assert seconds < 2 and "too few" in str(error)
+    else:
+        assert len(stream) <= 700
+        assert seconds < 2 or len(stream) > 680
+
+
+def test_no_time_is_told_and_not_overrun():
+    """Where the clock has run out nothing is quantised."""
+    with pytest.raises(TimeoutError, match="are left"):
+        quantize_to_size(
+            [matrix(gaussian(8, 8), torch.eye(8))], 90, rans.encode, seconds_left=lambda: -1.0
+        )
+
+
+def test_far_sizes_are_measured_and_near_ones_coded(monkeypatch):
+    """Of many weights only a try near the wanted size is coded; the size is met all the same."""
+    monkeypatch.setattr(search, "MANY_WEIGHTS", 1)
+    matrices = [matrix(gaussian(240, 160), hessian_of(160))]
+    coded = []
+
+    def encode(points, base_steps, states):
+        coded.append(rans.encode(points, base_steps, states))
+        return coded[-1]
+
+    measured, real = [], rans.estimated_bytes
+    size = 9000
+    stream = quantize_to_size(
+        matrices, size, encode, measure=lambda p: measured.append(real(p)) or measured[-1], states=1
+    )
+    assert 0.999 * size <= len(stream) <= size
+    assert 0 < len(coded) < len(measured)
+    assert measured[-1] == pytest.approx(len(stream), rel=0.004)

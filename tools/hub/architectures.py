@@ -10,7 +10,7 @@ which one it is. Of baselines.gpt2_124m:
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -283,8 +283,8 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], dict]:
     recipe = settings["recipe"]
     if recipe not in HUB_MODELS:
         raise ValueError(f"{path} is of {recipe}; published are {', '.join(HUB_MODELS)}")
-    is_other = set(model_settings(settings)) != set(pr334.MODEL_SETTINGS)
-    if HUB_MODELS[recipe] is GOLF_GPT and is_other:
+    shape = {field.name for field in fields(pr334.Shape)}
+    if HUB_MODELS[recipe] is GOLF_GPT and set(model_settings(settings)) != shape:
         raise ValueError(f"{path} is of another {recipe}: only pull request 334's model has code")
     needed = {name: w.shape for name, w in build(settings, "meta").state_dict().items()}
     unequal = {(name, w.shape) for name, w in weights.items()} ^ set(needed.items())

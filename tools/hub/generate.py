@@ -11,8 +11,7 @@ checkpoint or artifact is first written as `tools.hub.publish` writes it, to a f
 stay, so the published code is what runs, with its cache. A folder brings its own code, so name one
 that you trust. Without --tokenizer the folder's is used, or the one that a run was trained with.
 
---serve starts `transformers serve` with the model: clients of OpenAI's protocol find it at
-http://127.0.0.1:8000/v1, as `client.completions.create(model=..., prompt=...)`.
+--serve answers clients of OpenAI's protocol at http://127.0.0.1:8000/v1 (`tools.hub.serve`).
 
 Exit status 0: there is a text; 2: there is none, and one line says why; 130: stopped by Ctrl-C.
 """
@@ -20,7 +19,6 @@ Exit status 0: there is a text; 2: there is none, and one line says why; 130: st
 import argparse
 import json
 import math
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,13 +31,11 @@ import torch
 
 from data import caseops, tokenizers
 from tools.hub import publish
+from tools.hub import serve as server
 from tools.hub import tokenizer as hf_tokenizer
 from tools.hub.architectures import HUB_MODELS, read_model
 
 UNREADABLE = "\ufffd"  # what decoding gives for bytes that are no whole character
-SERVER_PACKAGES = ("fastapi", "uvicorn", "openai")
-# A model that was never trained on conversations continues what was said, one message a line.
-CHAT_TEMPLATE = "{{ bos_token }}{% for message in messages %}{{ message.content }}\n{% endfor %}"
 
 
 @dataclass(frozen=True)
@@ -243,41 +239,18 @@ def generate(args: argparse.Namespace, scratch: Path) -> None:
 # Server -------------------------------------------------------------------------------------------
 
 
-def serve(args: argparse.Namespace, scratch: Path) -> int:
-    """Answer requests of OpenAI's protocol until stopped; returns the server's exit status.
+def serve(args: argparse.Namespace, scratch: Path) -> None:
+    """Answer requests of OpenAI's protocol until stopped.
 
-    The server is `transformers serve`. A folder of its own gets a link to the model's files and the
-    way that a conversation becomes a text, because the server asks for one.
-
-    Raises: ValueError where there is no whole tokenizer; ImportError.
+    Raises: ValueError where there is no whole tokenizer; OSError; ImportError.
     """
-    lacking = [name for name in SERVER_PACKAGES if not find_spec(name)]
-    if lacking:
-        raise ImportError(
-            f"serving needs {', '.join(lacking)}: python3 golf.py generate ... --serve"
-        )
-    folder = args.source.resolve()
-    if not args.source.is_dir():
-        folder = scratch / args.source.parent.name
+    server.refuse_without_packages()
+    folder = args.source
+    if not folder.is_dir():
+        folder = scratch / "model"
         publish.write_folder(args.source, folder, "fp32", args.tokenizer)
-    if not (folder / "tokenizer_config.json").is_file():
-        raise ValueError(f"{folder} has no tokenizer that transformers can load; publish it whole")
-    served = scratch / "served" / folder.name
-    served.mkdir(parents=True)
-    for path in folder.iterdir():
-        (served / path.name).symlink_to(path)
-    if not (folder / "chat_template.jinja").exists():
-        (served / "chat_template.jinja").write_text(CHAT_TEMPLATE)
-    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(served)]
-    command += ["--trust-remote-code", "--host", args.host, "--port", str(args.port)]
-    print(f"serving {served} at http://{args.host}:{args.port}/v1", file=sys.stderr)
-    environment = ["env", "HF_HUB_OFFLINE=1", f"HF_MODULES_CACHE={scratch}/modules"]
-    server = subprocess.Popen([*environment, *command])
-    try:
-        return server.wait()
-    finally:
-        server.terminate()
-        server.wait()
+    print(f"serving {args.source} at http://{args.host}:{args.port}/v1", file=sys.stderr)
+    server.start(folder, scratch, args.host, args.port)
 
 
 # Command ------------------------------------------------------------------------------------------
@@ -306,8 +279,9 @@ def main(argv: list[str] | None = None) -> int:
             raise ImportError("generating needs: python3 golf.py generate ...")
         with tempfile.TemporaryDirectory() as scratch:
             if args.serve:
-                return serve(args, Path(scratch))
-            generate(args, Path(scratch))
+                serve(args, Path(scratch))
+            else:
+                generate(args, Path(scratch))
     except KeyboardInterrupt:
         print()
         return 130

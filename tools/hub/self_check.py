@@ -47,10 +47,7 @@ metric_list:
 
 
 def bits_per_byte(model, rows: list[list[int]], seq_len: int, vocab_size: int) -> float:
-    """Of the texts that rows are the tokens of, each with its beginning in front.
-
-    Each text by itself, in windows of seq_len tokens that do not overlap.
-    """
+    """Of the texts that rows are the tokens of, each by itself with its beginning in front."""
     nothing_V = np.zeros(vocab_size, dtype=np.int64)  # bytes are those of TEXTS
     table = evaluate.ByteTable(nothing_V, nothing_V > 0, nothing_V > 0)
     scheme = evaluate.Scheme(seq_len, stride=seq_len, isolate=False)
@@ -63,18 +60,21 @@ def bits_per_byte(model, rows: list[list[int]], seq_len: int, vocab_size: int) -
 
 def write(
     folder: Path, settings: dict, weights: dict[str, Tensor], dtype: torch.dtype, bos_id: int
-) -> float:
+) -> float | None:
     """Write the text and lm_eval's task; returns the figure of the weights, rounded to dtype.
 
-    The folder has a tokenizer.json; bos_id begins a text.
+    The folder has a tokenizer.json; bos_id begins a text. Nothing is written and None returned
+    where a text is longer than the context: lm_eval gives its last window earlier tokens again.
     """
     require("tokenizers")
     from tokenizers import Tokenizer
 
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    rows = [[bos_id, *tokenizer.encode(text, add_special_tokens=False).ids] for text in TEXTS]
+    if max(map(len, rows)) > settings["train_seq_len"] + 1:
+        return None
     lines = [json.dumps({"text": text}) + "\n" for text in TEXTS]
     (folder / "self_check.jsonl").write_text("".join(lines))
     (folder / "self_check.yaml").write_text(TASK)
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    rows = [[bos_id, *tokenizer.encode(text, add_special_tokens=False).ids] for text in TEXTS]
     model = load(settings, {name: w.to(dtype).float() for name, w in weights.items()})
     return bits_per_byte(model, rows, settings["train_seq_len"], settings["vocab_size"])

@@ -5,21 +5,23 @@
     python3 golf.py tools.legality.audit train.log | DATA_FOLDER | path/to/scorer.py:NAME
     python3 golf.py tools.legality.cheaters    # every probe against its cheaters, one table
 
-Exit status 0: no rule is broken, 1: one is, 2: nothing could be probed. Our own evaluator keeps the
-rules by construction; here that is shown on the artifact at hand, by changing what must not matter.
+Exit status 0: no rule is broken, 1: one is, 2: nothing could be probed, 3: warnings alone. Our own
+evaluator keeps the rules by construction; here that is shown on the artifact at hand, by changing
+what must not matter. Models are opened by the code of this project; the code of a foreign evaluator
+or of a published folder runs with your rights, and only after --trust.
 
 A foreign evaluator comes in through a class whose instances run one whole evaluation and report:
 
-    class Mine:                                     # `python -m tools.legality.audit mine.py:Mine`
+    class Mine:                     # `python -m tools.legality.audit --trust mine.py:Mine`
         def __init__(self):                         # a fresh one for every evaluation
             self.model = load("final_model.ptz")
 
-        def evaluate(self, tokens_T, log):          # target i is tokens_T[i + 1]
+        def evaluate(self, tokens_T, log):          # int64 (T,); target i is tokens_T[i + 1]
             for first in range(0, len(tokens_T) - 1, 1024):
                 end = min(first + 1024, len(tokens_T) - 1)
-                logp_SV = self.model(tokens_T[first:end])            # (S, V), natural logarithms
+                logp_SV = self.model(tokens_T[first:end])     # float (S, V), natural logarithms
                 nats_S = -logp_SV[range(end - first), tokens_T[first + 1 : end + 1]]
-                log.score(first, end, nats_S, logp_SV)               # as soon as they are final
+                log.score(first, end, nats_S, logp_SV)        # float (S,), as soon as it is final
                 log.train(first, end)                                # before learning from them
                 self.model.learn(tokens_T[first : end + 1])
 
@@ -41,6 +43,7 @@ the better of two whole passes of which one is reported: read the code too (tool
 import argparse
 import contextlib
 import copy
+import hashlib
 import importlib.util
 import inspect
 import itertools
@@ -60,10 +63,10 @@ import torch
 import torch.nn.functional as F
 
 import evaluate
-from engine.open_model import open_model
+from engine.open_model import Opened, open_model
 from engine.ranks import Ranks
 from engine.shards import find_shards, read_shard, write_shard
-from tools.legality.rules import Finding, report, status
+from tools.legality.rules import UNREADABLE, Finding, is_unlawful, printable, report, status
 from tools.legality.sandbox import Trace, run_alone
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -304,6 +307,32 @@ def made_up_tokens(vocab_size: int, num_tokens: int, seed: int = 0) -> np.ndarra
 # Probes of a scorer -------------------------------------------------------------------------------
 
 
+def text_of_scorer(make: Callable[[], Scorer], rounds: int = 4, seed: int = 0) -> np.ndarray | None:
+    """A text that the scorer itself finds likely; None where it has one, or gives no distributions.
+
+    On uniform noise every choice by fit chooses alike: of three temperatures always the highest. So
+    half of each stretch of 16 tokens is drawn from the scorer's distributions, round by round, each
+    after the text of the round before.
+    """
+    scorer = make()
+    vocab_size = getattr(scorer, "vocab_size", None)
+    if vocab_size is None or getattr(scorer, "tokens_T", None) is not None:
+        return None
+    rng = np.random.default_rng(seed)
+    tokens_T = made_up_tokens(vocab_size, 400)
+    is_drawn_T = np.arange(1, len(tokens_T)) % 32 < 16
+    is_drawn_T &= tokens_T[1:] != evaluate.BOS_ID
+    for _ in range(rounds):
+        log = Log(tokens_T.copy())
+        make().evaluate(tokens_T.copy(), log)
+        if log.logp_TV is None:
+            return None
+        noise_TV = rng.gumbel(size=log.logp_TV.shape)  # the argmax of the sum is a sample
+        drawn_T = np.argmax(np.nan_to_num(log.logp_TV, nan=-1e9) + noise_TV, axis=1)
+        tokens_T[1:] = np.where(is_drawn_T, drawn_T, tokens_T[1:])
+    return tokens_T
+
+
 class Probe:
     """Fresh evaluations of one scorer; the plain one and the last one are kept."""
 
@@ -524,15 +553,15 @@ def audit_scorer(
     probe = Probe(make, tokens_T)
     findings = probe_order(probe, where)
     noise = 0.0
-    if not status(findings):
+    if not is_unlawful(findings):
         noise = float(np.abs(probe.run(tokens_T).nats_T - probe.base.nats_T).max())
     if noise > EXACT and str(getattr(scorer, "device", "cpu")).startswith("cpu"):
         what = f"two evaluations of one text differ by {noise:.3g} nats"
         findings.append(broken("artifact-only", where, what))
-    if not status(findings):
+    if not is_unlawful(findings):
         tolerance = max(EXACT, 4 * noise)
         findings += probe_causal(probe, where, tolerance, count)
-        if not status(findings):
+        if not is_unlawful(findings):
             findings += probe_normalised(probe, where, vocab_size)
             if getattr(scorer, "isolated", False):
                 findings += probe_isolation(probe, where, tolerance)
@@ -804,12 +833,15 @@ def audit_bytes(
 DRIVER = """
 import sys, train_gpt, evaluate
 try:
-    from engine.open_model import open_model
+    from engine.open_model import Opened, open_model
     status = evaluate.main(sys.argv[1:], open_model)
 except ImportError:
     status = evaluate.main(sys.argv[1:])
 sys.exit(status)
 """
+
+
+LONGEST_CONTEXT = 2048  # tokens that a probe gives a model, whatever context it was made for
 
 
 def find_path(text: str, folder: Path) -> Path | None:
@@ -833,17 +865,25 @@ def audit_artifact(
     tokenizer: Path | None = None,
     device: str = "cpu",
     alone: bool = True,
+    trust: bool = False,
 ) -> list[Finding]:
-    """Findings on an artifact of any recipe: ways of scoring, parameters, bytes, files.
+    """Findings on any recipe's model or a Hugging Face folder: scoring, parameters, bytes, files.
+
+    The model is built by the code of this project; the code of a Hugging Face folder runs only
+    where it is trusted.
 
     Without validation text the probes run on made-up documents, and a warning says so.
     Raises: ValueError or OSError for an artifact that does not load.
     """
-    folder = artifact.resolve().parent
-    opened = open_model(artifact, device, compile=False)
+    try:
+        opened = open_model(artifact, device, compile=False, trust=trust)
+    except RuntimeError as error:
+        raise ValueError(f"{artifact} does not load: {error}") from error
     model = opened.model
+    folder = opened.path.resolve()
+    folder = folder if folder.is_dir() else folder.parent
     settings = opened.run_settings
-    seq_len = opened.seq_len
+    seq_len = min(opened.seq_len, LONGEST_CONTEXT)
     vocab_size = opened.model_settings["vocab_size"]
     stride = min(settings.get("eval_stride", 64), seq_len)
     where = str(artifact)
@@ -856,10 +896,10 @@ def audit_artifact(
         findings.append(Finding("validation", "warn", where, what, remedy))
         tokens_T = made_up_tokens(vocab_size, num_tokens)
     else:
-        table = opened.recipe.byte_table(tokenizer, vocab_size)
+        table = byte_table(opened, tokenizer)
         val_T, table = evaluate.read_validation(data, table)
         findings += audit_text(val_T, table, tokenizer, str(data))
-        lengths = [len(read_shard(p)) for p in find_shards(data, "val")]
+        lengths = [len(read_shard(path)) for path in find_shards(data, "val")]
         tokens_T = probe_tokens(val_T, num_tokens, lengths[0] if len(lengths) > 1 else None)
 
     def learning(model):
@@ -869,19 +909,36 @@ def audit_artifact(
         f"blocks of {seq_len}": dict(stride=seq_len),
         f"sliding by {stride}": dict(stride=stride),
         "isolated documents": dict(stride=stride, isolate=True),
-        "test-time training": dict(stride=stride, chunk_tokens=seq_len, adapt=learning),
     }
+    if opened.recipe and learning(copy.deepcopy(model)):
+        adaptive = dict(stride=stride, chunk_tokens=seq_len, adapt=learning)
+        modes["test-time training"] = adaptive
     how = dict(seq_len=seq_len, vocab_size=vocab_size, device=device)
     for mode, special in modes.items():
         scorer = Windows(model, **how, **special)
         findings += audit_scorer(lambda s=scorer: s, tokens_T, f"{where} [{mode}]", POSITIONS // 4)
     short_BT = torch.from_numpy(tokens_T[: min(seq_len, 128) + 1])[None].to(device)
-    findings += audit_parameters(
-        model, lambda m, x: m.loss(x), [short_BT] * DEAD_STEPS, short_BT, where
-    )
-    if alone and table is not None and (folder / "train_gpt.py").is_file():
-        findings += audit_files(artifact, tokens_T, tokenizer, stride, device)
+    findings += audit_parameters(model, loss_of, [short_BT] * DEAD_STEPS, short_BT, where)
+    is_run = opened.path.is_file() and (folder / "train_gpt.py").is_file()
+    if alone and table is not None and is_run:
+        findings += audit_files(opened.path, tokens_T, tokenizer, stride, device)
     return findings
+
+
+def byte_table(opened: Opened, tokenizer: Path) -> evaluate.ByteTable:
+    """The byte table of an opened model's tokens."""
+    vocab_size = opened.model_settings["vocab_size"]
+    if opened.recipe is None:
+        return evaluate.ByteTable.from_sentencepiece(tokenizer, vocab_size)
+    return opened.recipe.byte_table(str(tokenizer), vocab_size)
+
+
+def loss_of(model: torch.nn.Module, tokens_BT: torch.Tensor) -> torch.Tensor:
+    """The loss of any model that maps tokens_BT to logits_BTV, summed over the targets."""
+    if hasattr(model, "loss"):
+        return model.loss(tokens_BT)
+    logits_BTV = model(tokens_BT[:, :-1])
+    return F.cross_entropy(logits_BTV.flatten(0, 1), tokens_BT[:, 1:].flatten(), reduction="sum")
 
 
 def audit_text(val_T: np.ndarray, table: evaluate.ByteTable, tokenizer: Path, where: str):
@@ -935,12 +992,16 @@ def audit_foreign(path: Path, name: str, count: int = FOREIGN_POSITIONS) -> list
         try:
             make, module = load_scorer(subject)
             findings = audit_scorer(make, where=subject, count=count)
+            text_T = text_of_scorer(make)
+            if text_T is not None and not is_unlawful(findings):
+                where = f"{subject} [text of its own]"
+                findings += audit_scorer(make, text_T, where, count)
         except Exception as error:  # of any kind: it is foreign code
             raise ValueError(f"{subject} fails: {type(error).__name__}: {error}") from error
     files = [path.name, *getattr(module, "FILES", [])]
+    files = list(dict.fromkeys(files))
     command = [sys.executable, "-c", ALONE.format(root=str(ROOT)), "--total", subject]
-    own = [ROOT / folder for folder in ("codec", "engine", "tools", "baselines", "data")]
-    tools = [*ROOT.glob("*.py"), *own, *ROOT.glob("__pycache__")]
+    tools = [*ROOT.glob("*.py"), *ROOT.glob("tools/**/*.py"), *ROOT.glob("**/__pycache__")]
     return findings + audit_alone(command, path.parent, files, tools, where=subject)
 
 
@@ -951,6 +1012,11 @@ def audit(subject: str, args: argparse.Namespace) -> list[Finding]:
     """
     file, colon, name = subject.rpartition(":")
     if colon and file.endswith(".py") and Path(file).is_file():
+        if not args.trust:
+            sha256 = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+            raise ValueError(
+                f"{file} (sha256 {sha256}) is code; read it, then pass --trust to run it"
+            )
         return audit_foreign(Path(file).resolve(), name, args.positions)
     path = Path(subject) if Path(subject).exists() else Path("logs") / subject
     if not path.exists():
@@ -959,6 +1025,8 @@ def audit(subject: str, args: argparse.Namespace) -> list[Finding]:
         raise ValueError(f"{path} holds a scorer under some name; give {path}:NAME")
     if path.is_dir() and list(path.glob("*_val_*.bin")):
         return audit_data(path, args.tokenizer)
+    if (path / "config.json").is_file():
+        return audit_artifact(path, args.data, args.tokenizer, args.device, trust=args.trust)
     if path.is_dir():
         artifact, log = path / "artifact.pgz", path / "train.log"
         if not artifact.is_file() and not log.is_file():
@@ -969,7 +1037,9 @@ def audit(subject: str, args: argparse.Namespace) -> list[Finding]:
     else:
         artifact, findings = path, []
     if artifact.is_file():
-        findings += audit_artifact(artifact, args.data, args.tokenizer, args.device)
+        findings += audit_artifact(
+            artifact, args.data, args.tokenizer, args.device, trust=args.trust
+        )
     return findings
 
 
@@ -995,6 +1065,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--device", default="cpu", help="cpu, where results are exact, or cuda")
     what = f"targets of a scorer to probe (default {FOREIGN_POSITIONS})"
     add("--positions", type=int, default=FOREIGN_POSITIONS, metavar="N", help=what)
+    add("--trust", action="store_true", help="run the code of FILE:NAME, or of a published folder")
     add("--json", action="store_true", help="print one JSON object")
     add("--verbose", action="store_true", help="also show what holds")
     add("--total", metavar="FILE:NAME", help=argparse.SUPPRESS)
@@ -1009,8 +1080,8 @@ def main(argv: list[str] | None = None) -> int:
         if not findings:
             raise ValueError(f"{', '.join(args.subjects)}: nothing in it could be probed")
     except (ValueError, OSError, ImportError) as error:
-        print("tools.legality.audit:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
+        print("tools.legality.audit:", printable(str(error)), file=sys.stderr)
+        return UNREADABLE
     print(report(findings, args.json, args.verbose))
     return status(findings)
 

@@ -19,8 +19,8 @@ RULES = {
     "network": "nothing is fetched while scoring",
     "phases": "training data is read inside the training clock only, calibration included",
     "dead-feature": "what claims to act changes the forward pass; every parameter learns",
-    "hidden": "all code that runs can be read",
     "hard-coded": "a score is computed, not written down",
+    "hidden": "all code that runs can be read",
     "size": "code and artifact, as shipped, are at most 16,000,000 bytes, for every seed",
     "time": "training and scoring keep to their ten minutes each, for every seed",
     "files": "the folder holds what a record needs, and runs from inside itself",
@@ -56,10 +56,14 @@ class Finding:
                 raise ValueError(f"{value!r} must be one of {', '.join(known)}")
 
 
+def is_unlawful(findings: Iterable[Finding]) -> bool:
+    return any(finding.level == "fail" for finding in findings)
+
+
 def status(findings: Iterable[Finding]) -> int:
     """Exit status: 1 unlawful, 2 not all could be read, 3 untidy (warnings alone), 0 neither."""
     findings = list(findings)
-    if any(finding.level == "fail" for finding in findings):
+    if is_unlawful(findings):
         return UNLAWFUL
     if any(finding.rule == "hidden" and finding.level == "warn" for finding in findings):
         return UNREADABLE

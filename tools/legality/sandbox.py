@@ -6,13 +6,19 @@ An audit hook is put into the command and into every Python process that it star
 sitecustomize module on PYTHONPATH. `python file.py`, `python -m module`, torchrun and worker
 processes are all watched. Connections that leave the machine are refused, loopback is not.
 
-What it cannot see: a C extension may open files and sockets without the hook (SentencePiece does
+What the hook cannot see: a C extension may open files and sockets without it (SentencePiece does
 when it loads a model), and so may a program that is not Python, or Python with -I, -E or -S; such
-children are listed as unwatched. It is a witness against mistakes, no prison for malice.
+children are listed as unwatched. The hook is a witness against mistakes, not a prison for malice.
+
+The prison is bubblewrap, with isolated=True: namespaces of its own for network, processes and
+users, everything read-only but the folder and a temporary one, all of it killed at the end. Without
+bubblewrap the command is not run. Without isolated=True it runs with the rights of the caller.
 """
 
 import ast
+import functools
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -20,6 +26,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+ISOLATION = "bubblewrap: no network, read-only outside its folder, processes of its own"
+MOST_PROCESSES = 512  # of an isolated command; not enforced where root runs it
+MOST_FILE_BYTES = 1 << 30  # that an isolated command writes to one file, its output included
+MOST_OUTPUT_BYTES = 1 << 20  # of the end of the output that are kept
 TIMED_OUT = 124  # return code, as of the program `timeout`
 
 # Runs in the watched process before anything else. FOLDERS, TRACE and REFUSE are filled in.
@@ -126,12 +136,37 @@ class Trace:
     seconds: float
 
 
+REMEDY = (
+    "which keeps a script from the network, other files and other processes; install it"
+    " (apt-get install bubblewrap), or pass --trust: the code then runs with your rights"
+)
+
+
+@functools.cache
+def can_isolate() -> bool:
+    """Whether bubblewrap is there, and the kernel lets it make its namespaces."""
+    if shutil.which("bwrap") is None:
+        return False
+    command = [*isolation_command([]), "true"]
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
+def isolation_command(writable: list[Path]) -> list[str]:
+    """What goes before a command line to isolate it; the folders stay writable for it."""
+    limits = ["prlimit", f"--nproc={MOST_PROCESSES}", f"--fsize={MOST_FILE_BYTES}"]
+    words = ["bwrap", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
+    for folder in writable:
+        words += ["--bind", str(folder), str(folder)]
+    return [*limits, *words, "--unshare-all", "--die-with-parent", "--new-session"]
+
+
 def run_alone(
     command: list[str],
     folder: Path,
     env: dict[str, str] | None = None,
     timeout_seconds: float = 600,
     allow_network: bool = False,
+    isolated: bool = False,
 ) -> Trace:
     """Run a Python command line in a folder, and return what it did.
 
@@ -140,9 +175,12 @@ def run_alone(
     below /proc, /sys and /dev, are not reported. When the time is out the command and its children
     are killed, and the return code is 124.
 
-    Raises: ValueError when the command ran without the hook, or could not be run.
+    Raises: ValueError when the command ran without the hook, or could not be run, or is to be
+    isolated where bubblewrap is missing.
     """
     folder = Path(folder).resolve()
+    if isolated and not can_isolate():
+        raise ValueError(f"this machine has no working bubblewrap (bwrap), {REMEDY}")
     if not folder.is_dir():
         raise ValueError(f"{folder} must be a folder to run in; make it first")
     with tempfile.TemporaryDirectory() as place:
@@ -157,6 +195,8 @@ def run_alone(
         variables = {"PYTHONDONTWRITEBYTECODE": "1", **(env or {}), "TMPDIR": str(scratch)}
         variables["PYTHONPATH"] = os.pathsep.join(paths)
         words = ["env", *(f"{name}={value}" for name, value in variables.items()), *command]
+        if isolated:
+            words = [*isolation_command([folder, place]), *words]
         returncode, output, seconds = _run(words, folder, place / "output", timeout_seconds)
         lines = trace.read_text().splitlines() if trace.exists() else []
     events = [ast.literal_eval(line) for line in lines]
@@ -200,5 +240,7 @@ def _run(
             except ProcessLookupError:
                 pass  # the usual case: nobody is left
             running.wait()
-    text = output.read_bytes().decode(errors="replace") + note
+    with open(output, "rb") as file:
+        file.seek(max(0, output.stat().st_size - MOST_OUTPUT_BYTES))
+        text = file.read().decode(errors="replace") + note
     return returncode, text, time.perf_counter() - started

@@ -1,12 +1,13 @@
 """Compare the trellis codec with its peers: bytes, error, loss, time and memory of each.
 
-    python3 golf.py --with codecs,plots tools.runs.codec_bench [CHECKPOINT --data DIR]
+    python3 golf.py --with codecs,plots tools.runs.codec_bench [MODEL --data DIR]
         [--out FOLDER]
 
-With a checkpoint, its weights are packed by every codec at several rates and the loss is measured
-on the beginning of the validation text in DIR; Hessians come from the end of the training text.
-Without one, i.i.d. Gaussian matrices in the shapes of a block of the default model are packed, with
-flat Hessians, and compared with the Gaussian rate-distortion bound. The codecs:
+With a model (a checkpoint, a run's folder or a Hugging Face folder), its weights are packed by
+every codec at several rates, and the loss is measured on the beginning of the validation text in
+DIR, in tokens of that model. Hessians come from the end of the training text. Without a model,
+i.i.d. Gaussian matrices in the shapes of a block of the default model are packed, with flat
+Hessians, and compared with the Gaussian rate-distortion bound. The codecs:
 
     int8 + zlib       the challenge's baseline: rows clipped at their 99.99984th percentile
     int5 + zstd       quantize.DEFAULT_PLAN, and the same at other clip widths
@@ -16,6 +17,8 @@ flat Hessians, and compared with the Gaussian rate-distortion bound. The codecs:
     GPTQ + LZMA/zpaq  the same codes under another compressor; zpaq needs the program lrzip
     NNCodec           the reference of ISO/IEC 15938-17 (dependent quantisation, CABAC), with a step
                       in proportion to each matrix's root-mean-square, small tensors at its default
+    WaterSIC          arXiv 2603.04956: scalar, a spacing for each column by its pivot, error
+                      feedback, least squares at the end; coded by LZMA, its entropy is the bound
     trellis           quantize.encode_trellis; also with fewer states at one rate, of which one
                       state is a scalar quantiser with the same steps, feedback and coder
 
@@ -50,13 +53,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
-import evaluate
 import quantize
 from codec import rans
-from codec.curvature import Curvature
-from codec.gptq import factor
+from codec.curvature import Curvature, Hessian
+from codec.gptq import Matrices, Matrix, factor
 from codec.report import byte_account
+from engine.open_model import open_model
+from engine.shards import find_shards, read_shard, read_split
 from quantize import PlanRow, Quantized, State
 
 PERCENTILE = 99.99984
@@ -67,6 +72,7 @@ RATES = (1.5, 2.0, 2.5, 3.0, 3.5)  # bits a parameter of the trellis codec
 FEWER_STATES, STATES_RATE = (1, 4, 8, 16), 3.0
 NNC_STEPS = (-12, -8, -4)  # quarter octaves of a matrix's root-mean-square
 LOSS_TOKENS, CALIBRATION_TOKENS = 32_768, 65_536
+LONGEST_BLOCK = 512  # tokens of a Hugging Face model that are read together
 LANDINGS = 20
 LENGTH = struct.Struct("<I")
 
@@ -76,11 +82,11 @@ class Subject:
     """What is packed. measure tells the loss of weights, in nats a token; None for Gaussians."""
 
     state: State
-    hessians: State
+    hessians: dict[str, Hessian | torch.Tensor]
     plan: quantize.Plan
     settings: dict
     measure: Callable[[State], float] | None = None
-    bytes_per_token: float = 1.0
+    bytes_per_token: float | None = 1.0  # None: not told
 
 
 @dataclass(frozen=True)
@@ -142,6 +148,91 @@ def gptq_rows(
         codes_RC[:, c] = (target_R / step_R).round().clamp(-top, top)
         error_RC[:, c] = w_RC[:, c] - codes_RC[:, c] * step_R
     return Quantized(codes_RC[:, order_C.argsort()].to(torch.int8), scale_R)
+
+
+def watersic_columns(
+    weight_RC: torch.Tensor, hessian_CC: torch.Tensor, step: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Integer codes and the fp16 factor of each column: WaterSIC's scalar quantiser.
+
+    Column c is rounded to multiples of step / sqrt(pivot_c), its target with the errors of the
+    columns before it. At low rates a column of codes is shorter than its targets; the factor that
+    is stored is the one of least squares.
+
+    Source: WaterSIC (arXiv 2603.04956): spacings by the Cholesky factor, interference cancelled
+    column by column, each column at its entropy.
+    """
+    order_C, factor_CC, pivot_C = (part[0] for part in factor(hessian_CC[None], 0.01))
+    w_RC = weight_RC.float()[:, order_C]
+    spacing_C = (step * pivot_C.rsqrt()).float()
+    error_RC, codes_RC = torch.zeros_like(w_RC), torch.zeros_like(w_RC)
+    factor_C = torch.zeros_like(spacing_C)
+    for c in range(w_RC.shape[1]):
+        target_R = w_RC[:, c] + error_RC[:, :c] @ factor_CC[:c, c]
+        codes_R = (target_R / spacing_C[c]).round()
+        power = codes_R.square().sum()
+        best = (target_R * codes_R).sum() / power if power else spacing_C[c]
+        factor_C[c] = best.half().float()
+        codes_RC[:, c] = codes_R
+        error_RC[:, c] = w_RC[:, c] - codes_R * factor_C[c]
+    back_C = order_C.argsort()
+    return codes_RC[:, back_C].to(torch.int16), factor_C[back_C].half()
+
+
+def watersic_artifact(subject: Subject, rate: float) -> tuple[bytes, float]:
+    """A subject at about this many bits a weight; column by column, by LZMA; with its entropy."""
+    matrices = []
+    for name, hessian in subject.hessians.items():
+        columns_CC = Hessian.of(hessian, len(subject.state[name])).columns_CC
+        matrices.append(
+            Matrix(subject.state[name], Hessian.of(columns_CC, len(subject.state[name])))
+        )
+    prepared = Matrices(matrices)
+    weights = sum(matrix.weight_RC.numel() for matrix in matrices)
+    fine, coarse = -40.0, 20.0
+    for _ in range(40):
+        middle = (fine + coarse) / 2
+        if prepared.bits(2.0**middle) > rate * weights:
+            fine = middle
+        else:
+            coarse = middle
+    table, data, bound = [], [], 0.0
+    for name, weight in subject.state.items():
+        table.append([name, list(weight.shape), name in subject.hessians])
+        if name not in subject.hessians:
+            data.append(weight.half().numpy().tobytes())
+            bound += len(data[-1])
+            continue
+        columns_CC = Hessian.of(subject.hessians[name], len(weight)).columns_CC
+        # Points of the trellis that Matrices.bits tells of are two of its steps apart.
+        codes_RC, factor_C = watersic_columns(weight, columns_CC, 2 * 2.0**coarse)
+        data += [factor_C.numpy().tobytes(), codes_RC.T.contiguous().numpy().tobytes()]
+        bound += 2 * len(factor_C)
+        for codes_R in codes_RC.T:
+            _, counts = codes_R.unique(return_counts=True)
+            bound += float((counts * (counts.sum() / counts).log2()).sum() / 8)
+    text = json.dumps(table).encode()
+    body = lzma.compress(b"".join(data), preset=9)
+    return LENGTH.pack(len(text)) + text + body, bound + len(text)
+
+
+def read_watersic(blob: bytes) -> State:
+    """What watersic_artifact stored."""
+    (size,) = LENGTH.unpack_from(blob)
+    table = json.loads(blob[LENGTH.size :][:size])
+    data = lzma.decompress(blob[LENGTH.size + size :])
+    state, at_byte = {}, 0
+    for name, shape, has_codes in table:
+        numbers = shape[1] if has_codes else math.prod(shape)
+        halves = np.frombuffer(data, np.float16, numbers, at_byte).astype(np.float32)
+        at_byte += 2 * numbers
+        weight = torch.from_numpy(halves).reshape([-1] if has_codes else shape)
+        if has_codes:
+            codes = np.frombuffer(data, np.int16, math.prod(shape), at_byte).astype(np.float32)
+            at_byte += 2 * math.prod(shape)
+            weight = torch.from_numpy(codes).reshape(shape[::-1]).T * weight
+        state[name] = weight
+    return state
 
 
 def rows_artifact(
@@ -317,7 +408,8 @@ def codecs(subject: Subject, quick: bool = False, nncodec: str | None = None) ->
     def gptq(sigmas: float, embedding_sigmas: float, compress):
         def encode(s: Subject):
             rows = {}
-            for name, hessian_CC in s.hessians.items():
+            for name, hessian in s.hessians.items():
+                hessian_CC = Hessian.of(hessian, len(s.state[name])).columns_CC
                 grid = (8, embedding_sigmas) if name == "tok_emb.weight" else (6, sigmas)
                 rows[name] = gptq_rows(s.state[name], hessian_CC, *grid)
             return rows_artifact(s.state, rows, better(compress))
@@ -339,6 +431,11 @@ def codecs(subject: Subject, quick: bool = False, nncodec: str | None = None) ->
             )
     for step in (NNC_STEPS[:2] if quick else NNC_STEPS) if nncodec else ():
         yield nnc_codec(nncodec, step, {name: w.shape for name, w in subject.state.items()})
+
+    for rate in RATES[2:4] if quick else RATES:
+        yield Codec(
+            "WaterSIC", f"{rate} bits", lambda s, r=rate: watersic_artifact(s, r), read_watersic
+        )
 
     def ours(rate: float, states: int):
         def encode(s: Subject):
@@ -379,9 +476,11 @@ class PeakMemory:
         return float(next(line for line in lines if line.startswith(key)).split()[1])
 
 
-def weighted(error_RC: torch.Tensor, hessian_CC: torch.Tensor) -> float:
-    """Half of tr(e H eᵀ): what an error is foreseen to add, in nats a token."""
-    return float(((error_RC.double() @ hessian_CC.double()) * error_RC).sum()) / 2
+def weighted(error_RC: torch.Tensor, hessian: Hessian | torch.Tensor) -> float:
+    """Half of Σ_r weight_r e_r H e_rᵀ: what an error is foreseen to add, in nats a token."""
+    hessian = Hessian.of(hessian, len(error_RC))
+    cost_R = ((error_RC.double() @ hessian.columns_CC.double()) * error_RC).sum(dim=1)
+    return float((cost_R * hessian.rows_R.double()).sum()) / 2
 
 
 def cpu_seconds() -> float:
@@ -402,16 +501,19 @@ def bench(codec: Codec, subject: Subject, base_loss: float | None) -> tuple[Row,
     parameters = sum(weight.numel() for weight in subject.state.values())
     power = error = nats = 0.0
     decibels = []
-    for name, hessian_CC in subject.hessians.items():
+    for name, hessian in subject.hessians.items():
         exact_RC = subject.state[name]
         error_RC = state[name] - exact_RC
         power += float(exact_RC.double().square().sum())
         error += float(error_RC.double().square().sum())
-        lost = weighted(error_RC, hessian_CC)
+        lost = weighted(error_RC, hessian)
         nats += lost
-        decibels.append(10 * math.log10(weighted(exact_RC, hessian_CC) / max(lost, 1e-30)))
+        decibels.append(10 * math.log10(weighted(exact_RC, hessian) / max(lost, 1e-30)))
     bits = 8 * len(blob) / parameters
     delta = None if base_loss is None else subject.measure(state) - base_loss
+    delta_bpb = None
+    if delta is not None and subject.bytes_per_token:
+        delta_bpb = delta / math.log(2) / subject.bytes_per_token
     row = Row(
         codec=codec.name,
         setting=codec.setting,
@@ -422,7 +524,7 @@ def bench(codec: Codec, subject: Subject, base_loss: float | None) -> tuple[Row,
         weighted_mnat=1e3 * nats,
         weighted_db=float(np.mean(decibels)),
         delta_mnat=None if delta is None else 1e3 * delta,
-        delta_bpb=None if delta is None else delta / math.log(2) / subject.bytes_per_token,
+        delta_bpb=delta_bpb,
         excess_bits=bits - math.log2(power / error) / 2 if base_loss is None else None,
         encode_s=encode_s,
         decode_s=decode_s,
@@ -438,60 +540,68 @@ def gaussians(quick: bool = False) -> Subject:
     """Standard normal matrices in the shapes of one block of the default model."""
     import train_gpt
 
-    hp = train_gpt.Hyperparameters(**({"model_dim": 128, "num_layers": 2} if quick else {}))
+    settings = train_gpt.Settings(**({"model_dim": 128, "num_layers": 2} if quick else {}))
     with torch.device("meta"):
-        model = train_gpt.GPT(hp, torch.float32)
-    shapes = {n: p.shape for n, p in model.named_parameters() if n.startswith("blocks.0.")}
+        model = train_gpt.RECIPE.model(train_gpt.RECIPE.model_settings(settings), torch.float32)
     rng = torch.Generator().manual_seed(0)
-    named = [(n, s) for n, s in shapes.items() if n.endswith(".weight")]
-    state = {n: torch.randn(s, generator=rng) for n, s in named}
+    state = {
+        name: torch.randn(p.shape, generator=rng)
+        for name, p in model.named_parameters()
+        if name.startswith("blocks.0.") and name.endswith(".weight")
+    }
     hessians = {name: torch.eye(weight.shape[1]) for name, weight in state.items()}
     return Subject(state, hessians, (PlanRow("*.weight", 5, 2.9),), {})
 
 
-def trained(checkpoint: Path, data: Path, quick: bool = False) -> Subject:
-    """The exported weights of a checkpoint, with Hessians and a loss on text.
+def trained(source: Path, data: Path, quick: bool = False) -> Subject:
+    """The weights of any model of this project or of a Hugging Face folder, with a loss on text.
 
-    Raises: ValueError for a checkpoint without the settings of a model, and for too little text.
+    The text in data is of the model's own tokens. Raises: ValueError for too little text, and for
+    what is no model.
     """
-    import train_gpt
+    opened = open_model(source, "cpu", compile=False)
+    model = opened.model
+    T = min(opened.model_settings.get("train_seq_len", LONGEST_BLOCK), LONGEST_BLOCK)
+    state = {name: p.detach().float().clone() for name, p in model.named_parameters()}
 
-    state, settings = quantize.load_checkpoint(checkpoint)
-    if missing := set(train_gpt.MODEL_SETTINGS) - set(settings):
-        raise ValueError(f"{checkpoint} lacks {sorted(missing)[0]!r}; give one of train_gpt.py")
-    settings = {name: settings[name] for name in train_gpt.MODEL_SETTINGS}
-    state = {name: weight.float() for name, weight in state.items()}
-    T = settings["train_seq_len"]
-    model = train_gpt.build(settings, torch.float32)
-
-    def blocks(tokens_T: np.ndarray, count: int) -> torch.Tensor:
-        count = min(count, len(tokens_T) - 1) // T
+    def blocks(tokens_T: np.ndarray) -> torch.Tensor:
+        count = (len(tokens_T) - 1) // T
         if count < 1:
             raise ValueError(f"{data} holds a split of {len(tokens_T)} tokens; needs {T + 1}")
         return torch.from_numpy(tokens_T[: count * T + 1].astype(np.int64)).unfold(0, T + 1, T)
 
+    def nats(part_BT: torch.Tensor) -> torch.Tensor:
+        logits_NV = model(part_BT[:, :-1]).flatten(0, 1)
+        return F.cross_entropy(logits_NV.float(), part_BT[:, 1:].flatten(), reduction="sum")
+
     scale = 16 if quick else 1
-    train_T = evaluate.read_shard(evaluate.find_shards(data, "train")[-1])
-    model.load_state_dict(state)
-    text_BT = blocks(train_T[-min(CALIBRATION_TOKENS // scale + 1, len(train_T)) :], len(train_T))
+    train_T = read_shard(find_shards(data, "train")[-1])
+    calibration_BT = blocks(train_T[-min(CALIBRATION_TOKENS // scale + 1, len(train_T)) :])
     with Curvature(model.named_parameters()) as curvature:
-        for part_BT in text_BT.split(16):
-            model.loss(part_BT).backward()
-    found = curvature.hessians(text_BT.shape[0] * T)
-    hessians = {name: found[name] for name in state if name in found}
-    val_T = evaluate.read_split(data, "val")[: LOSS_TOKENS // scale + 1]
-    val_BT = blocks(val_T, len(val_T))
-    tokenizer = data / "tokenizer.model"
-    table = evaluate.ByteTable.from_sentencepiece(tokenizer, settings["vocab_size"])
-    used_T = val_T[: val_BT.shape[0] * T + 1]
+        for part_BT in calibration_BT.split(16):
+            nats(part_BT).backward()
+    model.zero_grad(set_to_none=True)
+    measured = curvature.hessians(calibration_BT.shape[0] * T)
+    hessians = {name: measured[name] for name in state if name in measured}
+    val_T = read_split(data, "val")[: LOSS_TOKENS // scale + 1]
+    val_BT = blocks(val_T)
+    targets = val_BT.shape[0] * T
 
     @torch.no_grad()
     def measure(weights: State) -> float:
-        model.load_state_dict(weights)
-        return sum(model.loss(part).item() for part in val_BT.split(16)) / (len(used_T) - 1)
+        for name, p in model.named_parameters():
+            p.copy_(weights[name])
+        return sum(nats(part_BT).item() for part_BT in val_BT.split(16)) / targets
 
-    per_token = table.total(used_T) / (len(used_T) - 1)
-    return Subject(state, hessians, quantize.DEFAULT_PLAN, settings, measure, per_token)
+    tokenizer = data / "tokenizer.model"
+    bytes_per_token = None
+    if opened.recipe is not None and tokenizer.is_file():
+        table = opened.recipe.byte_table(str(tokenizer), opened.model_settings["vocab_size"])
+        bytes_per_token = table.total(val_T[: targets + 1]) / targets
+    plan = quantize.int8_plan(state)
+    if "tok_emb.weight" in state:
+        plan = quantize.DEFAULT_PLAN
+    return Subject(state, hessians, plan, opened.model_settings, measure, bytes_per_token)
 
 
 # Answers --------------------------------------------------------------------------------------
@@ -668,8 +778,9 @@ def draw(rows: list[Row]) -> bytes:
 
     from tools.runs import plot
 
-    value = "delta_bpb" if rows[0].excess_bits is None else "excess_bits"
-    label = "loss added (bits a byte)" if value == "delta_bpb" else "bits/weight over the bound"
+    value, label = "excess_bits", "bits/weight over the bound"
+    if rows[0].excess_bits is None:
+        value, label = "delta_mnat", "loss added (thousandths of a nat a token)"
     with matplotlib.rc_context(plot.STYLE):
         fig, axes = plot.figure(1, 1, 7.5, 5)
         ax = axes[0, 0]
@@ -694,7 +805,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="tools.runs.codec_bench", description=__doc__.splitlines()[0]
     )
     add = parser.add_argument
-    add("checkpoint", nargs="?", type=Path, help="of train_gpt.py; without one, Gaussians")
+    add("checkpoint", nargs="?", type=Path, metavar="MODEL", help="without one, Gaussians")
     add("--data", type=Path, help="folder of shards and tokenizer.model, with a checkpoint")
     add("--out", type=Path, help="folder for codec_bench.json and codec_bench.png")
     add("--quick", action="store_true", help="fewer settings, smaller matrices, a 16th of the text")

@@ -100,10 +100,12 @@ PROGRESS = re.compile(r"\d\s*[/%]|running|chunk\b|\bbatch\b", re.IGNORECASE)
 SIZE = re.compile(
     r"(?P<label>serialized[_ ]model|total[_ ]submission[_ ]size|total[_ ](?:artifact[_ ])?size"
     r"|code[_ ]size|total[_ ]artifact|submission[_ ]size|total[_ ]bytes|artifact[_ ]bytes"
-    r"|model[_ ]bytes|code[_ ]bytes|(?<!\w)\w{1,20} artifact)(?P<form>[^:=]{0,40})[:=]\s*"
-    r"(?P<bytes>\d[\d,_]{0,17})(?![\d.]|\s*[MK]i?B)",
+    r"|model[_ ]bytes|code[_ ]bytes|(?<!\w)\w{1,20} artifact|(?<!\w)artifact)"
+    r"(?P<form>[^:=]{0,40})[:=]\s*"
+    r"(?P<bytes>\d[\d,_]{0,17}(?![\d.]|\s*[MK]i?B)|\d{1,6}(?:\.\d{1,6})?(?=\s?(?P<unit>[MK]i?B)))",
     re.IGNORECASE,
 )
+BYTES_IN = {"b": 1, "kb": 1e3, "mb": 1e6, "kib": 1 << 10, "mib": 1 << 20}
 PEAK_MEMORY = re.compile(r"peak memory allocated: (\d+) MiB")
 # The row of a GPU in the table of nvidia-smi, which many scripts print.
 DEVICE = re.compile(
@@ -371,7 +373,8 @@ class Reader:
         for size in sizes:
             label = size["label"].lower().replace("_", " ")
             form = size["form"].strip(" _").lower()
-            self.sizes.append(Size(label, form, int(as_number(size["bytes"]))))
+            unit = BYTES_IN[(size["unit"] or "B").lower()]
+            self.sizes.append(Size(label, form, round(as_number(size["bytes"]) * unit)))
         return bool(sizes)
 
     def read_facts(self, line: str) -> None:
@@ -523,7 +526,7 @@ def choose_sizes(sizes: list[Size]) -> tuple[int | None, int | None, int | None]
     totals = [size for size in sizes if size.label.startswith(("total", "submission"))]
     totals = [size for size in totals if size.bytes not in sums_of_raw]
     totals = [size for size in totals if size.form] or totals
-    totals = totals or [size for size in sizes if size.label == "artifact bytes"]
+    totals = totals or [size for size in sizes if size.label in ("artifact bytes", "artifact")]
 
     model_bytes = packed[-1] if packed else None
     total_bytes = totals[-1].bytes if totals else None

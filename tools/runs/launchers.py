@@ -52,6 +52,20 @@ class SlurmJob:
     kill = stop
 
 
+# $1: settings.json of the run, $2: its id, then the command.
+RESUME_IF_BEGUN = 'if [ -f "$1" ]; then export RESUME="$2"; fi; shift 2; exec "$@"'
+
+
+def resuming(folder: Path, command: list[str]) -> list[str]:
+    """The command, so that it goes on with the run in the folder if that has begun by then.
+
+    A scheduler that took the machine away starts the very same command again later: what was a
+    first start when it was submitted has to be a resumption then.
+    """
+    settings = str(folder / "settings.json")
+    return ["sh", "-c", RESUME_IF_BEGUN, "sh", settings, folder.name, *command]
+
+
 SubmitFunction = Callable[[list[str], str, str | None], SlurmJob]
 
 

@@ -10,6 +10,7 @@ lock while it lives, and leaves an artifact and a score behind:
     lock free otherwise              stopped (it can be resumed)
 """
 
+import contextlib
 import json
 import math
 from dataclasses import dataclass, field
@@ -49,17 +50,15 @@ class LiveRun:
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """The whole lines of a metrics.jsonl; the last one may still be being written."""
+    """The lines of a metrics.jsonl that can be read."""
     if not path.exists():
         return []
-    lines = path.read_text(errors="replace").splitlines(keepends=True)
     metrics = []
-    for line in lines:
-        if line.endswith("\n"):  # else it is still being written, and is there next time
-            try:
-                metrics.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue  # garbage of a disk that was full
+    for line in path.read_text(errors="replace").splitlines():
+        # Half a line is still being written, and is there next time; a disk that was full leaves
+        # garbage.
+        with contextlib.suppress(json.JSONDecodeError):
+            metrics.append(json.loads(line))
     return metrics
 
 

@@ -35,6 +35,9 @@ LOG_NAMES = (
 )
 
 
+MAX_LOG_BYTES = 1 << 26  # of a text that is looked into though its name is not that of a log
+
+
 def read_log(path: str | Path) -> Run:
     """What one log says.
 
@@ -66,7 +69,23 @@ def find_logs(folder: str | Path) -> list[Path]:
                 by_content.setdefault(path.read_bytes(), path)
             if by_content:
                 return list(by_content.values())
-    return []
+    return find_logs_by_content(folder)
+
+
+def find_logs_by_content(folder: Path) -> list[Path]:
+    """Texts anywhere in the folder that read as training logs, whatever their names."""
+    logs: dict[bytes, Path] = {}
+    texts = [path for suffix in ("*.txt", "*.log", "*.out") for path in folder.rglob(suffix)]
+    for path in sorted(texts, key=natural_order):
+        is_inside = path.resolve().is_relative_to(folder.resolve())
+        if not is_inside or not path.is_file() or path.stat().st_size > MAX_LOG_BYTES:
+            continue
+        try:
+            read_log(path)
+        except (OSError, ValueError):
+            continue  # a requirements.txt, or a note
+        logs.setdefault(path.read_bytes(), path)
+    return list(logs.values())
 
 
 def read_runs(path: str | Path) -> list[Run]:

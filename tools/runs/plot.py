@@ -264,12 +264,11 @@ def draw_bytes(groups: list[Group]):
 def tensors(folder: Path) -> list[dict]:
     """Name, bits, bits stored for each parameter, and relative error of each tensor.
 
-    A tensor on the trellis (bits: POINT_BITS) stores its points and a share of what describes the
-    points of all, in the same proportion. Raises: NothingToDraw where artifact or checkpoint are
-    missing, damaged, or not of one run.
+    What describes the points of all tensors on the trellis (bits: POINT_BITS) belongs to none.
+    Raises: NothingToDraw where artifact or checkpoint are missing, damaged, or not of one run.
     """
     import quantize
-    from codec import rans
+    from codec.report import tensor_accounts
 
     artifact = folder / "artifact.pgz"
     checkpoint = folder / "checkpoint.pt"
@@ -278,20 +277,12 @@ def tensors(folder: Path) -> list[dict]:
             raise NothingToDraw(f"{folder} has no {path.name}")
     blob = artifact.read_bytes()
     try:
-        weights, _ = quantize.decode(blob)
+        accounts, _ = tensor_accounts(blob)
         exported, _ = quantize.load_checkpoint(checkpoint)
     except ValueError as error:
         raise NothingToDraw(f"{folder}: {error}") from error
-    _, entries, offset = quantize.read_header(blob)
-    stored_bytes = {entry.name: entry.half_bytes + entry.code_bytes for entry in entries}
-    on_trellis = list(quantize.read_points(blob, entries, offset))
-    if on_trellis:
-        shares = rans.coded_bytes([points for _, points, _ in on_trellis])
-        stream = len(blob) - quantize.CHECKSUM_BYTES - quantize.points_start(entries, offset)
-        # All points are coded in one stream. Its tables and exponents belong to nobody, and are
-        # divided as the points are.
-        for share, (entry, *_) in zip(shares, on_trellis, strict=True):
-            stored_bytes[entry.name] = stream * share / max(sum(shares), 1)
+    account_of = {account.name: account for account in accounts}
+    _, entries, _ = quantize.read_header(blob)
     rows = []
     for name, shape, bits, *_ in entries:
         if name not in exported or list(exported[name].shape) != shape:
@@ -300,13 +291,13 @@ def tensors(folder: Path) -> list[dict]:
         parameters = max(math.prod(shape), 1)
         # In double precision: sums of 10^7 squares lose digits in fp32.
         power = float(exact.square().sum())
-        error = float((weights[name] - exact).square().sum())
+        error = float((account_of[name].weight - exact).square().sum())
         rows.append(
             {
                 "name": name,
                 "bits": bits,
                 "parameters": parameters,
-                "stored_bits": 8 * stored_bytes[name] / parameters,
+                "stored_bits": 8 * account_of[name].stored_bytes / parameters,
                 "relative_rms": math.sqrt(error / power) if power else 0.0,
             }
         )

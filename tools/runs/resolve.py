@@ -119,7 +119,8 @@ def answer_request(request: dict) -> dict:
         settings = []
         for environ in request["environs"]:
             choice = read_settings(recipe, environ, has_cuda)
-            settings.append(dataclasses.asdict(choice.settings))
+            # As settings.json has them: equal settings of two recipes are not equal runs.
+            settings.append({**dataclasses.asdict(choice.settings), "recipe": recipe.name})
         files = sorted(read_sources(recipe))
     except ValueError as error:
         return {"error": str(error)}

@@ -33,6 +33,7 @@ from pathlib import Path
 import golf
 from tools.runs import launchers
 from tools.runs.launchers import LocalProcess, SlurmJob
+from tools.runs.live import format_seconds
 from tools.runs.logs import Run
 from tools.runs.registry import (
     NOT_COMPARED,
@@ -313,6 +314,7 @@ class Runner:
         job_id = None
         if entries and entries[-1].get("status") == "launched":
             job_id = entries[-1].get("job")
+        command = launchers.resuming(self.logs / job.run_id, command)
         handle = self.submit(command, job.run_id, job_id)
         if handle.job_id == job_id:
             self.say(f"wait for {job.run_id}, job {handle.job_id}")
@@ -402,8 +404,8 @@ class Runner:
         """Forecast the runs that wait by the one that has just finished."""
         run = finished(self.logs / job.run_id)
         if run and run.train_time_ms:
-            seconds = (run.train_time_ms + (run.eval_time_ms or 0)) / 1000
-            self.say(f"{count} more, about {count * seconds / 60:.0f} min by the time of this one")
+            seconds = count * (run.train_time_ms + (run.eval_time_ms or 0)) / 1000
+            self.say(f"{count} more, about {format_seconds(seconds)} by the time of this one")
 
 
 def last_line(folder: Path) -> str:
@@ -587,6 +589,16 @@ def find_todo(jobs: list[Job], logs: Path, runner: Runner) -> list[Job]:
     return todo
 
 
+def expected_time(jobs: list[Job]) -> str:
+    """How many runs there are to do, and how long each may train, as far as a cap tells."""
+    count = "1 run" if len(jobs) == 1 else f"{len(jobs)} runs"
+    cap = max(job.settings.get("max_wallclock_seconds", 0) for job in jobs)
+    if not cap:
+        return f"{count} to do"
+    each = f"up to {format_seconds(cap)} of training, then scoring"
+    return f"{count} to do: {each}" if len(jobs) == 1 else f"{count} to do: each {each}"
+
+
 @contextlib.contextmanager
 def collected_signals(signals: list[int]):
     """Signals that would end this process are appended to the list instead."""
@@ -612,6 +624,8 @@ def run_all(args: argparse.Namespace, say: Callable[[str], None]) -> tuple[dict,
                 )
     runner = Runner(args, code, logs, say)
     todo = find_todo(jobs, logs, runner)
+    if todo:
+        say(expected_time(todo))
     # From here a signal does not end this process: it tells the runs to save, and waits for them.
     with collected_signals(runner.signals):
         ended_early = runner.train(todo)

@@ -36,8 +36,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from engine import log_lines
 from quantize import write_atomic
-from tools.runs.logs import read_log
 from tools.submission.imports import follow_imports
 from tools.submission.shake import shake
 from tools.submission.strip import reads_docstrings, strip
@@ -358,7 +358,7 @@ def mismatches(script: bytes, files: dict[str, bytes]) -> list[str]:
     if not faults and bundled.is_plain and bundled.sources != files:
         faults.append("the packed text differs from the sources")
     if not faults and not bundled.is_plain:
-        stripped = strip_all(check_sources(files))
+        stripped = shake(strip_all(check_sources(files)), ENTRY)
         for name, text in stripped.items():
             if bundled.sources[name] != text.encode():
                 faults.append(f"{name} runs other statements than the source with its sha256")
@@ -381,7 +381,8 @@ def read_sources(folder: Path) -> dict[str, bytes]:
     except ValueError:
         pass  # the sources lie beside it
     log = folder / "train.log"
-    listed = read_log(log).sources if log.is_file() else {}
+    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+    listed = [fields["file"] for fields in map(log_lines.SOURCE.read, lines) if fields]
     if listed:
         return {name: (folder / name).read_bytes() for name in listed}
     return follow_imports(folder, ENTRY)

@@ -1,15 +1,19 @@
 """Check a record folder, ours or anybody's: files, figures, bytes, time, seeds, score and claims.
 
-    python3 golf.py tools.submission.check FOLDER [--track TRACK] [--run] [--verbose] [--json]
+    python3 golf.py tools.submission.check FOLDER [--track TRACK] [--run [--trust]]
+        [--verbose] [--json]
 
 Nothing is fetched. Without --run nothing of the folder is executed either; with it, the counted
-code runs for a few steps in an empty folder, on made-up text, cut off from the network.
+code runs for a few steps on made-up text, isolated by bubblewrap: without network, read-only but
+for an empty folder, everything that it started killed at the end. Where bubblewrap is missing it is
+not run, unless --trust says that it may run with the rights of the caller.
 
 What tools.submission.pack wrote is made again from the logs and compared byte for byte. In other
 folders each number is looked for in the logs: those of submission.json and of the README's table of
 seeds must be there, those of its prose should. --verbose also shows what was checked and holds.
 
-Exit status 0: nothing breaks a rule, 1: something does, 2: no folder that can be checked.
+Exit status 0: nothing to say, 1: something breaks a rule, 2: no folder, or code in it that cannot
+be read and nothing else that breaks a rule, 3: warnings alone.
 """
 
 import argparse
@@ -28,7 +32,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from evaluate import FINEWEB_VAL
@@ -56,6 +60,9 @@ BYTE_MISTAKES = {
     1.20: "a vocabulary without U+2581, whose unknown piece counts three bytes",
     1.0895: "CaseOps text scored without its byte sidecar",
 }
+MAX_TEXT = 1 << 26  # bytes of a README or log that are read
+UNITS = (1, 1000, 1e6, 1 << 10, 1 << 20)  # of a figure: ms as s, bytes as MB or MiB
+REPEATED_EFFECT = 0.0005  # bpb; less is no mistake in counting bytes
 OVERLAP_SHARDS = 1499  # training shards of a CaseOps build that trains on validation (#2127)
 # Present on the evaluation machine: upstream's requirements, and what they bring along.
 PROVIDED = set(sys.stdlib_module_names) | {
@@ -69,17 +76,33 @@ INSTALLABLE = {
     "constriction", "psutil", "matplotlib", "mlx", "wandb", "requests", "xformers", "torchao",
     "pydantic", "yaml", "rich", "regex", "cython", "ninja", "pybind11", "google",
 }  # fmt: skip
+SOME = r"(?:\d+|two|three|four|five)"
 PICKED = re.compile(
-    r"best\s+\w+\s+(?:out\s+)?of\s+\w+|top[- ]\d+\s+(?:out\s+)?of\s+\d+"
-    r"|\d\s+(?:out\s+)?of\s+(?:the\s+)?\d\s+seeds|seeds?\s+(?:was|were)\s+(?:dropped|excluded)",
+    r"best\s+\w+\s+(?:out\s+)?of\s+\w+"
+    rf"|top[- ]{SOME}\s+(?:(?:out\s+)?of\s+{SOME}|seeds|runs)"
+    r"|\d\s+(?:out\s+)?of\s+(?:the\s+)?\d\s+seeds"
+    r"|(?:seeds?|runs?)\s+(?:was|were)\s+(?:dropped|excluded|discarded|omitted|left out)"
+    r"|(?:dropped|excluded|discarded|omitted)\s+(?:the\s+)?(?:worst|outliers?|\w+\s+seeds?)"
+    rf"|(?:mean|average|avg)\s+(?:of|over)\s+(?:the\s+)?(?:{SOME}\s+)?(?:lowest|best|top)\b"
+    rf"|(?:lowest|best)\s+{SOME}\s+(?:seeds|runs|of)\b"
+    r"|(?:submitted|submission|submitting|chosen|selected|picked|reported?)\b[^.\n|]{0,40}\bbest\b",
     re.IGNORECASE,
 )
+DENIED = re.compile(r"\b(?:no|not|none|never|without|nor)\b[^.\n]{0,30}$", re.IGNORECASE)
 NUMBER = re.compile(r"(?<![\w.,])\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\w,])|(?<![\w.])\d+(?:\.\d+)?")
 # What legality rests on; these findings go into the README that tools.submission.pack writes.
 LEGALITY_RULES = (
     "causal", "normalised", "score-first", "one-pass", "isolation", "bytes", "validation",
     "artifact-only", "network", "phases", "dead-feature", "hard-coded", "size", "time",
 )  # fmt: skip
+
+
+def read_text(path: Path) -> str:
+    """A file's text; empty where it is missing, is a link out of its folder, or is too large."""
+    is_inside = path.resolve().is_relative_to(path.parent.resolve())
+    if not path.is_file() or not is_inside or path.stat().st_size > MAX_TEXT:
+        return ""
+    return path.read_text(errors="replace")
 
 
 @dataclass(frozen=True)
@@ -122,6 +145,10 @@ class Record:
         """Every script in the folder, unwrapped, by a name that says where."""
         scripts = Unwrapped()
         for path in sorted(self.folder.rglob("*.py")):
+            if not path.resolve().is_relative_to(self.folder.resolve()):
+                reason = "it is a link out of the folder"
+                scripts.unread[path.relative_to(self.folder).as_posix()] = reason
+                continue
             scripts.add(unwrap(path.read_bytes(), path.relative_to(self.folder).as_posix()))
         return scripts
 
@@ -147,16 +174,22 @@ def check_files(record: Record) -> Iterator[Finding]:
     if record.submission and record.submission.path.name != "submission.json":
         what = f"is read as submission.json, which is what {SCRIPT}'s readers look for"
         yield Finding("files", "warn", others[0], what, "rename it")
-    for path in sorted(folder.rglob("*.py")):
-        name = path.relative_to(folder).as_posix()
-        try:
-            ast.parse(path.read_bytes())
-        except (SyntaxError, ValueError) as error:
-            missing.append(name)
-            yield Finding("files", "fail", name, f"is not Python: {error}", "ship it as it ran")
+    for name, reason in record.scripts.unread.items():
+        missing.append(name)
+        yield Finding("hidden", "warn", name, f"cannot be read: {reason}", "ship it as it ran")
+    script = record.scripts.trees.get(SCRIPT)
+    if script is not None and not any(not is_docstring(node) for node in script.body):
+        missing.append(SCRIPT)
+        yield Finding(
+            "files", "fail", SCRIPT, "does nothing: it is empty", "ship the code that ran"
+        )
     yield from check_imports(record)
     if not missing and record.runs:
         yield Finding("files", "ok", folder.name, f"README, code and {len(record.runs)} logs")
+
+
+def is_docstring(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
 def check_imports(record: Record) -> Iterator[Finding]:
@@ -169,8 +202,8 @@ def check_imports(record: Record) -> Iterator[Finding]:
     local |= {path.stem for path in record.folder.rglob("*.so")}
     counted = {path.relative_to(record.folder).as_posix() for path in record.code}
     unlisted: dict[str, str] = {}
-    for name, text in record.texts.items():
-        for module, line in required_imports(text):
+    for name in record.texts:
+        for module, line in required_imports(record.scripts.trees.get(name)):
             if module in PROVIDED | local or re.search(rf"^{module.lower()}\b", listed, re.M):
                 continue
             where = f"{name}:{line}"
@@ -189,12 +222,9 @@ def check_imports(record: Record) -> Iterator[Finding]:
         yield Finding("files", "warn", SCRIPT, what, "list them with the versions that ran")
 
 
-def required_imports(text: str) -> Iterator[tuple[str, int]]:
+def required_imports(tree: ast.Module | None) -> Iterator[tuple[str, int]]:
     """Top-level modules that a source cannot do without, and their lines; guarded ones left out."""
-    try:
-        todo: list[ast.AST] = [ast.parse(text)]
-    except (SyntaxError, ValueError):
-        return
+    todo: list[ast.AST] = [tree] if tree else []
     while todo:
         node = todo.pop()
         if isinstance(node, ast.Import):
@@ -219,12 +249,12 @@ def check_schema(record: Record) -> Iterator[Finding]:
     for key, value in texts.items():
         if not isinstance(value, str) or not value.strip():
             what = f"{key} is {value!r}, must be text"
-            yield Finding("schema", "fail", where, what, f"fill in {key}")
+            yield Finding("schema", "warn", where, what, f"fill in {key}")
     try:
         datetime.fromisoformat(str(raw.get("date")))
     except ValueError:
         what = f"date is {raw.get('date')!r}, must be YYYY-MM-DD or a timestamp"
-        yield Finding("schema", "fail", where, what, "give the day of the run")
+        yield Finding("schema", "warn", where, what, "give the day of the run")
     bpb, loss = record.submission.val_bpb, record.submission.val_loss
     partial = isinstance(raw.get("val_bpb_partial"), float)
     if bpb is None and not partial:
@@ -274,20 +304,26 @@ def check_figures(record: Record) -> Iterator[Finding]:
         if claim is None or None in values:
             continue
         mean, places = statistics.fmean(values), max(4, decimals(claim))
-        if agrees(claim, mean, places):
+        # A run may be scored with and without adaptation: the claim is a line that all logs share.
+        shared = [statistics.fmean(row) for row in averages(record)[key]]
+        if any(agrees(claim, value, places) for value in [mean, *shared]):
             continue
         one = [run.path.name for run in runs if agrees(claim, getattr(run.score, key), places)]
         which = f" is that of {one[0]}," if one else " is"
         listed = ", ".join(f"{value:.5f}" for value in values)
         what = f"{key} {claim}{which} not the mean {mean:.5f} of the logs ({listed})"
         wrong += [Finding("figures", "fail", where, what, f"give the mean, {mean:.8f}")]
-    by_seed, others = {named_seed(run): run for run in runs}, []
+    by_seed, others = runs_by_seed(record), []
     for seed, row in said.seeds.items():
-        known = measured_of(by_seed[seed]) if seed in by_seed else {}
+        logs = by_seed.get(seed, [])
+        known = join_measured(logs)
         for key, claim in row.items():
-            if known.get(key) and not any(agrees(claim, value) for value in known[key]):
-                shown = " or ".join(f"{value:,}" for value in known[key])
-                others += [f"seed {seed}: {key} {claim:,} where its log says {shown}"]
+            if not known.get(key) or any(agrees(claim, value) for value in known[key]):
+                continue
+            if is_in_logs(repr(claim), logs):
+                continue  # another line of the log states it
+            shown = " or ".join(f"{value:,}" for value in dict.fromkeys(known[key]))
+            others += [f"seed {seed}: {key} {claim:,} where its log says {shown}"]
     if others:
         what, remedy = "; ".join(others), "take the numbers of the logs"
         wrong += [Finding("figures", "fail", where, what, remedy)]
@@ -320,11 +356,49 @@ def named_seed(run: Run) -> int | None:
     return int(match[1]) if match else run.seed
 
 
+def runs_by_seed(record: Record) -> dict[int | None, list[Run]]:
+    """The scored runs of each seed: a folder may hold two logs of one."""
+    by_seed: dict[int | None, list[Run]] = {}
+    for run in record.scored:
+        by_seed.setdefault(named_seed(run), []).append(run)
+    return by_seed
+
+
+def join_measured(runs: list[Run]) -> dict[str, list[float]]:
+    """What any of the logs says under each name."""
+    joined: dict[str, list[float]] = {}
+    for run in runs:
+        for key, values in measured_of(run).items():
+            joined[key] = joined.get(key, []) + values
+    return joined
+
+
+@cache
+def numbers_in(log: Path) -> list[float]:
+    """Every number that a log prints, in order of size."""
+    return sorted({float(text.replace(",", "")) for text in NUMBER.findall(read_text(log))})
+
+
+def is_in_logs(text: str, runs: list[Run]) -> bool:
+    """Whether any line of the logs prints this figure, rounded or in another unit."""
+    number = float(text.replace(",", ""))
+    places = len(text.partition(".")[2])
+    slack = 10.0**-places * (1 - 1e-9)
+    for run in runs:
+        numbers = numbers_in(run.path)
+        for unit in UNITS:
+            index = bisect.bisect_right(numbers, (number - slack) * unit)
+            if index < len(numbers) and numbers[index] < (number + slack) * unit:
+                return True
+    return False
+
+
 def measured_of(run: Run) -> dict[str, list[float]]:
     """What a log says under each name that per-seed results of submission.json use."""
     scores = [score for score in run.scores if score.val_bpb is not None]
     sizes = [run.model_bytes, run.total_bytes]
-    seconds = [None if t is None else t / 1000 for t in (run.train_time_ms, run.eval_time_ms)]
+    times = [run.train_time_ms, run.eval_time_ms, *(score.eval_time_ms for score in run.scores)]
+    seconds = [None if time_ms is None else time_ms / 1000 for time_ms in times]
     known = {
         "val_bpb": [score.val_bpb for score in scores],
         "val_loss": [score.val_loss for score in run.scores if score.val_loss is not None],
@@ -364,13 +438,15 @@ def averages(record: Record) -> dict[str, list[list[float]]]:
             chosen += [
                 [getattr(s, key) for run in record.scored for s in run.scores if s.name == name]
             ]
+        validations = [[p[key] for p in run.curve if p.get(key)][-1:] for run in record.scored]
+        chosen.append([value for last in validations for value in last])
         rows[key] = [r for r in chosen if len(r) == len(record.scored) and None not in r]
     return rows
 
 
-def seed_rows(record: Record) -> Iterator[tuple[int, Run | None, dict[str, str]]]:
-    """Line, run (None: the mean) and cells by title of the README's rows about one seed."""
-    by_seed = {str(named_seed(run)): run for run in record.scored}
+def seed_rows(record: Record) -> Iterator[tuple[int, list[Run], dict[str, str]]]:
+    """Line, runs (none: the mean) and cells by title of the README's rows about one seed."""
+    by_seed = {str(seed): runs for seed, runs in runs_by_seed(record).items()}
     header: list[str] = []
     for number, line in enumerate(record.readme.splitlines(), 1):
         if not line.lstrip().startswith("|"):
@@ -380,29 +456,40 @@ def seed_rows(record: Record) -> Iterator[tuple[int, Run | None, dict[str, str]]
         header = header or [cell.lower() for cell in cells]
         name = cells[0].lower().replace("seed", "").strip(" =`")
         if "seed" in header[0] and (name in by_seed or name in ("mean", "average", "avg")):
-            yield number, by_seed.get(name), dict(zip(header, cells, strict=False))
+            yield number, by_seed.get(name, []), dict(zip(header, cells, strict=False))
 
 
 def denied_cells(record: Record) -> Iterator[tuple[int, str]]:
-    """Figures in rows about a seed, or the mean, that its log or the logs do not state."""
-    means = {key: list(map(statistics.fmean, rows)) for key, rows in averages(record).items()}
-    for number, run, cells in seed_rows(record):
+    """Figures in rows about a seed, or the mean, that no line of its log or logs states."""
+    means = {}
+    for key, rows in averages(record).items():
+        # The row of the mean may give the best or the worst seed beside it.
+        means[key] = [
+            value for row in rows for value in (statistics.fmean(row), min(row), max(row))
+        ]
+    for number, runs, cells in seed_rows(record):
         for title, cell in cells.items():
             kind = "val_bpb" if re.search("bpb|bpp", title) else "val_loss" * ("loss" in title)
-            known = (measured_of(run) if run else means).get(kind, [])
-            if re.search("bytes|artifact|size", title) and run:
-                known = [v for v in (run.model_bytes, run.total_bytes, run.code_bytes) if v]
-            for text in NUMBER.findall(cell) if known else ():
-                if not any(is_written(text, value) for value in known):
-                    stated = ", ".join(f"{value:.10g}" for value in known)
-                    yield number, f"{text} where {run.path.name if run else 'mean'} has {stated}"
+            known = (join_measured(runs) if runs else means).get(kind, [])
+            if re.search("bytes|artifact|size", title) and runs:
+                sizes = [
+                    size for r in runs for size in (r.model_bytes, r.total_bytes, r.code_bytes)
+                ]
+                known = [size for size in sizes if size]
+            figures = re.split(r"std|±|\+/-|\(|σ", cell)[0]  # what follows is no mean
+            for text in NUMBER.findall(figures) if known else ():
+                is_stated = any(is_written(text, value) for value in known)
+                if not is_stated and not is_in_logs(text, runs or record.runs):
+                    stated = ", ".join(f"{value:.10g}" for value in dict.fromkeys(known))
+                    where = " and ".join(run.path.name for run in runs) or "the mean"
+                    yield number, f"{text} where {where} has {stated}"
 
 
 def is_written(text: str, value: float) -> bool:
     """Whether a figure of a text is this value, in its own unit or in thousands or millions."""
     number = float(text.replace(",", ""))
     places = len(text.split(".")[1]) if "." in text else 0
-    return any(agrees(number, value / unit, places) for unit in (1, 1000, 1e6, 1 << 10, 1 << 20))
+    return any(agrees(number, value / unit, places) for unit in UNITS)
 
 
 def stray_figures(record: Record) -> Iterator[tuple[int, str]]:
@@ -428,7 +515,7 @@ def stray_figures(record: Record) -> Iterator[tuple[int, str]]:
 
 
 def all_text(record: Record) -> str:
-    return "\n".join(run.path.read_text(errors="replace") for run in record.runs)
+    return "\n".join(read_text(run.path) for run in record.runs)
 
 
 def check_generated(record: Record) -> Iterator[Finding]:
@@ -567,6 +654,25 @@ def check_size(record: Record) -> Iterator[Finding]:
         yield Finding("size", "ok", record.folder.name, facts + margin)
 
 
+def late_calibration(run: Run) -> tuple[float, int]:
+    """Seconds of calibration on training text after the training clock stopped, and its line.
+
+    As `GPTQ:collected 67 Hessians in 4.7s` after `stopping_early: wallclock_cap`; text that the
+    model wrote itself is no training text.
+    """
+    seconds = 0.0
+    last = 0
+    stopped = False
+    for number, line in enumerate(read_text(run.path).splitlines(), 1):
+        stopped |= "stopping_early" in line or line.startswith("trained ")
+        is_own = re.search(r"self[-_ ]?gen|autoreg|generat|synthetic|\bval", line, re.I)
+        if stopped and re.search(r"hessian|calibrat", line, re.I) and not is_own:
+            if duration := re.search(r"(\d+(?:\.\d+)?)\s?(ms|s|sec|seconds)\b", line):
+                seconds += float(duration[1]) / (1000 if duration[2] == "ms" else 1)
+                last = number
+    return seconds, last
+
+
 def check_time(record: Record) -> Iterator[Finding]:
     """Training and scoring of each seed keep to the track's limits."""
     caps = {"training": record.track.train_cap_seconds, "scoring": record.track.eval_cap_seconds}
@@ -576,6 +682,13 @@ def check_time(record: Record) -> Iterator[Finding]:
         slowest, unknown = 0.0, []
         for run in record.scored:
             time_ms = run.train_time_ms if phase == "training" else run.eval_time_ms
+            late, line = late_calibration(run) if phase == "training" else (0.0, 0)
+            if time_ms is not None and late and time_ms / 1000 <= cap < time_ms / 1000 + late:
+                what = f"training took {time_ms / 1000:,.3f} s, and reading training text for"
+                what += f" calibration {late:,.3f} s after it: {time_ms / 1000 + late - cap:,.3f}"
+                what += f" over {cap:,.0f} (line {line})"
+                remedy = "stop training earlier, so that calibration ends within the time"
+                yield Finding("phases", "fail", run.path.name, what, remedy)
             if time_ms is None:
                 unknown.append(run.path.name)
                 continue
@@ -717,7 +830,8 @@ def check_selection(record: Record) -> Iterator[Finding]:
             faults += [(where, what, "count every seed in the mean")]
     texts = {"README.md": record.readme, "submission.json": json.dumps(record.raw)}
     for name, text in texts.items() if not record.is_ours else ():
-        if match := PICKED.search(text):
+        matches = [m for m in PICKED.finditer(text) if not DENIED.search(text[: m.start()])]
+        for match in matches[:1]:
             line = text[: match.start()].count("\n") + 1
             what = f"says {match[0]!r}: seeds picked after their scores were known"
             faults += [(f"{name}:{line}", what, "give the mean of all seeds that were run")]
@@ -738,8 +852,8 @@ def check_validation(record: Record) -> Iterator[Finding]:
     """The score is of the whole split, and its bytes are the bytes of that text."""
     for run in record.scored:
         yield from check_split(run, record.track)
-    for name, text in record.texts.items():
-        for line, count in short_splits(text):
+    for name, tree in record.scripts.trees.items():
+        for line, count in short_splits(tree):
             what = f"takes {count:,} validation documents by default, the split has"
             what += f" {FINEWEB_VAL['documents']:,}: the others would be trained on (#2127)"
             remedy = f"set the default to {FINEWEB_VAL['documents']:,}"
@@ -775,12 +889,7 @@ def check_split(run: Run, track: Track) -> Iterator[Finding]:
     elif tokens in WINDOWED_BYTES and abs(implied - WINDOWED_BYTES[tokens]) <= slack:
         yield Finding("validation", "ok", name, f"{facts}, all whole windows of the split")
     elif tokens in WINDOWED_BYTES:
-        ratio, truth = implied / WINDOWED_BYTES[tokens], WINDOWED_BYTES[tokens]
-        known = [text for mistake, text in BYTE_MISTAKES.items() if abs(ratio - mistake) < 0.004]
-        why = f" (as of {known[0]})" if known else ""
-        what = f"{facts} where they have {truth:,}, {ratio:.4f} times as many{why}"
-        remedy = f"count bytes as evaluate.ByteTable does; the score is {score.val_bpb * ratio:.4f}"
-        yield Finding("bytes", "fail", name, what, remedy)
+        yield from judge_bytes(name, score.val_bpb, implied / WINDOWED_BYTES[tokens], facts)
     elif 0 < whole - implied < 0.01 * whole:
         what = f"{facts}, {whole - implied:,.0f} short of the split: its tail is not scored"
         yield Finding("validation", "fail", name, what, "score the last, short window too")
@@ -789,12 +898,27 @@ def check_split(run: Run, track: Track) -> Iterator[Finding]:
         yield Finding("validation", "fail", name, what, "fetch and verify the published split")
 
 
-def short_splits(text: str) -> Iterator[tuple[int, int]]:
-    """Lines where a source sets a number of validation documents that is not the whole split."""
-    try:
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError):
+def judge_bytes(name: str, bpb: float, ratio: float, facts: str) -> Iterator[Finding]:
+    """A score whose bytes are not those of its tokens, by how many times as many they are."""
+    effect = bpb * (ratio - 1)
+    if abs(effect) < REPEATED_EFFECT:
+        # A mistake in counting bytes changes them by percents. So small a change comes of targets
+        # that are counted more than once: their bytes a token differ from the mean of the text.
+        most = abs(ratio - 1) * FINEWEB_VAL["bytes"]
+        what = f"{facts}, {ratio - 1:+.7f} of them: a part of the text is scored more than once,"
+        what += f" {most:,.0f} targets or more too many; {abs(effect):.6f} bpb"
+        remedy = "score every target once: the last window only where no earlier one scored"
+        yield Finding("one-pass", "warn", name, what, remedy)
         return
+    known = [text for mistake, text in BYTE_MISTAKES.items() if abs(ratio - mistake) < 0.004]
+    cause = f" (as of {known[0]})" if known else ""
+    what = f"{facts}, {ratio:.4f} times as many as they have{cause}"
+    remedy = f"count bytes as evaluate.ByteTable does; the score is {bpb * ratio:.4f}"
+    yield Finding("bytes", "fail", name, what, remedy)
+
+
+def short_splits(tree: ast.Module) -> Iterator[tuple[int, int]]:
+    """Lines where a source sets a number of validation documents that is not the whole split."""
 
     def is_count(name: str) -> bool:
         return bool(re.search(r"val\w*doc|doc\w*val", name.lower().replace("-", "_")))
@@ -832,31 +956,50 @@ def check_lint(record: Record) -> Iterator[Finding]:
     """What reading the code says of the four conditions, the network and written-down scores."""
     if not record.code:
         return
-    try:
-        findings = lint.lint(record.folder)
-    except (ImportError, ValueError) as error:
-        what = f"could not be read: {error}"
-        yield Finding("files", "warn", SCRIPT, what, "ship code that can be read")
-        return
+    scripts = Unwrapped()
+    for path in record.code:
+        if path.suffix == ".py":
+            scripts.add(unwrap(path.read_bytes(), path.relative_to(record.folder).as_posix()))
+    findings = [
+        f for f in lint.lint_scripts(scripts) if f.rule != "hidden" or "read:" not in f.evidence
+    ]
     yield from findings
-    if not findings:
-        what = f"tools.legality.lint finds nothing in {len(record.code)} files of code"
+    if not findings and not scripts.unread:
+        what = f"tools.legality.lint finds nothing in {len(scripts.texts)} sources"
         yield Finding("score-first", "ok", SCRIPT, what)
 
 
 CLAIMED_P = re.compile(r"\bp\W{0,4}(?:value)?\W{0,4}[<=≈]\W{0,4}?(\d*\.?\d+(?:e-?\d+)?)", re.I)
 
 
+def day_of(record: Record) -> str | None:
+    """The day of the record: of submission.json, else of the folder's name."""
+    for text in (str(record.raw.get("date")), record.folder.resolve().name):
+        if match := re.match(r"\d{4}-\d\d-\d\d", text):
+            return match[0]
+    return None
+
+
+def is_earlier_record(row, day: str, record: Record) -> bool:
+    """Whether a row of the leaderboard stood that day, and is not the record's own."""
+    if row.track != "10min_8xh100" or row.status != "record" or not row.date or row.date >= day:
+        return False
+    mean = statistics.fmean(run.score.val_bpb for run in record.scored)
+    is_own = abs(row.bpb - mean) < 5e-6 or str(row.folder or "").endswith(record.folder.name)
+    return not is_own
+
+
 def check_significance(record: Record) -> Iterator[Finding]:
     """What the gain over the row that stood when the record was made is worth, and what is said."""
-    scores, day = [run.score.val_bpb for run in record.scored], str(record.raw.get("date"))[:10]
+    scores = [run.score.val_bpb for run in record.scored]
     if record.track_name not in ("10min_16mb", "10min_8xh100") or not scores:
         return
-    rows = [
-        row
-        for row in leaderboard.load_leaderboard()
-        if row.track == "10min_8xh100" and row.status == "record" and row.date and row.date < day
-    ]
+    day = day_of(record)
+    if day is None:
+        what = "neither submission.json nor the folder gives a date, so no row to compare with"
+        yield Finding("significance", "warn", record.folder.name, what, "give the day of the run")
+        return
+    rows = [row for row in leaderboard.load_leaderboard() if is_earlier_record(row, day, record)]
     if not rows:
         return
     best = min(rows, key=lambda row: row.bpb)
@@ -872,6 +1015,10 @@ def check_significance(record: Record) -> Iterator[Finding]:
     # Without p: a gain over every reading of 0.005 nats is ten times the noise of seeds.
     is_shown = max(p.values()) < stats.ALPHA if p else gain > max(thresholds.values())
     level, remedy = ("ok", "") if is_shown else ("warn", "run more seeds, or claim no record")
+    if gain <= 0:
+        remedy = "it does not beat that row; claim no record"
+    elif not is_shown and not best.seeds:
+        remedy = "the seeds of that row are not public, so that no test can be made against it"
     yield Finding("significance", level, record.folder.name, what, remedy)
     claims = CLAIMED_P.findall(record.readme + json.dumps(record.raw, ensure_ascii=False))
     bold = [text for text in claims if float(text) < stats.ALPHA]
@@ -879,6 +1026,9 @@ def check_significance(record: Record) -> Iterator[Finding]:
         what = f"claims p of {bold[0]}; against {best.name} it is {p['any']:.2g}"
         remedy = "say against which row and by which test p was computed"
         yield Finding("significance", "warn", record.folder.name, what, remedy)
+
+
+RUN_SECONDS = 600
 
 
 def tiny_settings(data: Path) -> dict[str, str]:
@@ -894,8 +1044,11 @@ def tiny_settings(data: Path) -> dict[str, str]:
     }
 
 
-def check_run(record: Record) -> Iterator[Finding]:
-    """The counted code runs alone, in an empty folder without network, to a final score."""
+def check_run(record: Record, trust: bool = False) -> Iterator[Finding]:
+    """The counted code runs alone, in an empty folder without network, to a final score.
+
+    Raises: ValueError where it cannot be isolated, unless it is trusted.
+    """
     from data.prepare import build_toy
 
     if not record.code:
@@ -913,8 +1066,16 @@ def check_run(record: Record) -> Iterator[Finding]:
         if b"EVAL_STRIDE" in b"".join(path.read_bytes() for path in record.code) or record.is_ours:
             settings |= {"EVAL_STRIDE": "256"}
         settings |= {"PRESET": "smoke"} if record.is_ours else {"VOCAB_SIZE": "1024"}
-        trace = sandbox.run_alone([sys.executable, SCRIPT], alone, settings, timeout_seconds=600)
+        command = [sys.executable, SCRIPT]
+        trace = sandbox.run_alone(command, alone, settings, RUN_SECONDS, isolated=not trust)
         yield from judge_trace(trace, toy, alone)
+        if trace.unwatched:
+            what = f"running alone, it started {'; '.join(trace.unwatched[:4])}"
+            remedy = "look at what that is for; nothing of it was watched"
+            yield Finding("files", "warn", SCRIPT, what, remedy)
+        yield Finding(
+            "files", "ok", SCRIPT, f"ran in {'no isolation' if trust else sandbox.ISOLATION}"
+        )
 
 
 def judge_trace(trace: sandbox.Trace, toy: Path, alone: Path) -> Iterator[Finding]:
@@ -1003,18 +1164,27 @@ def load(folder: Path, track: str | None = None) -> tuple[Record, list[Finding]]
     except (OSError, ValueError):
         runs = []  # check_files says so
     readme = folder / "README.md"
-    text = readme.read_text(errors="replace") if readme.is_file() else ""
+    text = read_text(readme)
+    if readme.is_file() and not text and readme.stat().st_size:
+        what = f"is not read: a link out of the folder, or over {MAX_TEXT:,} bytes"
+        faults += [Finding("hidden", "warn", "README.md", what, "ship it as a file of its own")]
     return Record(folder, track or track_of(folder, submission), runs, submission, text), faults
 
 
-def check(folder: Path, track: str | None = None, run: bool = False) -> list[Finding]:
-    """Every finding about a record folder. With `run` its code is executed, cut off and briefly.
+def check(
+    folder: Path, track: str | None = None, run: bool = False, trust: bool = False
+) -> list[Finding]:
+    """Every finding about a record folder. With `run` its code is executed, isolated and briefly.
 
-    Raises: FileNotFoundError when there is no such folder.
+    Raises: FileNotFoundError when there is no such folder; ValueError where code is to be run that
+    cannot be isolated and is not trusted.
     """
-    record, faults = load(Path(folder), track)
-    checks = CHECKS + ((check_run,) if run else ())
-    return faults + [finding for look in checks for finding in look(record)]
+    record, findings = load(Path(folder), track)
+    for look in CHECKS:
+        findings += look(record)
+    if run:
+        findings += check_run(record, trust)
+    return findings
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -1023,11 +1193,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="of one record")
     parser.add_argument("--track", choices=TRACKS, help="default: as submission.json or the path")
     parser.add_argument("--run", action="store_true", help="also run the code, for a few steps")
+    parser.add_argument("--trust", action="store_true", help="run it with your own rights")
     parser.add_argument("--verbose", action="store_true", help="show what holds, too")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args(argv)
     try:
-        findings = check(args.folder, args.track, args.run)
+        if args.run and args.trust:
+            print(
+                "tools.submission.check: the folder's code runs with your rights", file=sys.stderr
+            )
+        findings = check(args.folder, args.track, args.run, args.trust)
     except (OSError, ValueError) as error:
         print("tools.submission.check:", " ".join(str(error).split()), file=sys.stderr)
         return 2

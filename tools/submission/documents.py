@@ -66,14 +66,25 @@ def originals(script: bytes) -> dict[str, dict]:
         return {SCRIPT: digest(script)}
 
 
+SETTINGS_CLASSES = ("Hyperparameters", "RunSettings", "Shape", "Settings")
+
+
 @cache
-def defaults(trainer: bytes) -> dict:
-    """The defaults of `Hyperparameters`, read from the source without running it."""
-    for node in ast.walk(ast.parse(trainer)):
-        if isinstance(node, ast.ClassDef) and node.name == "Hyperparameters":
-            fields = [f for f in node.body if isinstance(f, ast.AnnAssign) and f.value]
-            return {field.target.id: ast.literal_eval(field.value) for field in fields}
-    return {}
+def defaults(sources: bytes) -> dict:
+    """The defaults of every setting, read from the sources without running them."""
+    values = {}
+    for node in ast.walk(ast.parse(sources)):
+        if not isinstance(node, ast.ClassDef) or node.name not in SETTINGS_CLASSES:
+            continue
+        for field in node.body:
+            if isinstance(field, ast.AnnAssign) and isinstance(field.value, ast.Constant):
+                values[field.target.id] = field.value.value
+    return values
+
+
+def joined_sources(script: bytes) -> bytes:
+    """All sources in a script, one after the other."""
+    return b"\n".join(unpacked(script).values())
 
 
 def changed_settings(run: Run, trainer: bytes) -> dict:
@@ -219,7 +230,7 @@ def readme(folder: Path, about: dict) -> str:
     as_run = about["bytes_total_as_run"]
     partial = "" if bpb == "val_bpb" else " It is not of the whole validation split."
     run = read_log(find_logs(folder)[0])
-    trainer = unpacked((folder / SCRIPT).read_bytes())[SCRIPT]
+    trainer = joined_sources((folder / SCRIPT).read_bytes())
     known = defaults(trainer)
     changed = [
         [f"`{name}`", plain(known[name.lower()]), plain(value)]

@@ -41,6 +41,7 @@ from tools.submission.documents import (
     SCRIPT,
     STATED,
     changed_settings,
+    joined_sources,
     plain,
     render,
     unpacked,
@@ -78,9 +79,10 @@ def run_faults(run: Run) -> list[Finding]:
         missing = "final score" if run.score is None else "artifact size"
         return refuse(True, "figures", log, f"the log has no {missing}: {run.score_reason}", resume)
     faults = refuse(not run.sources, "files", log, "names no source", "run it with this train_gpt")
-    taught = [name for name in run.sources if "/" in name]  # by a teacher, which no record holds
-    evidence, remedy = f"ran {', '.join(taught)} too", "pack runs of train_gpt.py alone"
-    faults += refuse(bool(taught), "files", log, evidence, remedy)
+    # Another recipe, or a teacher, which no record holds.
+    others = [name for name in run.sources if name.startswith("baselines/")]
+    evidence, remedy = f"ran {', '.join(others)} too", "pack runs of train_gpt.py alone"
+    faults += refuse(bool(others), "files", log, evidence, remedy)
     for name, stated in run.sources.items():
         path = folder / name
         lies = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "missing"
@@ -150,7 +152,7 @@ def commands(runs: list[Run]) -> list[str]:
         given = run.overrides
         if run.resumed:  # the log tells what the last start overrode, which is nothing
             script = (run.path.parent / SCRIPT).read_bytes()
-            given = changed_settings(run, unpacked(script)[SCRIPT])
+            given = changed_settings(run, joined_sources(script))
         given = {"PRESET": preset, "SEED": run.seed, **given}
         words = [f"{name}={plain(value)}" for name, value in given.items() if name != "RUN_ID"]
         ranks = f"torchrun --standalone --nproc_per_node={run.world_size}"

@@ -502,3 +502,74 @@ def test_greedy_text_agrees_over_200_tokens(folders):
     fixed = dict(max_new_tokens=200, do_sample=False, eos_token_id=None, pad_token_id=0)
     texts = [model.generate(ids(200), use_cache=cached, **fixed) for cached in (True, False)]
     assert torch.equal(*texts)
+
+
+@pytest.mark.parametrize("system", REMOTE)
+def test_hidden_states_and_attentions_are_given(folders, system):
+    """Of every layer, whatever the attention function; rows of weights add up to one."""
+    model, tokens = published(folders[system]), ids(12, rows=2)
+    with torch.no_grad():
+        out = model(tokens, output_hidden_states=True, output_attentions=True)
+        plain = logits(model, tokens)
+    layers = model.config.num_hidden_layers
+    assert len(out.hidden_states) == layers + 1 and len(out.attentions) == layers
+    assert (out.logits - plain).abs().max() < 3e-5
+    for weights in out.attentions:
+        assert weights.shape == (2, 4, 12, 12)
+        assert torch.allclose(weights.sum(-1), torch.ones(2, 4, 12))
+        assert not weights.triu(1).any()
+
+
+@pytest.mark.parametrize("system", REMOTE)
+def test_packed_documents_do_not_see_each_other(folders, system):
+    """Without and with a cache, in pieces, and behind padding: each is as it is alone."""
+    model = published(folders[system])
+    first, second = ids(20, seed=1), ids(13, seed=2)
+    row = torch.cat([first, second], 1)
+    positions = torch.cat([torch.arange(20), torch.arange(13)])[None]
+    alone = torch.cat([logits(model, first), logits(model, second)], 1)
+    for use_cache in (False, True):
+        together = logits(model, row, position_ids=positions, use_cache=use_cache)
+        assert (together - alone).abs().max() < 3e-5
+    cache = None
+    for start, end in ((0, 9), (9, 20), (20, 21), (21, 33)):
+        with torch.no_grad():
+            out = model(
+                row[:, start:end],
+                position_ids=positions[:, start:end],
+                past_key_values=cache,
+                use_cache=True,
+            )
+        cache = out.past_key_values
+        assert (out.logits - alone[:, start:end]).abs().max() < 3e-5
+    padded = torch.cat([ids(4), row], 1)
+    mask = torch.ones_like(padded)
+    mask[:, :4] = 0
+    places = torch.cat([torch.zeros(1, 4, dtype=torch.long), positions], 1)
+    behind = logits(model, padded, attention_mask=mask, position_ids=places)
+    assert (behind[:, 4:] - alone).abs().max() < 3e-5
+
+
+def test_embeddings_of_no_token_are_virtual(folders):
+    """Rows of the embedding are found bit for bit; another vector has no entry in a table."""
+    code = sys.modules[type(published(folders["golf"])).__mro__[1].__module__]
+    table = torch.randn(50, 8)
+    table[7] = table[3]  # of equal rows either will do
+    tokens = torch.tensor([[0, 3, 49, 7]])
+    found = code.tokens_of(table[tokens], table)
+    assert torch.equal(table[found], table[tokens])
+    strange = table[tokens].clone()
+    strange[0, 1, 0] += 1e-6
+    assert code.tokens_of(strange, table)[0, 1] == code.VIRTUAL
+
+
+def test_numbers_of_documents_are_those_of_the_docstring(folders):
+    """Positions that start again, and padding."""
+    code = sys.modules[type(published(folders["golf"])).__mro__[1].__module__]
+    none_yet = torch.zeros(1, dtype=torch.long)
+    positions = torch.tensor([[0, 1, 2, 0, 1]])
+    assert code.number_documents(positions, None, none_yet).tolist() == [[1, 1, 1, 2, 2]]
+    mask = torch.tensor([[0, 0, 1, 1, 1]])
+    places = torch.tensor([[0, 0, 0, 1, 2]])
+    assert code.number_documents(places, mask, none_yet).tolist() == [[0, 0, 1, 1, 1]]
+    assert code.number_documents(positions, None, none_yet + 4).tolist() == [[5, 5, 5, 6, 6]]

@@ -70,11 +70,12 @@ def test_a_folder_is_written_without_libraries_of_hugging_face(tmp_path):
 def test_the_card_and_the_log_are_of_the_run(tmp_path):
     """Numbers of the files beside the checkpoint; train.log comes along, if it is that model's."""
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 7, "train_loss": 4.25}) + "\n")
-    (tmp_path / "train.log").write_text("run:logs/r preset:gpt2_124m\nmodel_params:122400\n")
+    log = "run:logs/r preset:gpt2_124m\nmodel_params:{}\nstep:1/9 train_loss:4.0000\n"
+    (tmp_path / "train.log").write_text(log.format(122400))
     out = write(tmp_path, "gpt2_124m")
     assert "- train_loss: 4.25 nats" in (out / "README.md").read_text()
     assert (out / "train.log").read_bytes() == (tmp_path / "train.log").read_bytes()
-    (tmp_path / "train.log").write_text("run:logs/r preset:gpt2_124m\nmodel_params:122401\n")
+    (tmp_path / "train.log").write_text(log.format(122401))
     source = [str(tmp_path / "gpt2_124m.pt"), "--no-verify", "--out"]
     assert publish.main([*source, str(tmp_path / "other")]) == 2
     assert not (tmp_path / "other").exists()

@@ -632,7 +632,7 @@ def test_a_foreign_scorer_is_probed_and_then_run_alone(scorer, monkeypatch, caps
     """FILE.py:NAME: in its own folder, with the files that it names."""
     seen = []
     monkeypatch.setattr(audit, "audit_alone", lambda *args, **how: seen.append((args, how)) or [])
-    assert main([f"{scorer}:made", "--verbose"]) == 0
+    assert main(["--trust", f"{scorer}:made", "--verbose"]) == 0
     assert "OK    causal  scorer.py:made: change 0" in capsys.readouterr().out
     ((command, folder, files, _), _) = seen[0]
     assert command[-2:] == ["--total", "scorer.py:made"] and folder == scorer.parent
@@ -658,18 +658,18 @@ class Peek:
 """
     (tmp_path / "peek.py").write_text(code)
     monkeypatch.setattr(audit, "audit_alone", lambda *args, **how: [])
-    assert main([f"{tmp_path}/peek.py:Peek", "--positions", "3"]) == 0
-    assert main([f"{tmp_path}/peek.py:Peek", "--positions", "400"]) == 1
+    assert main(["--trust", f"{tmp_path}/peek.py:Peek", "--positions", "3"]) == 0
+    assert main(["--trust", f"{tmp_path}/peek.py:Peek", "--positions", "400"]) == 1
     assert "FAIL  causal  peek.py:Peek" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 def test_a_foreign_scorer_is_run_alone_for_real(scorer, capsys):
     """Its weights are named: fine. Not named: it cannot run, and that breaks artifact-only."""
-    assert main([f"{scorer}:made", "--verbose"]) == 0
+    assert main(["--trust", f"{scorer}:made", "--verbose"]) == 0
     assert "OK    artifact-only" in capsys.readouterr().out
     scorer.write_text(SCORER.replace('FILES = ["weights.txt"]', ""))
-    assert main([f"{scorer}:made"]) == 1
+    assert main(["--trust", f"{scorer}:made"]) == 1
     out = capsys.readouterr().out
     assert "FAIL  artifact-only  scorer.py:made: fails with scorer.py alone" in out
 
@@ -687,7 +687,7 @@ def test_a_foreign_scorer_is_run_alone_for_real(scorer, capsys):
 def test_a_scorer_that_fails_is_one_line_and_status_2(scorer, capsys, name, code, says):
     """What goes wrong in foreign code is no verdict, and no traceback of ours."""
     scorer.write_text(code)
-    assert main([f"{scorer}:{name}"]) == 2
+    assert main(["--trust", f"{scorer}:{name}"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("tools.legality.audit: ") and says in error and error.count("\n") == 1
 

@@ -1,6 +1,7 @@
 """The sandbox: what a command opens, writes and tries to reach, in itself and in its children."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tools.legality import sandbox
 from tools.legality.sandbox import TIMED_OUT, run_alone
 
 
@@ -234,3 +236,66 @@ def test_this_process_is_not_hooked(tmp_path):
     run(tmp_path, "pass")
     assert subprocess.run([sys.executable, "-I", "-c", "0"], check=True).returncode == 0
     assert "sitecustomize" not in str(sys.path)
+
+
+needs_bubblewrap = pytest.mark.skipif(not sandbox.can_isolate(), reason="needs bubblewrap")
+HOSTILE = """
+import os, socket, subprocess, sys
+try:
+    open({outside!r}, "w").write("escaped")
+    print("wrote outside")
+except OSError as error:
+    print("outside:", error)
+subprocess.run(["sh", "-c", "echo by-child > {outside}.child"])
+code = "import socket; socket.create_connection(('127.0.0.1', {port}), 2); print('reached')"
+print(subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True).stdout)
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.execvp("sleep", ["sleep", "{mark}"])
+    os._exit(0)
+for _ in range(200):
+    if os.fork() == 0:
+        os.execvp("sleep", ["sleep", "{mark}"])
+open("inside.txt", "w").write("kept")
+print("x" * 3_000_000)
+print("done")
+"""
+
+
+@needs_bubblewrap
+def test_an_isolated_script_is_kept_in(tmp_path):
+    """No file outside, no network by a child, no daemon or fork left, output bounded."""
+    folder = tmp_path / "alone"
+    folder.mkdir()
+    outside = tmp_path / "outside"
+    mark = f"9{os.getpid()}.25"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        script = HOSTILE.format(outside=str(outside), port=port, mark=mark)
+        (folder / "train_gpt.py").write_text(script)
+        command = [sys.executable, "train_gpt.py"]
+        trace = run_alone(command, folder, timeout_seconds=120, isolated=True)
+    assert trace.output.rstrip().endswith("done")
+    assert "reached" not in trace.output and len(trace.output) < 2_000_000
+    assert not outside.exists() and not Path(f"{outside}.child").exists()
+    assert (folder / "inside.txt").read_text() == "kept"
+    assert any(word.startswith("sh -c") for word in trace.unwatched)
+    left = [path for path in Path("/proc").glob("[0-9]*/cmdline") if mark.encode() in read(path)]
+    assert left == []
+
+
+def read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""  # the process has ended meanwhile
+
+
+def test_without_bubblewrap_nothing_runs(tmp_path, monkeypatch):
+    """It is refused, with what to install and what --trust means."""
+    monkeypatch.setattr("tools.legality.sandbox.can_isolate", lambda: False)
+    (tmp_path / "x.py").write_text("open('ran', 'w')")
+    with pytest.raises(ValueError, match="bubblewrap.*--trust"):
+        run_alone([sys.executable, "x.py"], tmp_path, isolated=True)
+    assert not (tmp_path / "ran").exists()

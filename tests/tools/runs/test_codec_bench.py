@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-import evaluate
 import quantize
 import train_gpt
 from codec.report import byte_account
+from engine.recipe import packed_settings
+from engine.shards import read_split
 from quantize import PlanRow, Quantized
 from tools.runs import codec_bench
 from tools.runs.codec_bench import Codec, Row, Subject, bench, gptq_rows, percentile_rows
@@ -157,14 +158,16 @@ def test_a_checkpoint_is_measured_on_its_validation_text(toy, tmp_path):
         name = "tokenizer.model" if source == tokenizer else source.name
         (tmp_path / name).symlink_to(source)
     sizes = {"model_dim": 32, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "rope_dims": 8}
-    hp = train_gpt.Hyperparameters(**sizes, train_seq_len=64)
-    model = train_gpt.build(train_gpt.model_settings(hp), torch.float32)
+    settings = train_gpt.Settings(**sizes, train_seq_len=64, eval_stride=64)
+    saved = packed_settings(train_gpt.RECIPE, settings)
+    model_settings = train_gpt.RECIPE.model_settings(settings)
+    model = train_gpt.RECIPE.model(model_settings, torch.float32)
     for i, weight in enumerate(model.parameters()):
         weight.data = 0.1 * gaussian(*weight.shape, seed=i)
-    content = {"model": model.state_dict(), "model_settings": train_gpt.model_settings(hp)}
+    content = {"model": model.state_dict(), "model_settings": saved}
     torch.save(content, tmp_path / "c.pt")
     found = codec_bench.trained(tmp_path / "c.pt", tmp_path, quick=True)
-    tokens_T = evaluate.read_split(tmp_path, "val")[: codec_bench.LOSS_TOKENS // 16 + 1]
+    tokens_T = read_split(tmp_path, "val")[: codec_bench.LOSS_TOKENS // 16 + 1]
     count = (len(tokens_T) - 1) // 64
     text_T = torch.tensor([int(t) for t in tokens_T[: 64 * count + 1]])
     losses = [model.loss(text_T[i * 64 :][None, :65]).item() for i in range(count)]
@@ -277,4 +280,4 @@ def test_a_plain_state_dict_is_refused(tmp_path, capsys):
     """Without a model's settings there is no loss to measure."""
     torch.save({"w": torch.ones(2)}, tmp_path / "w.pt")
     assert codec_bench.main([str(tmp_path / "w.pt"), "--data", str(tmp_path)]) == 2
-    assert "lacks" in capsys.readouterr().err
+    assert "name no recipe" in capsys.readouterr().err

@@ -1,12 +1,13 @@
 """Runs as processes and as jobs; what SLURM is told stands with the seeds that are sent there."""
 
 import signal
+import subprocess
 import sys
 import time
 
 import pytest
 
-from tools.runs.launchers import LocalProcess, slurm_parameters
+from tools.runs.launchers import LocalProcess, resuming, slurm_parameters
 
 
 def wait_for(process: LocalProcess) -> int:
@@ -27,6 +28,17 @@ def test_a_process_is_asked_to_stop_and_may_be_killed():
     other.kill()
     assert wait_for(other) == -signal.SIGKILL
     other.kill()
+
+
+def test_a_command_that_is_started_again_resumes(tmp_path):
+    """The same words are a first start before the run has begun, and a resumption after it."""
+    folder = tmp_path / "my run"
+    command = resuming(folder, ["sh", "-c", "echo [$RESUME] $1", "sh", "a b"])
+    folder.mkdir()
+    first = subprocess.run(command, capture_output=True, text=True).stdout
+    (folder / "settings.json").touch()
+    again = subprocess.run(command, capture_output=True, text=True).stdout
+    assert (first, again) == ("[] a b\n", "[my run] a b\n")
 
 
 def test_slurm_parameters_are_numbers_where_they_can_be():

@@ -41,6 +41,8 @@ class Settings:
     act: str = "train"
 
 class RECIPE:
+    name = "train_gpt"
+
     def read(environ):
         types = {f.name: f.type for f in dataclasses.fields(Settings)}
         given = {n: kind(environ[n.upper()]) for n, kind in types.items() if n.upper() in environ}
@@ -59,7 +61,7 @@ def main():
     fcntl.flock(lock, fcntl.LOCK_EX)
     (folder / "train_gpt.py").write_bytes(Path(__file__).read_bytes())
     if not hp.resume:
-        given["preset"] = "stand-in"
+        given |= {"preset": "stand-in", "recipe": RECIPE.name}
         (folder / "settings.json").write_text(json.dumps(given))
     log = open(folder / "train.log", "a", buffering=1)
     say = lambda line: print(line, file=log)
@@ -167,6 +169,17 @@ def test_seeds_are_trained_and_reported_as_mean_and_spread(run):
     assert f"mean bpb {mean:.6f}  standard deviation {std:.6f}  n = 3 of 3" in out
     assert [row["status"] for row in registry()] == ["launched", "finished"] * 3
     assert len({row["settings_hash"] for row in launches("logs")}) == 1
+
+
+def test_the_time_is_told_before_and_while_it_passes(run):
+    """How many runs there are, the cap of each where there is one, and those that are left."""
+    _, out, _ = run("-n", "3")
+    assert "seeds: 3 runs to do\n" in out
+    assert "seeds: 2 more, about 2 s by the time of this one" in out
+    assert out.splitlines()[-1].endswith("golf.py audit logs/run_seed1337")
+    job = seeds.Job("x", 1, "", {}, {"max_wallclock_seconds": 600.0})
+    assert seeds.expected_time([job]) == "1 run to do: up to 10 min of training, then scoring"
+    assert seeds.expected_time([job, job]).startswith("2 runs to do: each up to 10 min")
 
 
 def test_the_same_command_again_starts_nothing(run):
@@ -339,7 +352,9 @@ def test_what_cannot_be_done_is_one_line_and_status_2(run, words, settings, mess
     folder = Path("logs/run_seed1")
     folder.mkdir(parents=True)
     saved = {"run_id": "run_seed1", "resume": "", "seed": 1, "lr": 0.5, "val_loss_every": 0}
-    (folder / "settings.json").write_text(json.dumps(saved | {"act": "train", "preset": "x"}))
+    (folder / "settings.json").write_text(
+        json.dumps(saved | {"act": "train", "preset": "x", "recipe": "train_gpt"})
+    )
     Path("other.py").write_text("")
     status, out, err = run(*words, **settings)
     assert (status, out) == (2, "")
@@ -487,7 +502,7 @@ def test_the_real_trainer_is_stopped_resumed_and_skipped(toy, tmp_path):
         "TOKENIZER_PATH": str(toy / "tokenizers/toy_1024_bpe.model"),
     }  # fmt: skip
     command = ["env", *(f"{name}={value}" for name, value in settings.items()), sys.executable]
-    command += ["-m", "tools.runs.seeds", "--seeds", "1", "2", "--name", "real"]
+    command += ["-P", "-m", "tools.runs.seeds", "--seeds", "1", "2", "--name", "real"]
     with open(tmp_path / "out", "w") as out:
         process = subprocess.Popen(command, cwd=tmp_path, stdout=out)
     log = tmp_path / "logs/real_seed1/train.log"

@@ -1,9 +1,11 @@
 """The folder check: each known fault by its rule's name, and nothing said of a clean folder."""
 
+import base64
 import json
 import math
 import re
 import shutil
+import zlib
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from quantize import CAP_BYTES
 from tests.tools.submission.test_pack import FOLDER as OURS
 from tests.tools.submission.test_pack import make_run, runs  # noqa: F401 (a fixture)
 from tests.tools.submission.test_pack import pack as pack_runs
+from tools.legality.rules import report, status
 from tools.legality.sandbox import Trace
 from tools.submission import bundle
 from tools.submission.check import WINDOWED_BYTES, check, check_generated, judge_trace, load, main
@@ -504,9 +507,9 @@ def test_imports_are_met(folder, line, level):
 @pytest.mark.parametrize(
     "changes, level",
     [
-        ({"author": None}, "fail"),
-        ({"github_id": ""}, "fail"),
-        ({"date": "last week"}, "fail"),
+        ({"author": None}, "warn"),
+        ({"github_id": ""}, "warn"),
+        ({"date": "last week"}, "warn"),
         ({"date": "2026-03-18T00:05:35Z"}, None),
         ({"bytes_total": "15 MB"}, "fail"),
         ({"bytes_total": None}, "warn"),
@@ -730,3 +733,196 @@ def test_an_empty_folder_fails(tmp_path):
 def test_our_own_records_are_clean(folder):
     """Every record here that was packed breaks no rule, and nothing in it waits for a person."""
     assert {f.level for f in check(folder)} == {"ok"}
+
+
+# Folders of the field, made up ----------------------------------------------------------------
+
+FIELD_LOG = """seed:{seed}
+train_loader:dataset:fineweb10B_sp1024 train_shards:80
+val_loader:shards pattern=fineweb_val_*.bin tokens:62021632
+step:7000/20000 val_loss:1.9200 val_bpb:1.1354 train_time:599000ms step_avg:85.00ms
+{stop}
+Serialized model int6+zstd: {model} bytes
+Code size: {code} bytes
+Total submission size int6+zstd: {total} bytes
+final_int6_roundtrip_exact val_loss:{raw_loss:.8f} val_bpb:{raw:.8f} eval_time:9000ms
+final_int6_sliding_window_exact val_loss:{loss:.8f} val_bpb:{bpb:.8f} eval_time:{eval_ms}ms
+"""
+STOP = "stopping_early: wallclock_cap train_time: {ms}ms step: 7000/20000"
+NATS_PER_BPB = math.log(2) * WINDOWED_BYTES[62_021_632] / 62_021_632
+FIELD_CODE = """import torch
+import torch.nn.functional as F
+
+
+def evaluate(model, tokens):
+    total = 0.0
+    with torch.no_grad():
+        for start in range(0, len(tokens) - 1, 64):
+            x, y = tokens[start : start + 64], tokens[start + 1 : start + 65]
+            total += F.cross_entropy(model(x), y, reduction="sum").item()
+    return total
+"""
+SLOT_CODE = """import torch
+import torch.nn.functional as F
+
+
+def evaluate(model, tokens):
+    total = 0.0
+    for start in range(0, len(tokens) - 1, 64):
+        x, y = tokens[start : start + 64], tokens[start + 1 : start + 65]
+        delta = torch.zeros(512, requires_grad=True)
+        F.cross_entropy(model.head(model.hidden(x) + delta), y).backward()
+        with torch.no_grad():
+            total += F.cross_entropy(model.head(model.hidden(x) + delta), y).item()
+    return total
+"""
+
+
+def field_folder(
+    folder: Path,
+    seeds=(1, 2, 3),
+    code=FIELD_CODE,
+    stop_ms=599_500,
+    after="",
+    model=15_000_000,
+    eval_ms=80_000,
+    names="train_seed{seed}.log",
+    claim=None,
+    readme="",
+    bytes_ratio=1.0,
+) -> Path:
+    """A record folder as people of the field make them, by hand."""
+    folder.mkdir(parents=True)
+    (folder / "train_gpt.py").write_text(code)
+    results = {}
+    rows = []
+    for seed in seeds:
+        bpb = round(1.11901234 + 0.001 * seed, 8)
+        raw = bpb + 0.02
+        nats = NATS_PER_BPB / bytes_ratio
+        log = FIELD_LOG.format(
+            seed=seed,
+            stop="\n".join(filter(None, [STOP.format(ms=stop_ms), after])),
+            model=model,
+            code=len(code),
+            total=model + len(code),
+            raw=raw,
+            raw_loss=raw * nats,
+            bpb=bpb,
+            loss=bpb * nats,
+            eval_ms=eval_ms,
+        )
+        path = folder / names.format(seed=seed)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(log)
+        results[str(seed)] = {"val_bpb": bpb, "steps": 7000, "eval_time_ms": eval_ms}
+        rows.append(f"| {seed} | 1.1354 | {bpb:.4f} |")
+    mean = sum(row["val_bpb"] for row in results.values()) / len(results)
+    submission = {
+        "name": "Field record",
+        "author": "A. Golfer",
+        "github_id": "golfer",
+        "date": "2026-03-19",
+        "track": "10min_16mb",
+        "val_bpb": claim or round(mean, 8),
+        "bytes_total": model + len(code),
+        "seed_results": results,
+    }
+    (folder / "submission.json").write_text(json.dumps(submission))
+    table = ["| Seed | Pre-quant bpb | Sliding bpb |", "|---|---|---|", *rows]
+    table.append(f"| **Mean** | | {mean:.4f} (std 0.0010) |")
+    (folder / "README.md").write_text("\n".join(["# Field record", "", *table, "", readme, ""]))
+    return folder
+
+
+PACKED_CODE = "import base64, zlib\nexec(zlib.decompress(base64.b64decode({payload!r})))\n"
+
+
+def packed_code(text: str) -> str:
+    payload = base64.b64encode(zlib.compress(text.encode())).decode()
+    return PACKED_CODE.format(payload=payload)
+
+
+LAWFUL = {
+    "plain": {},
+    "logs in a folder, by other names": {"names": "logs_experiment/hybrid_600s_s{seed}.txt"},
+    "ternary logs": {"names": "ternary_log_{seed}.txt"},
+    "packed code": {"code": packed_code(FIELD_CODE)},
+    "the claim is a line that all logs share": {"claim": 1.14101234},
+    "calibration within the time": {
+        "stop_ms": 590_000,
+        "after": "GPTQ:collected 67 Hessians in 4.7s",
+    },
+    "seeds are told": {"readme": "No seeds were dropped. All three runs are reported."},
+    "a cheat that is left off": {
+        "code": "import os\nSLOT = int(os.environ.get('SLOT', '0'))\n"
+        + SLOT_CODE.replace("        delta =", "        if SLOT:\n          delta =").replace(
+            "        F.cross", "          F.cross"
+        )
+    },
+}
+UNLAWFUL = {
+    "late calibration": ({"after": "GPTQ:collected 67 Hessians in 4.7s"}, "phases"),
+    "too large": ({"model": 15_999_900}, "size"),
+    "training too long": ({"stop_ms": 604_000}, "time"),
+    "scoring too long": ({"eval_ms": 612_000}, "time"),
+    "SLOT, packed": ({"code": packed_code(SLOT_CODE)}, "causal"),
+    "the best of three": ({"readme": "Submitted: seed 1 (best)"}, "selection"),
+    "the lowest of five": ({"readme": "Score: mean of the 3 lowest"}, "selection"),
+    "another score than the logs": ({"claim": 1.1105}, "figures"),
+    "an empty script": ({"code": ""}, "files"),
+    "bytes counted twice": ({"bytes_ratio": 1.167}, "bytes"),
+    "two seeds": ({"seeds": (1, 2)}, "seeds"),
+}
+
+
+@pytest.mark.parametrize("changes", LAWFUL.values(), ids=LAWFUL)
+def test_a_lawful_folder_of_the_field_has_no_failure(tmp_path, changes):
+    """Warnings at most: status 0 or 3."""
+    findings = check(field_folder(tmp_path / "2026-03-19_Field", **changes))
+    assert [f for f in findings if f.level == "fail"] == []
+    assert status(findings) in (0, 3)
+
+
+@pytest.mark.parametrize("changes, rule", UNLAWFUL.values(), ids=UNLAWFUL)
+def test_an_unlawful_folder_of_the_field_fails_by_its_rule(tmp_path, changes, rule):
+    """And by no other rule: status 1."""
+    findings = check(field_folder(tmp_path / "2026-03-19_Field", **changes))
+    assert {f.rule for f in findings if f.level == "fail"} == {rule}
+    assert status(findings) == 1
+
+
+def test_a_tail_that_is_scored_again_is_a_warning(tmp_path):
+    """Bytes a token that differ in the sixth digit are no mistake in counting bytes."""
+    findings = check(field_folder(tmp_path / "2026-03-19_Field", bytes_ratio=1.0000027))
+    assert {f.rule for f in findings if f.level == "fail"} == set()
+    (first, *_) = [f for f in findings if f.rule == "one-pass"]
+    assert first.level == "warn" and "targets or more too many" in first.evidence
+
+
+def test_packed_code_is_weighed_with_what_it_imports(tmp_path):
+    """A helper counts, whether the script that imports it is packed or not."""
+    for code in ("import helper\n", packed_code("import helper\nhelper.run()\nprint(1)\n")):
+        folder = field_folder(tmp_path / f"2026-03-{10 + len(code) % 9}_Field", code=code)
+        (folder / "helper.py").write_text("# not much\n" * 100_000)
+        assert "size" in {f.rule for f in check(folder) if f.level == "fail"}
+
+
+def test_without_a_date_there_is_no_row_to_compare_with(tmp_path):
+    """Neither the newest record nor its own row."""
+    folder = field_folder(tmp_path / "field")
+    edit(folder / "submission.json", '"2026-03-19"', "null")
+    (finding,) = [f for f in check(folder) if f.rule == "significance"]
+    assert finding.level == "warn" and "no row to compare" in finding.evidence
+
+
+def test_what_lies_outside_the_folder_is_not_read(tmp_path):
+    """A README or a script that links out of it is told, not followed."""
+    folder = field_folder(tmp_path / "2026-03-19_Field")
+    (tmp_path / "secret").write_text("password")
+    for name in ("README.md", "more.py"):
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(tmp_path / "secret")
+    findings = check(folder)
+    assert {f.where for f in findings if f.rule == "hidden"} == {"README.md", "more.py"}
+    assert "password" not in report(findings, verbose=True)

@@ -44,6 +44,9 @@ class Hyperparameters:
     matrix_lr: float = 0.04
 
 
+HP = Hyperparameters()  # packing leaves out what nothing uses
+
+
 def main() -> None:
     print(torch.__version__, evaluate.VERSION, quantize.VERSION)
 

@@ -112,9 +112,10 @@ def number_documents(position_ids: Tensor, valid_BS, highest_B: Tensor) -> Tenso
     T = position_ids.size(1)
     is_first = torch.arange(T, device=position_ids.device) == 0
     goes_on = position_ids == shifted(position_ids, 0) + 1
-    begins = ~torch.where(is_first, position_ids != 0, goes_on)
+    # No torch.where: onnxruntime has none for truth values.
+    begins = (is_first & (position_ids == 0)) | ~(is_first | goes_on)
     is_text = torch.ones_like(begins) if valid_BS is None else valid_BS[:, -T:].bool()
-    follows_text = torch.where(is_first, highest_B[:, None] > 0, shifted(is_text, False))
+    follows_text = (is_first & (highest_B[:, None] > 0)) | (~is_first & shifted(is_text, False))
     begins = begins & is_text & follows_text  # text after padding is no further document
     return (highest_B[:, None].clamp(min=1) + begins.cumsum(dim=-1)) * is_text
 
@@ -186,6 +187,11 @@ def eager_attention(module, q, k, v, attention_mask, scaling, dropout=0.0, **kwa
     return (weights @ v).transpose(1, 2).contiguous(), weights
 
 
+def attention_name(config, options: dict) -> str:
+    """The attention function of a call: eager, which alone has weights, if they are asked for."""
+    return "eager" if options.get("output_attentions") else config._attn_implementation
+
+
 class SharedAttention(nn.Module):
     """What transformers' attention functions ask of a module, and the call of them."""
 
@@ -203,9 +209,8 @@ class SharedAttention(nn.Module):
         """Of the new tokens to all so far: (B, T, H*E), and the weights where they are computed."""
         if past_key_values is not None:
             k_BGTE, v_BGTE = past_key_values.update(k_BGTE, v_BGTE, self.layer_idx)
-        attention = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention
-        )
+        name = attention_name(self.config, kwargs)
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention)
         y, weights = attention(
             self,
             q_BHTE,
@@ -266,18 +271,18 @@ class SharedModel:
     ):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("forward needs one of input_ids and inputs_embeds")
-        if kwargs.get("output_attentions") and self.config._attn_implementation != "eager":
-            raise ValueError(
-                f"attn_implementation={self.config._attn_implementation!r} computes no attention"
-                " weights; for output_attentions call model.set_attn_implementation('eager')"
-            )
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
-        row = self.read_row(input_ids, inputs_embeds, attention_mask, position_ids, past_key_values)
+        attention = attention_name(self.config, kwargs)
+        row = self.read_row(
+            input_ids, inputs_embeds, attention_mask, position_ids, past_key_values, attention
+        )
         x = self.run(row, past_key_values=past_key_values, **kwargs)
         return BaseModelOutputWithPast(last_hidden_state=x, past_key_values=past_key_values)
 
-    def read_row(self, tokens_BT, embeddings_BTD, attention_mask, position_ids, cache) -> Row:
+    def read_row(
+        self, tokens_BT, embeddings_BTD, attention_mask, position_ids, cache, attention: str
+    ) -> Row:
         """Find each token's document and neighbours, and take the tokens into the cache.
 
         Raises: ValueError for an attention_mask of another length.
@@ -320,33 +325,35 @@ class SharedModel:
 
         masks = {}
         for window in dict.fromkeys(self.config.windows):
+            config = SimpleNamespace(sliding_window=window, _attn_implementation=attention)
             masks[window] = self.make_mask(
-                window, embeddings_BTD, attention_mask, position_ids, cache, documents_BS
+                config, embeddings_BTD, attention_mask, position_ids, cache, documents_BS
             )
         if reach:
             earlier = table(tokens_BW[:, :reach].clamp(min=0)).to(embeddings_BTD.dtype)
             embeddings_BTD = torch.cat([earlier, embeddings_BTD], dim=1)
         return Row(tokens_BW, embeddings_BTD, begins_BW, position_ids, T, masks)
 
-    def make_mask(self, window, x_BTD, attention_mask, position_ids, cache, documents_BS):
-        """The mask of the layers with a window, in the form that their attention function takes."""
+    def make_mask(self, config, x_BTD, attention_mask, position_ids, cache, documents_BS):
+        """The mask of the layers with a window, in the form that their attention function takes.
+
+        config names both. Layers have different windows, where transformers' own config knows one.
+        """
         arguments = dict(
+            config=config,
             inputs_embeds=x_BTD,
             attention_mask=attention_mask,
             past_key_values=cache,
             position_ids=position_ids,
-            layer_idx=self.config.windows.index(window),
+            layer_idx=self.config.windows.index(config.sliding_window),
         )
         # Without a mask and a cache transformers itself sees where position_ids start again.
         if (attention_mask is not None or cache is not None) and not is_tracing(documents_BS):
             if (documents_BS > 1).any():
                 arguments["and_mask_function"] = packed_sequence_mask_function(documents_BS)
-        if window is None:
-            return create_causal_mask(self.config, **arguments)
-        # Layers have different windows, where a config of transformers knows one.
-        attention = self.config._attn_implementation
-        config = SimpleNamespace(sliding_window=window, _attn_implementation=attention)
-        return create_sliding_window_causal_mask(config, **arguments)
+        if config.sliding_window is None:
+            return create_causal_mask(**arguments)
+        return create_sliding_window_causal_mask(**arguments)
 
 
 class SharedForCausalLM:
