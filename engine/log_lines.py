@@ -101,6 +101,10 @@ REPACKED = Line(
     "warning: packing lost {lost:.4f} nats where {foreseen:.4f} were foreseen; int8 rows of"
     " {rows_bytes:d} bytes lose {rows_lost:.4f}: kept the {kept}"
 )
+OUT_OF_TIME = Line(
+    "warning: packing ran out of time and ended with {bytes:d} bytes; lower ITERATIONS, or raise"
+    " MAX_WALLCLOCK_SECONDS"
+)
 TRAINED = Line("trained steps:{steps:d} train_time:{train_ms:.0f}ms cap:{cap_ms:.0f}ms")
 OVERTIME = Line("warning: training took {seconds:.1f} s, over MAX_WALLCLOCK_SECONDS={cap:.1f}")
 MEMORY = Line("peak memory allocated: {allocated:d} MiB reserved: {reserved:d} MiB")
