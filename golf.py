@@ -430,6 +430,7 @@ def take_gpus(words: list[str]) -> tuple[int, list[str]]:
 
     ["pr334", "--gpus", "8"] gives 8 and ["pr334"]. Raises: SystemExit for what is not a number.
     """
+    # --gpus=8 is taken apart at a character that no word can hold.
     words = [part for word in words for part in re.sub("^--gpus=", "--gpus\0", word).split("\0")]
     if "--gpus" not in words:
         return 0, words
@@ -571,10 +572,13 @@ def install(absent: list[str], run) -> None:
     wheels that pip was told of may hold another. So uv, which can choose, is fetched first where
     pip has no CPU build.
     """
+    # The name ends at ">": torchvision is another package.
     wants_torch = any(need.startswith("torch>") for need in absent)
     wants_cuda = wants_torch and has_driver()
     constraints = ROOT / "constraints.txt"
     limits = [] if wants_cuda else ["-c", str(constraints)]  # with a driver any torch will do
+    # By the module: the script bin/pip names its Python in its first line, which fails where the
+    # path has spaces.
     pip = [PYTHON, "-m", "pip", "install", "--no-input"]
     if not sys.stdout.isatty():
         pip.append("--quiet")
@@ -585,6 +589,7 @@ def install(absent: list[str], run) -> None:
         pin = re.search(pattern, constraints.read_text(encoding="utf-8"), re.MULTILINE)[0]
         absent = [pin, *(need for need in absent if not need.startswith("torch>"))]
         query = [PYTHON, "-m", "pip", "index", "versions", "torch"]
+        # "2.13.0+cpu, 2.13.0" where pip was told of a folder with the CPU build.
         answer = subprocess.run(query, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         version = pin[len("torch==") :]
         pip_gives_cuda = pip_gives_cuda and f"{version}+cpu" not in answer.stdout.decode()
@@ -652,9 +657,11 @@ def prepared(needs: list[str]) -> str:
         except BlockingIOError:
             print("golf.py: waiting for another golf.py, which is installing", flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
+        # It was opened for appending, so that opening it never empties it.
         lock.seek(0)
         is_unusable = lock.read() != "" or not os.path.exists(PYTHON)
         if is_unusable or missing_in_venv(needs):
+            # At once, past Python's buffers: a kill -9 must leave the mark behind.
             os.write(lock.fileno(), b"changing .venv")
             if is_unusable:
                 make_venv(run)
@@ -769,7 +776,7 @@ def main(arguments: list[str]) -> None:
     if command.name == "smoke":
         sys.exit(smoke(python))
     if command.name == "test":
-        os.chdir(ROOT)
+        os.chdir(ROOT)  # pytest finds its settings, and the tests, where it stands
     line = [*program(python, module, gpus), *command.arguments, *words]
     # Replacing this process, and not waiting for another: signals and the exit status need no care.
     os.execve(line[0], line, child_environment())

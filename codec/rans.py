@@ -1,9 +1,22 @@
 """Turn trellis points into bytes at their entropy, and back: rANS with frequency tables inside.
 
-The coder is static rANS with 32-bit states in interleaved lanes. All that it and its tables compute
-is integers, so a stream means the same everywhere. A point's table is chosen by its class, the
-spread of its row and column in quarter octaves, and by its parity, which the trellis tells. Points
-are coded step by step of their paths, all paths of a matrix side by side. A stream, little-endian:
+The coder is static rANS with 32-bit states in interleaved lanes. A state is a number that grows by
+what a symbol is worth: with frequencies that add up to 2**TABLE_BITS, encoding a symbol turns x
+into (x // frequency << TABLE_BITS) + x % frequency + start, and reading goes back. With TABLE_BITS
+2 and two symbols, a of frequency 3 (start 0) and b of frequency 1 (start 3), from x = 5:
+
+    write b    (5 // 1 << 2) + 5 % 1 + 3 = 23      b is worth 2 bits, so x is 4 times as large
+    write a    (23 // 3 << 2) + 23 % 3 + 0 = 30    a is worth 0.4
+    read       30 & 3 = 2 is below 3: a, and x = 3 * (30 >> 2) + 2 - 0 = 23
+               23 & 3 = 3 is b's:     b, and x = 1 * (23 >> 2) + 3 - 3 = 5
+
+Symbols are read in the reverse order of writing. A state that would leave 32 bits first gives its
+low 16 bits to the words; a reader takes them back when its state is below STATE_LOW.
+
+All that the coder and its tables compute is integers, so a stream means the same everywhere. A
+point's table is chosen by its class, the spread of its row and column in quarter octaves, and by
+its parity, which the trellis tells. Points are coded step by step of their paths, all paths of a
+matrix side by side. A stream, little-endian:
 
     PREFIX | LZMA: log2-frequencies | LZMA: exponents | base steps f32 | lane states u32 | words u16
 
@@ -12,6 +25,9 @@ what it lacks stands apart. A stream with such points has WITH_LARGE added to th
 prefix, and after the base steps a LARGE with the size of an LZMA stream: first the places of those
 points among all weights, u32, rising, then what each lacks over 4, i32. So 40,003 at place 7 is
 coded as -1, and stands there as 7 and 10,001.
+
+SORTED is added to that byte where paths go down the rows in trellis.coding_order. In a stream
+without it they go down the rows as they stand.
 
 LZMA is raw, by LZMA_FILTER. Log2-frequencies are K rows of M, of 255 where a cell is empty, and of
 falling 1/LOG_UNITS bits else, through mantissas of 31 bits; what rounding leaves goes to the first
@@ -77,16 +93,16 @@ class Tables:
         K, self.reach = len(logs_KM), reach
         point = np.arange(-reach, reach + 1)
         mantissas = np.array([round(2 ** (31 - i / LOG_UNITS)) for i in range(LOG_UNITS)])
-        whole, part = np.divmod(logs_KM.astype(np.int64), LOG_UNITS)
-        share_KM = np.where(logs_KM == ABSENT, 0, mantissas[part] >> whole)
+        whole_bits, part = np.divmod(logs_KM.astype(np.int64), LOG_UNITS)
+        share_KM = np.where(logs_KM == ABSENT, 0, mantissas[part] >> whole_bits)
         share = np.repeat(share_KM[:, cell_of(np.abs(point))], 2, axis=0)  # class, then parity
         share[(np.arange(2 * K)[:, None] + point) % 2 == 1] = 0
         self.frequency = _normalised(share)
         self.start = self.frequency.cumsum(axis=1) - self.frequency
         self.symbol = np.full((2 * K, 1 << TABLE_BITS), reach, np.int16)
         for row, frequency in zip(self.symbol, self.frequency, strict=True):
-            found = np.repeat(np.arange(2 * reach + 1), frequency)
-            row[: len(found)] = found
+            slots = np.repeat(np.arange(2 * reach + 1), frequency)
+            row[: len(slots)] = slots
         self.frequency = self.frequency.astype(np.uint32)
         self.start = self.start.astype(np.uint32)
 
@@ -118,8 +134,8 @@ def count_logs(matrices: list[Points], low: int, K: int, reach: int) -> np.ndarr
         own = cells[parity::2]
         for total, row in zip(mean_KM, counts[:, parity::2], strict=True):
             size = np.bincount(own, minlength=mean_KM.shape[1])
-            here = np.bincount(own, row, minlength=mean_KM.shape[1])
-            np.maximum(total, here / np.maximum(size, 1), out=total)
+            uses = np.bincount(own, row, minlength=mean_KM.shape[1])
+            np.maximum(total, uses / np.maximum(size, 1), out=total)
     ratio_KM = mean_KM.max(axis=1, keepdims=True) / np.where(mean_KM > 0, mean_KM, np.inf)
     logs_KM = np.rint(LOG_UNITS * np.log2(np.maximum(ratio_KM, 1))).clip(max=ABSENT - 1)
     return np.where(mean_KM > 0, logs_KM, ABSENT).astype(np.uint8)
@@ -147,38 +163,47 @@ def encode(matrices: list[Points], base_steps: list[float], states: int) -> byte
             raise ValueError(f"base_step={base_step} must be {SMALLEST_STEP} to {LARGEST_STEP}")
     large, matrices = _large_apart(matrices)
     low, K, reach, logs_KM = _model_of(matrices)
-    tables = Tables(logs_KM, reach)
     lanes = _lanes_for(matrices)
-    lane_states = np.full(lanes, STATE_LOW, np.uint32)
-    words = []
-    width = 2 * tables.reach + 1
-    for p in reversed(matrices):
-        steps, order = path_steps(len(p.points_RC)), p.row_order
-        for t in reversed(range(steps)):
-            rows = order[t::steps]
-            points = p.points_RC[rows].reshape(-1).astype(np.int64)
-            classes = p.classes(low, K, rows).reshape(-1).astype(np.int64)
-            index = (2 * classes + (points & 1)) * width
-            index += points + tables.reach
-            frequency, start = tables.frequency.take(index), tables.start.take(index)
-            for at in reversed(range(0, len(points), lanes)):
-                f, first = frequency[at : at + lanes], start[at : at + lanes]
-                x = lane_states[: len(f)]
-                full = x >= f.astype(np.uint64) << (32 - TABLE_BITS)
-                words.append(x[full].astype(np.uint16)[::-1])
-                x = np.where(full, x >> 16, x)
-                lane_states[: len(f)] = (x // f << TABLE_BITS) + x % f + first
-    logs = _deflated(logs_KM.tobytes())
-    packed = _deflated(_exponents(matrices))
+    lane_states, words = _coded_words(matrices, Tables(logs_KM, reach), low, K, lanes)
     is_sorted = any((np.diff(p.row_order) < 0).any() for p in matrices)
     if is_sorted and not all(p.rows_sorted for p in matrices):
         raise ValueError("paths must go down sorted rows in all matrices of a stream, or in none")
     first = states + (WITH_LARGE if large else 0) + (SORTED if is_sorted else 0)
-    prefix = PREFIX.pack(first, low, K, reach, lanes, len(logs), len(packed))
+    logs = _deflated(logs_KM.tobytes())
+    exponents = _deflated(_exponents(matrices))
+    prefix = PREFIX.pack(first, low, K, reach, lanes, len(logs), len(exponents))
     steps = np.array(base_steps, "<f4").tobytes()
-    packed_words = np.concatenate([np.empty(0, np.uint16), *words])[::-1]
-    arrays = (lane_states.astype("<u4"), packed_words.astype("<u2"))
-    return b"".join((prefix, logs, packed, steps, large, *(array.tobytes() for array in arrays)))
+    coded = lane_states.astype("<u4").tobytes() + words.astype("<u2").tobytes()
+    return b"".join((prefix, logs, exponents, steps, large, coded))
+
+
+def _coded_words(
+    matrices: list[Points], tables: Tables, low: int, K: int, lanes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The states that a reader starts from, and the words that it takes, in its order."""
+    lane_states = np.full(lanes, STATE_LOW, np.uint32)
+    words = [np.empty(0, np.uint16)]
+    width = 2 * tables.reach + 1
+    # From the last point to the first: rANS reads in the reverse order.
+    for p in reversed(matrices):
+        order = p.row_order
+        steps = path_steps(len(order))
+        for t in reversed(range(steps)):
+            rows = order[t::steps]
+            points = p.points_RC[rows].reshape(-1).astype(np.int64)
+            classes = p.classes(low, K, rows).reshape(-1).astype(np.int64)
+            table = 2 * classes + (points & 1)
+            index = table * width + points + tables.reach
+            frequency = tables.frequency.take(index)
+            start = tables.start.take(index)
+            for at in reversed(range(0, len(points), lanes)):
+                f = frequency[at : at + lanes]
+                x = lane_states[: len(f)]
+                is_full = x >= f.astype(np.uint64) << (32 - TABLE_BITS)
+                words.append(x[is_full].astype(np.uint16)[::-1])
+                x = np.where(is_full, x >> 16, x)
+                lane_states[: len(f)] = (x // f << TABLE_BITS) + x % f + start[at : at + lanes]
+    return lane_states, np.concatenate(words)[::-1]
 
 
 def _large_apart(matrices: list[Points]) -> tuple[bytes, list[Points]]:
@@ -205,12 +230,12 @@ def _large_back(stream: bytes, at: int, matrices: list[Points]) -> None:
     if (np.diff(place) <= 0).any() or place[-1] >= numbers[-1]:
         raise StreamError("the places of large points do not rise")
     for p, first, end in zip(matrices, numbers, numbers[1:], strict=False):
-        here = slice(*np.searchsorted(place, (first, end)))
+        own = slice(*np.searchsorted(place, (first, end)))
         flat = p.points_RC.reshape(-1)
-        points = flat[place[here] - first] + 4 * lacking[here]
+        points = flat[place[own] - first] + 4 * lacking[own]
         if ((np.abs(points) <= MAX_POINT) | (np.abs(points) > LARGEST_POINT)).any():
             raise StreamError("a point that stands apart is not a large one")
-        flat[place[here] - first] = points
+        flat[place[own] - first] = points
 
 
 def _model_of(matrices: list[Points]) -> tuple[int, int, int, np.ndarray]:
@@ -303,56 +328,73 @@ def decode(stream: bytes, shapes: list[tuple[int, int]]) -> tuple[list[Points], 
     """
     if len(stream) < PREFIX.size:
         raise StreamError(f"{len(stream)} bytes cannot hold a stream of points")
-    first, low, K, reach, lanes, *sizes = PREFIX.unpack_from(stream)
-    has_large, is_sorted = first & WITH_LARGE, first & SORTED
-    states = first - has_large - is_sorted
-    # with few lanes for many points, a stream of zeros in 60 bytes would take hours
-    enough = lanes > min(sum(R * C for R, C in shapes) >> 14, 1023)
-    if not (states in PARITY_CHECKS and K and enough and reach <= MAX_POINT):
+    first, low, K, reach, lanes, logs_bytes, exponents_bytes = PREFIX.unpack_from(stream)
+    has_large = bool(first & WITH_LARGE)
+    is_sorted = bool(first & SORTED)
+    states = first & ~(WITH_LARGE | SORTED)
+    # With few lanes for many points, a stream of zeros in 60 bytes would take hours.
+    least_lanes = min(sum(R * C for R, C in shapes) >> 14, 1023) + 1
+    if states not in PARITY_CHECKS or not K or lanes < least_lanes or reach > MAX_POINT:
         raise StreamError("the prefix of the points is not as this format has it")
-    at = PREFIX.size
+
+    exponents_at = PREFIX.size + logs_bytes
+    steps_at = exponents_at + exponents_bytes
+    large_at = steps_at + 4 * len(shapes)
+    lanes_at = large_at
+    if has_large and large_at + LARGE.size <= len(stream):
+        _, large_bytes = LARGE.unpack_from(stream, large_at)
+        lanes_at += LARGE.size + large_bytes
+    words_at = lanes_at + 4 * lanes
     cells = int(cell_of(np.array(reach))) + 1
-    logs_KM = _inflated(stream[at : at + sizes[0]], K * cells).reshape(K, cells)
-    at += sizes[0]
-    per_kind = (0, 1, 0, 1)
-    counts = [shape[axis] for axis in per_kind for shape in shapes]
-    exponents = _inflated(stream[at : at + sizes[1]], sum(counts)).view(np.int8)
-    exponents = np.split(exponents, np.cumsum(counts)[:-1])
-    at += sizes[1]
-    large_at = begin = at + 4 * len(shapes)
-    if has_large and begin + LARGE.size <= len(stream):
-        begin += LARGE.size + LARGE.unpack_from(stream, begin)[1]
-    end = begin + 4 * lanes
-    if end > len(stream) or (len(stream) - end) % 2:
+    logs_KM = _inflated(stream[PREFIX.size : exponents_at], K * cells).reshape(K, cells)
+    exponents = _split_exponents(stream[exponents_at:steps_at], shapes)
+    if words_at > len(stream) or (len(stream) - words_at) % 2:
         raise StreamError("the coded points are cut off")
-    base_steps = np.frombuffer(stream[at:large_at], "<f4").astype(float)
+    base_steps = np.frombuffer(stream[steps_at:large_at], "<f4").astype(float)
     if not ((SMALLEST_STEP <= base_steps) & (base_steps <= LARGEST_STEP)).all():
         raise StreamError("a base step is not one of this format")
-    lane_states = np.frombuffer(stream[begin:end], "<u4").astype(np.uint32)
-    words = np.frombuffer(stream[end:], "<u2").astype(np.uint32)
+
+    lane_states = np.frombuffer(stream[lanes_at:words_at], "<u4").astype(np.uint32)
+    words = np.frombuffer(stream[words_at:], "<u2").astype(np.uint32)
     reader = Reader(Tables(logs_KM, reach), lane_states, words)
     next_state = transitions(states).astype(np.uint32)
     matrices = []
-    for i, (R, C) in enumerate(shapes):
-        kinds = exponents[i :: len(shapes)]
-        p = Points(np.empty((R, C), np.int32), *kinds, rows_sorted=bool(is_sorted))
-        steps = path_steps(R)
-        order = p.row_order
-        state = np.zeros((-(-R // steps), C), np.uint32)
-        for t in range(steps if R * C else 0):
-            rows = order[t::steps]
-            tables = 2 * p.classes(low, K, rows).astype(np.uint32)
-            now = state[: len(rows)]
-            tables += now & np.uint32(1)
-            points = reader.read(tables.reshape(-1)).reshape(tables.shape)
-            p.points_RC[rows] = points
-            state[: len(rows)] = next_state[now, (points >> 1) & 1]
+    for shape, own_exponents in zip(shapes, exponents, strict=True):
+        p = Points(np.empty(shape, np.int32), *own_exponents, rows_sorted=is_sorted)
+        _read_points(p, reader, next_state, low, K)
         matrices.append(p)
     if reader.position != len(words) or (reader.lane_states != STATE_LOW).any():
         raise StreamError("the coded points do not end where they should")
     if has_large:
         _large_back(stream, large_at, matrices)
     return matrices, base_steps.tolist()
+
+
+def _read_points(p: Points, reader: Reader, next_state: np.ndarray, low: int, K: int) -> None:
+    """Fill in the points of a matrix, step by step of its paths."""
+    R, C = p.points_RC.shape
+    if not R * C:
+        return
+    order = p.row_order
+    steps = path_steps(R)
+    state_PC = np.zeros((-(-R // steps), C), np.uint32)  # of the paths of every column
+    for t in range(steps):
+        rows = order[t::steps]  # the last part may be one row short
+        tables = 2 * p.classes(low, K, rows).astype(np.uint32)
+        state = state_PC[: len(rows)]
+        tables += state & np.uint32(1)  # the trellis tells the parity of what comes
+        points = reader.read(tables.reshape(-1)).reshape(tables.shape)
+        p.points_RC[rows] = points
+        state_PC[: len(rows)] = next_state[state, (points >> 1) & 1]
+
+
+def _split_exponents(data: bytes, shapes: list[tuple[int, int]]) -> list[list[np.ndarray]]:
+    """The four kinds of exponents of each matrix, of what _exponents wrote."""
+    of_rows = [R for R, _ in shapes]
+    of_columns = [C for _, C in shapes]
+    counts = of_rows + of_columns + of_rows + of_columns
+    exponents = np.split(_inflated(data, sum(counts)).view(np.int8), np.cumsum(counts)[:-1])
+    return [exponents[i :: len(shapes)] for i in range(len(shapes))]
 
 
 def _deflated(data: bytes) -> bytes:

@@ -78,8 +78,8 @@ def octaves(exponents: np.ndarray) -> np.ndarray:
     """2**(exponents / UNITS), by square roots and powers of two, which are alike everywhere."""
     root = math.sqrt(math.sqrt(2))
     fractions = np.array([1.0, root, math.sqrt(2), math.sqrt(2) * root])
-    whole, part = np.divmod(exponents.astype(np.int64), UNITS)
-    return np.ldexp(fractions[part], whole)
+    octave, quarter = np.divmod(exponents.astype(np.int64), UNITS)
+    return np.ldexp(fractions[quarter], octave)
 
 
 def log2_exponents(values: np.ndarray) -> np.ndarray:

@@ -125,13 +125,13 @@ class Workspace:
         arrive_KP = [branch.view(K, 2, P).unbind(1) for branch in (self.from_low, self.from_high)]
         next_KP = self.total_SP.view(2, K, P)
         self.merges = [(arrive_KP[0][0], arrive_KP[1][0], next_KP[0])]
-        odd = arrive_KP[0][1], arrive_KP[1][1], next_KP[1]
+        of_odd = arrive_KP[0][1], arrive_KP[1][1], next_KP[1]
         if feedback:
             bits = K // (2 * feedback), 2, feedback
-            low, high, merged = (tensor.unflatten(0, bits) for tensor in odd)
+            low, high, merged = (tensor.unflatten(0, bits) for tensor in of_odd)
             self.merges += [(low[:, i], high[:, i], merged[:, 1 - i]) for i in (0, 1)]
         else:
-            self.merges.append(odd)
+            self.merges.append(of_odd)
 
         # Backward: a place 2 k + p in took_high, of the state p * K + (k XOR p * feedback), and
         # whether the higher predecessor was taken, give the residue and the place one step before.

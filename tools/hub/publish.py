@@ -135,6 +135,7 @@ def write_folder(
     stored = sum(w.numel() for w in published_weights(settings, weights).values())
     evidence = model_card.read_evidence(source, trained)
     out.parent.mkdir(parents=True, exist_ok=True)
+    # Beside out, so that the last step is a rename: whoever looks sees all of it or nothing.
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
         folder = Path(scratch) / out.name
         folder.mkdir()

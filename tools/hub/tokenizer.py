@@ -255,9 +255,9 @@ def original_rows(folder: Path, texts: Iterable[str] = HOSTILE) -> list[list[int
     if (folder / "tokenizer.model").is_file() and not described.get("added_tokens"):
         _, processor = read_sentencepiece(folder / "tokenizer.model")
         return [processor.encode(text) for text in texts]
-    given = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    given.encode_special_tokens = True
-    return [given.encode(text, add_special_tokens=False).ids for text in texts]
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.encode_special_tokens = True  # what spells a special token is text here
+    return [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -106,18 +106,21 @@ class Log:
     """
 
     def __init__(self, tokens_T: np.ndarray):
-        self.tokens_T, self.num_targets = tokens_T, len(tokens_T) - 1
+        self.tokens_T = tokens_T
+        self.num_targets = len(tokens_T) - 1
         self.nats_T = np.full(self.num_targets, np.nan)  # the last ones reported
         self.logp_TV: np.ndarray | None = None  # where they were given
         self.events: list[tuple[str, int, int]] = []
 
     def score(self, first: int, end: int, nats, logp=None) -> None:
         """Enter the final nats of targets first..end, and the distributions they are from."""
-        first, end = int(first), int(end)
-        nats_S, what = np.asarray(nats, np.float64), f"targets {first}..{end}"
+        first = int(first)
+        end = int(end)
+        nats_S = np.asarray(nats, np.float64)
+        targets = f"targets {first}..{end}"
         if nats_S.shape != (end - first,) or not 0 <= first < end <= self.num_targets:
             fits = f"must be one number each of targets within 0..{self.num_targets}"
-            raise ValueError(f"{what}: nats of shape {nats_S.shape} {fits}")
+            raise ValueError(f"{targets}: nats of shape {nats_S.shape} {fits}")
         self.events.append(("score", first, end))
         self.nats_T[first:end] = nats_S
         if logp is not None:
@@ -242,10 +245,11 @@ def logits_of(model: Callable) -> Callable[[torch.Tensor], torch.Tensor]:
     """
 
     def forward_logits(x_BT: torch.Tensor) -> torch.Tensor:
-        calls, cross_entropy = [], F.cross_entropy
+        calls = []
+        cross_entropy = F.cross_entropy
 
-        def spy(logits, *args, **how):
-            calls.append((logits, cross_entropy(logits, *args, **how)))
+        def spy(logits, *args, **options):
+            calls.append((logits, cross_entropy(logits, *args, **options)))
             return calls[-1][1]
 
         with mock.patch.object(F, "cross_entropy", spy):
@@ -254,8 +258,8 @@ def logits_of(model: Callable) -> Callable[[torch.Tensor], torch.Tensor]:
             raise ValueError("model(x, y) does not call cross_entropy; give Windows its logits")
         logits, mean = calls[-1]
         if abs(loss.item() - mean.item()) > 1e-5:
-            what = f"model(x, y) returns {loss.item()}, its cross-entropy is {mean.item()}"
-            raise ValueError(f"{what}; give Windows the logits that are scored")
+            fault = f"model(x, y) returns {loss.item()}, its cross-entropy is {mean.item()}"
+            raise ValueError(f"{fault}; give Windows the logits that are scored")
         return logits.view(*x_BT.shape, -1)
 
     return forward_logits
@@ -277,22 +281,22 @@ def load_scorer(subject: str) -> tuple[Callable[[], Scorer], object]:
     return maker(getattr(module, name), subject), module
 
 
-def maker(found, name: str) -> Callable[[], Scorer]:
+def maker(candidate, name: str) -> Callable[[], Scorer]:
     """A function without arguments that returns a fresh scorer, for whatever was named."""
-    if not inspect.isclass(found) and hasattr(found, "evaluate"):
-        return lambda: copy.deepcopy(found)
-    if not callable(found):
+    if not inspect.isclass(candidate) and hasattr(candidate, "evaluate"):
+        return lambda: copy.deepcopy(candidate)
+    if not callable(candidate):
         raise ValueError(f"{name} must be callable or have evaluate(tokens_T, log)")
     try:
-        parameters = inspect.signature(found).parameters.values()
+        parameters = inspect.signature(candidate).parameters.values()
     except ValueError:  # of a builtin
         raise ValueError(f"{name} must be a class or a function written in Python") from None
     required = [p for p in parameters if p.default is p.empty and p.kind <= p.POSITIONAL_OR_KEYWORD]
-    if len(required) == 1 and not inspect.isclass(found):
-        return lambda: Stream(found)
-    if required or (inspect.isclass(found) and not hasattr(found, "evaluate")):
+    if len(required) == 1 and not inspect.isclass(candidate):
+        return lambda: Stream(candidate)
+    if required or (inspect.isclass(candidate) and not hasattr(candidate, "evaluate")):
         raise ValueError(f"{name} must be made without arguments and have evaluate(tokens_T, log)")
-    return found
+    return candidate
 
 
 def made_up_tokens(vocab_size: int, num_tokens: int, seed: int = 0) -> np.ndarray:
@@ -337,7 +341,9 @@ class Probe:
     """Fresh evaluations of one scorer; the plain one and the last one are kept."""
 
     def __init__(self, make: Callable[[], Scorer], tokens_T: np.ndarray):
-        self.make, self.tokens_T, self.last = make, tokens_T, None
+        self.make = make
+        self.tokens_T = tokens_T
+        self.last = None
         self.base = self.run(tokens_T)
 
     def run(self, tokens_T: np.ndarray) -> Log:
@@ -347,9 +353,9 @@ class Probe:
 
     def log(self, tokens_T: np.ndarray) -> Log:
         """The evaluation of these tokens, from memory where it is there."""
-        for known in (self.base, self.last):
-            if known is not None and np.array_equal(known.tokens_T, tokens_T):
-                return known
+        for log in (self.base, self.last):
+            if log is not None and np.array_equal(log.tokens_T, tokens_T):
+                return log
         self.last = self.run(tokens_T)
         return self.last
 
@@ -377,37 +383,39 @@ def order_fault(log: Log) -> tuple[str, str] | None:
         if kind == "score":
             part_T[:] = True
     if not scored_T.all():
-        left, first = int((~scored_T).sum()), int(scored_T.argmin())
-        place = "head" if first == 0 else "middle" if scored_T[first:].any() else "tail"
+        left = int((~scored_T).sum())
+        first = int(scored_T.argmin())
+        part = "head" if first == 0 else "middle" if scored_T[first:].any() else "tail"
         of = f"of {log.num_targets} targets"
-        return "one-pass", f"{left} {of} are never scored, the first is {first} ({place})"
+        return "one-pass", f"{left} {of} are never scored, the first is {first} ({part})"
     return None
 
 
-def probe_order(probe: Probe, where: str) -> list[Finding]:
+def probe_order(probe: Probe, place: str) -> list[Finding]:
     """Findings on score-first and one-pass, for the stream and for two of other lengths."""
     lengths = [len(probe.tokens_T), len(probe.tokens_T) - 1, len(probe.tokens_T) * 2 // 3]
     for length in lengths:
         log = probe.log(probe.tokens_T[:length])
         if fault := order_fault(log):
-            rule, what = fault
-            return [broken(rule, where, f"{what} (stream of {log.num_targets} targets)")]
+            rule, evidence = fault
+            return [broken(rule, place, f"{evidence} (stream of {log.num_targets} targets)")]
         wild = int((~np.isfinite(log.nats_T)).sum())
         if wild:
-            return [broken("normalised", where, f"{wild} scores are not finite numbers")]
+            return [broken("normalised", place, f"{wild} scores are not finite numbers")]
     events = probe.base.events
     scored = sum(kind == "score" for kind, *_ in events)
     counts = f"{scored} intervals scored, {len(events) - scored} trained on"
     return [
-        holds("score-first", where, f"{counts}, each after its score"),
-        holds("one-pass", where, f"every target once in streams of {lengths} tokens"),
+        holds("score-first", place, f"{counts}, each after its score"),
+        holds("one-pass", place, f"every target once in streams of {lengths} tokens"),
     ]
 
 
 def sample_positions(log: Log, count: int, seed: int = 0) -> list[int]:
     """Targets at which to flip: beside borders of scored and trained intervals, at document starts,
     the last one, and some at random."""
-    rng, num_targets = np.random.default_rng(seed), log.num_targets
+    rng = np.random.default_rng(seed)
+    num_targets = log.num_targets
     borders = np.unique([edge for _, *span in log.events for edge in span])
     starts = np.flatnonzero(log.tokens_T[1:] == evaluate.BOS_ID)
     picked = {num_targets - 1}
@@ -421,9 +429,11 @@ def sample_positions(log: Log, count: int, seed: int = 0) -> list[int]:
     return sorted(picked)
 
 
-def probe_causal(probe: Probe, where: str, tolerance: float, count: int) -> list[Finding]:
+def probe_causal(probe: Probe, place: str, tolerance: float, count: int) -> list[Finding]:
     """Change a target and all that follow: no score before it moves, nor its own distribution."""
-    worst, place, positions = 0.0, 0, sample_positions(probe.base, count)
+    worst = 0.0
+    worst_target = 0
+    positions = sample_positions(probe.base, count)
     for t in positions:
         changed = slice(t + 1, None)  # target t is token t + 1
         moved = max(
@@ -431,15 +441,17 @@ def probe_causal(probe: Probe, where: str, tolerance: float, count: int) -> list
             evaluate.influence(probe.probabilities, probe.tokens_T, changed, slice(t + 1), seed=t),
         )
         if moved > worst:
-            worst, place = moved, t
+            worst = moved
+            worst_target = t
     if worst > tolerance:
-        what = f"when the tokens from target {place} on change, a score or distribution before"
-        return [broken("causal", where, f"{what} moves by {worst:.3g}")]
-    what = f"change {worst:.3g} at {len(positions)} targets (tolerance {tolerance:.1g})"
-    return [holds("causal", where, what)]
+        evidence = f"when the tokens from target {worst_target} on change, "
+        evidence += f"a score or distribution before moves by {worst:.3g}"
+        return [broken("causal", place, evidence)]
+    evidence = f"change {worst:.3g} at {len(positions)} targets (tolerance {tolerance:.1g})"
+    return [holds("causal", place, evidence)]
 
 
-def probe_isolation(probe: Probe, where: str, tolerance: float) -> list[Finding]:
+def probe_isolation(probe: Probe, place: str, tolerance: float) -> list[Finding]:
     """Replace a document: no score of the next one moves. Its BOS is still the old one's target."""
     tokens_T = np.array(probe.tokens_T)
     if np.count_nonzero(tokens_T == evaluate.BOS_ID) < 2:  # part of a long document: several of it
@@ -452,51 +464,53 @@ def probe_isolation(probe: Probe, where: str, tolerance: float) -> list[Finding]
     ]
     worst = int(np.argmax(moved))
     if moved[worst] > tolerance:
-        what = f"replacing the document at token {pairs[worst][0]} moves a later score by"
-        return [broken("isolation", where, f"{what} {moved[worst]:.3g}")]
-    return [holds("isolation", where, f"change {max(moved):.3g} after {len(moved)} documents")]
+        evidence = f"replacing the document at token {pairs[worst][0]} moves a later score by"
+        return [broken("isolation", place, f"{evidence} {moved[worst]:.3g}")]
+    return [holds("isolation", place, f"change {max(moved):.3g} after {len(moved)} documents")]
 
 
-def probe_normalised(probe: Probe, where: str, vocab_size: int | None) -> list[Finding]:
+def probe_normalised(probe: Probe, place: str, vocab_size: int | None) -> list[Finding]:
     """The distributions add up to one and hold the score; where some are missing, by substitution.
 
     All targets are looked at, not a sample: the numbers are there.
     """
     log = probe.base
     if log.logp_TV is None:
-        return probe_by_substitution(probe, where, vocab_size, np.arange(log.num_targets))
+        return probe_by_substitution(probe, place, vocab_size, np.arange(log.num_targets))
     missing_T = np.isnan(log.logp_TV).any(axis=1)
     if missing_T.any():
-        return probe_by_substitution(probe, where, vocab_size, np.flatnonzero(missing_T))
-    size, top = log.logp_TV.shape[1], int(log.tokens_T.max())
+        return probe_by_substitution(probe, place, vocab_size, np.flatnonzero(missing_T))
+    size = log.logp_TV.shape[1]
+    top = int(log.tokens_T.max())
     if size != (vocab_size or size) or top >= size:
-        what = f"a distribution over {size} ids, the vocabulary has {vocab_size or top + 1}"
-        return [broken("normalised", where, what)]
+        evidence = f"a distribution over {size} ids, the vocabulary has {vocab_size or top + 1}"
+        return [broken("normalised", place, evidence)]
     mass_T = evaluate.total_mass(log.logp_TV)
     worst = int(np.abs(mass_T - 1).argmax())
     if abs(mass_T[worst] - 1) > MASS_TOLERANCE:
-        what = f"probabilities at target {worst} add up to {mass_T[worst]:.6g}"
-        return [broken("normalised", where, what)]
+        evidence = f"probabilities at target {worst} add up to {mass_T[worst]:.6g}"
+        return [broken("normalised", place, evidence)]
     off_T = np.abs(log.nats_T + log.logp_TV[range(log.num_targets), log.tokens_T[1:]])
     if off_T.max() > MASS_TOLERANCE:
-        what = f"the score of target {off_T.argmax()} is {off_T.max():.3g} nats from"
-        return [broken("normalised", where, f"{what} what its distribution gives")]
-    what = f"sums within {abs(mass_T[worst] - 1):.1g} of 1 at {log.num_targets} targets"
-    return [holds("normalised", where, f"{what}, scores within {off_T.max():.1g} nats")]
+        evidence = f"the score of target {off_T.argmax()} is {off_T.max():.3g} nats from"
+        return [broken("normalised", place, f"{evidence} what its distribution gives")]
+    evidence = f"sums within {abs(mass_T[worst] - 1):.1g} of 1 at {log.num_targets} targets"
+    return [holds("normalised", place, f"{evidence}, scores within {off_T.max():.1g} nats")]
 
 
 def probe_by_substitution(
-    probe: Probe, where: str, vocab_size: int | None, targets: np.ndarray
+    probe: Probe, place: str, vocab_size: int | None, targets: np.ndarray
 ) -> list[Finding]:
     """Put every id in a target's place and add up the probabilities that the scores imply.
 
     At up to six of the targets that have no distribution; in a large vocabulary at the first.
     """
-    tokens_T, size = probe.tokens_T, vocab_size or int(probe.tokens_T.max()) + 1
+    tokens_T = probe.tokens_T
+    size = vocab_size or int(probe.tokens_T.max()) + 1
     if size > SUBSTITUTED_IDS:
-        what = f"no distributions given, and {size} ids are too many to try"
+        evidence = f"no distributions given, and {size} ids are too many to try"
         remedy = "give log.score the distributions as its fourth argument"
-        return [Finding("normalised", "warn", where, what, remedy)]
+        return [Finding("normalised", "warn", place, evidence, remedy)]
     count = min(len(targets), max(1, min(6, 512 // size)))
     masses = {}
     for t in targets[np.linspace(1, len(targets), count + 1).astype(int)[:-1] - 1]:
@@ -507,31 +521,33 @@ def probe_by_substitution(
             nats.append(probe.run(changed_T).nats_T[t])
         masses[t] = float(evaluate.total_mass(-np.array(nats)))
     worst = max(masses, key=lambda t: abs(masses[t] - 1))
-    what = f"every id in its place, probabilities at target {worst} add up to {masses[worst]:.6g}"
+    evidence = f"every id in its place, probabilities at target {worst} "
+    evidence += f"add up to {masses[worst]:.6g}"
     if abs(masses[worst] - 1) > MASS_TOLERANCE:
-        return [broken("normalised", where, what)]
-    return [holds("normalised", where, what)]
+        return [broken("normalised", place, evidence)]
+    return [holds("normalised", place, evidence)]
 
 
-def probe_bytes(scorer, tokens_T: np.ndarray, where: str) -> list[Finding]:
+def probe_bytes(scorer, tokens_T: np.ndarray, place: str) -> list[Finding]:
     """The bytes of every document's targets against its decoded text, and why they differ."""
     counted_T = np.asarray(scorer.count_bytes(tokens_T))
     starts = np.flatnonzero(tokens_T == evaluate.BOS_ID)
     total = 0
     for start, end in itertools.pairwise([*starts, len(tokens_T)]):
         text = scorer.decode(tokens_T[start + 1 : end].tolist())
-        size, counted = len(text.encode()), int(counted_T[start : end - 1].sum())
+        size = len(text.encode())
+        counted = int(counted_T[start : end - 1].sum())
         if size != counted:
-            what = f"the document at token {start} counts {counted} bytes, its text has {size}"
-            return [broken("bytes", where, f"{what}: {text[:40]!r}")]
+            evidence = f"the document at token {start} counts {counted} bytes, its text has {size}"
+            return [broken("bytes", place, f"{evidence}: {text[:40]!r}")]
         total += size
-    return [holds("bytes", where, f"{total} bytes in {len(starts)} documents, as decoded")]
+    return [holds("bytes", place, f"{total} bytes in {len(starts)} documents, as decoded")]
 
 
 def audit_scorer(
     make: Callable[[], Scorer],
     tokens_T: np.ndarray | None = None,
-    where: str = "scorer",
+    place: str = "scorer",
     count: int = POSITIONS,
 ) -> list[Finding]:
     """Findings of every probe that fits the scorer that make() returns.
@@ -541,57 +557,57 @@ def audit_scorer(
     """
     scorer = make()
     if not hasattr(scorer, "evaluate"):
-        raise ValueError(f"{where} must have evaluate(tokens_T, log); see tools.legality.audit")
+        raise ValueError(f"{place} must have evaluate(tokens_T, log); see tools.legality.audit")
     vocab_size = getattr(scorer, "vocab_size", None)
     if tokens_T is None:
         tokens_T = getattr(scorer, "tokens_T", None)
     if tokens_T is None:
         if vocab_size is None:
-            raise ValueError(f"{where} must have vocab_size or tokens_T, so that it can be probed")
+            raise ValueError(f"{place} must have vocab_size or tokens_T, so that it can be probed")
         tokens_T = made_up_tokens(vocab_size, 400)
     tokens_T = np.asarray(tokens_T).astype(np.int64)
     probe = Probe(make, tokens_T)
-    findings = probe_order(probe, where)
+    findings = probe_order(probe, place)
     noise = 0.0
     if not is_unlawful(findings):
         noise = float(np.abs(probe.run(tokens_T).nats_T - probe.base.nats_T).max())
     if noise > EXACT and str(getattr(scorer, "device", "cpu")).startswith("cpu"):
-        what = f"two evaluations of one text differ by {noise:.3g} nats"
-        findings.append(broken("artifact-only", where, what))
+        evidence = f"two evaluations of one text differ by {noise:.3g} nats"
+        findings.append(broken("artifact-only", place, evidence))
     if not is_unlawful(findings):
         tolerance = max(EXACT, 4 * noise)
-        findings += probe_causal(probe, where, tolerance, count)
+        findings += probe_causal(probe, place, tolerance, count)
         if not is_unlawful(findings):
-            findings += probe_normalised(probe, where, vocab_size)
+            findings += probe_normalised(probe, place, vocab_size)
             if getattr(scorer, "isolated", False):
-                findings += probe_isolation(probe, where, tolerance)
+                findings += probe_isolation(probe, place, tolerance)
     if hasattr(scorer, "count_bytes") and hasattr(scorer, "decode"):
-        findings += probe_bytes(scorer, tokens_T, where)
+        findings += probe_bytes(scorer, tokens_T, place)
     if hasattr(scorer, "features"):
-        findings += audit_features(scorer.features(), where)
+        findings += audit_features(scorer.features(), place)
     return findings
 
 
-def broken(rule: str, where: str, what: str) -> Finding:
-    return Finding(rule, "fail", where, what, REMEDY[rule])
+def broken(rule: str, place: str, evidence: str) -> Finding:
+    return Finding(rule, "fail", place, evidence, REMEDY[rule])
 
 
-def holds(rule: str, where: str, what: str) -> Finding:
-    return Finding(rule, "ok", where, what)
+def holds(rule: str, place: str, evidence: str) -> Finding:
+    return Finding(rule, "ok", place, evidence)
 
 
 # Other probes -------------------------------------------------------------------------------------
 
 
-def audit_features(features: dict[str, tuple], where: str) -> list[Finding]:
+def audit_features(features: dict[str, tuple], place: str) -> list[Finding]:
     """Findings on what claims to act: name -> the forward pass with it, and without."""
     findings = []
     for name, (with_it, without) in features.items():
         change = float((torch.as_tensor(with_it) - torch.as_tensor(without)).abs().max())
         if change == 0:
-            findings.append(broken("dead-feature", f"{where}: {name}", "changes no output at all"))
+            findings.append(broken("dead-feature", f"{place}: {name}", "changes no output at all"))
         else:
-            findings.append(holds("dead-feature", f"{where}: {name}", f"changes by {change:.3g}"))
+            findings.append(holds("dead-feature", f"{place}: {name}", f"changes by {change:.3g}"))
     return findings
 
 
@@ -619,7 +635,8 @@ def dead_parameters(model: torch.nn.Module, loss_fn: Callable, batches: Iterable
 @torch.no_grad()
 def silent_parameters(model: torch.nn.Module, inputs: torch.Tensor) -> list[str]:
     """Names of parameters that can be changed without changing the output."""
-    before, silent = model(inputs), []
+    before = model(inputs)
+    silent = []
     rng = torch.Generator().manual_seed(0)
     for name, p in model.named_parameters():
         kept = p.clone()
@@ -630,17 +647,21 @@ def silent_parameters(model: torch.nn.Module, inputs: torch.Tensor) -> list[str]
     return silent
 
 
-def audit_parameters(model, loss_fn, batches: list, inputs, where: str) -> list[Finding]:
+def audit_parameters(model, loss_fn, batches: list, inputs, place: str) -> list[Finding]:
     """Findings on the parameters of a model: each one learns, and each one matters."""
-    dead, silent = dead_parameters(model, loss_fn, batches), silent_parameters(model, inputs)
-    found = {f"no gradient in {DEAD_STEPS} steps": dead, "no influence on the logits": silent}
+    dead = dead_parameters(model, loss_fn, batches)
+    silent = silent_parameters(model, inputs)
+    names_by_fault = {
+        f"no gradient in {DEAD_STEPS} steps": dead,
+        "no influence on the logits": silent,
+    }
     findings = [
-        broken("dead-feature", where, f"{what}: {', '.join(names)}")
-        for what, names in found.items()
+        broken("dead-feature", place, f"{fault}: {', '.join(names)}")
+        for fault, names in names_by_fault.items()
         if names
     ]
     count = sum(1 for _ in model.parameters())
-    return findings or [holds("dead-feature", where, f"all {count} parameters learn and matter")]
+    return findings or [holds("dead-feature", place, f"all {count} parameters learn and matter")]
 
 
 class PhaseClock:
@@ -653,7 +674,9 @@ class PhaseClock:
     """
 
     def __init__(self, cap_seconds: float, clock: Callable[[], float] = time.perf_counter):
-        self.cap_seconds, self.clock, self.started = cap_seconds, clock, clock()
+        self.cap_seconds = cap_seconds
+        self.clock = clock
+        self.started = clock()
         self.entered: list[tuple[float, str]] = []
         self.reads: list[tuple[float, str, str]] = []  # seconds, phase, split
 
@@ -669,21 +692,21 @@ class PhaseClock:
             raise ValueError(f"{split=} must be train or val, and read after enter()")
         self.reads.append((self.clock() - self.started, self.entered[-1][1], split))
 
-    def findings(self, where: str = "phases") -> list[Finding]:
+    def findings(self, place: str = "phases") -> list[Finding]:
         """Findings on phases, validation and time."""
         cap = self.cap_seconds
         for seconds, phase, split in self.reads:
             when = f"at {seconds:.1f} s, in phase {phase}"
             if split == "val" and phase != "score":
-                return [broken("validation", where, f"validation data read {when}")]
+                return [broken("validation", place, f"validation data read {when}")]
             if split == "train" and (phase == "score" or seconds > cap):
-                return [broken("phases", where, f"training data read {when} (cap {cap:g} s)")]
+                return [broken("phases", place, f"training data read {when} (cap {cap:g} s)")]
         scoring = [seconds for seconds, phase in self.entered if phase == "score"]
         ended = scoring[0] if scoring else self.clock() - self.started
         if ended > cap:
-            return [broken("time", where, f"the artifact took {ended:.1f} s, the cap is {cap:g} s")]
-        what = f"{len(self.reads)} reads, the artifact done at {ended:.1f} of {cap:g} s"
-        return [holds("phases", where, what)]
+            return [broken("time", place, f"the artifact took {ended:.1f} s, the cap is {cap:g} s")]
+        evidence = f"{len(self.reads)} reads, the artifact done at {ended:.1f} of {cap:g} s"
+        return [holds("phases", place, evidence)]
 
 
 def audit_alone(
@@ -692,7 +715,7 @@ def audit_alone(
     files: list[str],
     allowed: Iterable[Path] = (),
     env: dict[str, str] | None = None,
-    where: str = "",
+    place: str = "",
     timeout_seconds: float = 600,
 ) -> list[Finding]:
     """Findings on artifact-only and network: run in the folder, then with its `files` alone.
@@ -702,7 +725,7 @@ def audit_alone(
 
     Raises: ValueError when the command fails in its own folder, or a file is missing there.
     """
-    where = where or " ".join(command[1:3])
+    place = place or " ".join(command[1:3])
     allowed = [Path(path).resolve() for path in allowed]
     with tempfile.TemporaryDirectory() as empty:
         for name in files:
@@ -714,27 +737,28 @@ def audit_alone(
         alone = run_alone(command, Path(empty), env, timeout_seconds)
     tried = dict.fromkeys(inside.connections + alone.connections)
     if tried:
-        return [broken("network", where, f"tried to reach {', '.join(tried)}")]
-    findings = [holds("network", where, "no connection was tried")]
+        return [broken("network", place, f"tried to reach {', '.join(tried)}")]
+    findings = [holds("network", place, "no connection was tried")]
     if inside.returncode:
-        what = f"{' '.join(command)} fails in {folder}: {final_line(inside)}"
-        raise ValueError(f"{what}; make it run there first")
-    odd = [p for p in alone.opened if not any(Path(p).is_relative_to(a) for a in allowed)]
-    score, score_alone = final_line(inside), final_line(alone)
+        evidence = f"{' '.join(command)} fails in {folder}: {final_line(inside)}"
+        raise ValueError(f"{evidence}; make it run there first")
+    unexpected = [p for p in alone.opened if not any(Path(p).is_relative_to(a) for a in allowed)]
+    score = final_line(inside)
+    score_alone = final_line(alone)
     if alone.returncode:
-        what = f"fails with {', '.join(files)} alone: {score_alone}"
-        return [*findings, broken("artifact-only", where, what)]
-    if odd:
-        return [*findings, broken("artifact-only", where, f"opens {', '.join(odd[:5])}")]
+        evidence = f"fails with {', '.join(files)} alone: {score_alone}"
+        return [*findings, broken("artifact-only", place, evidence)]
+    if unexpected:
+        return [*findings, broken("artifact-only", place, f"opens {', '.join(unexpected[:5])}")]
     if score != score_alone:
-        what = f"{score!r} becomes {score_alone!r} with {', '.join(files)} alone"
-        return [*findings, broken("artifact-only", where, what)]
+        evidence = f"{score!r} becomes {score_alone!r} with {', '.join(files)} alone"
+        return [*findings, broken("artifact-only", place, evidence)]
     if alone.unwatched:
-        what = f"a child process could not be watched: {alone.unwatched[0][:80]}"
+        evidence = f"a child process could not be watched: {alone.unwatched[0][:80]}"
         remedy = "look at what it opens"
-        return [*findings, Finding("artifact-only", "warn", where, what, remedy)]
+        return [*findings, Finding("artifact-only", "warn", place, evidence, remedy)]
     opened = f"{len(alone.opened)} files opened elsewhere, all of them allowed"
-    return [*findings, holds("artifact-only", where, f"{score!r} alone too; {opened}")]
+    return [*findings, holds("artifact-only", place, f"{score!r} alone too; {opened}")]
 
 
 def final_line(trace: Trace) -> str:
@@ -751,17 +775,20 @@ def audit_data(folder: Path, tokenizer: Path | None = None) -> list[Finding]:
     from data import verify
 
     levels = {"fault": "fail", "warning": "warn", "ok": "ok"}
-    found = verify.verify(folder, tokenizer)
+    outcomes = verify.verify(folder, tokenizer)
     about_bytes = {"bytes", "sidecar", "tokenizer"}
-    if any(f.level == "fault" and f.check not in about_bytes for f in found):
+    if any(outcome.level == "fault" and outcome.check not in about_bytes for outcome in outcomes):
         about_bytes = set()
     findings = []
-    for f in found:
-        what, remedy = f.message, ""
-        if f.level != "ok" and "; " in what:
-            what, _, remedy = what.rpartition("; ")
-        rule = "bytes" if f.check in about_bytes else "validation"
-        findings.append(Finding(rule, levels[f.level], f"{folder}: {f.check}", what, remedy))
+    for outcome in outcomes:
+        evidence = outcome.message
+        remedy = ""
+        if outcome.level != "ok" and "; " in evidence:
+            evidence, _, remedy = evidence.rpartition("; ")
+        rule = "bytes" if outcome.check in about_bytes else "validation"
+        findings.append(
+            Finding(rule, levels[outcome.level], f"{folder}: {outcome.check}", evidence, remedy)
+        )
     return findings
 
 
@@ -770,21 +797,25 @@ def audit_log(path: Path) -> list[Finding]:
     from tools.runs.logs import read_log
 
     run = read_log(path)
-    findings, where = [], str(path)
+    findings = []
+    place = str(path)
     if run.score is not None and run.score.val_loss and run.score.val_bpb:
-        where = f"{path}:{run.score.line}"
+        place = f"{path}:{run.score.line}"
         vocab_size = run.settings.get("vocab_size")
         targets = run.score.targets or run.val_tokens
         findings += audit_bytes(
-            run.score.val_loss, run.score.val_bpb, targets, vocab_size, run.score.bytes, where
+            run.score.val_loss, run.score.val_bpb, targets, vocab_size, run.score.bytes, place
         )
         if run.score.is_partial:
-            what = "the score is called val_bpb_partial: a part of the split, or an unknown one"
-            findings.append(Finding("validation", "warn", where, what, REMEDY["validation"]))
+            evidence = "the score is called val_bpb_partial: a part of the split, or an unknown one"
+            findings.append(Finding("validation", "warn", place, evidence, REMEDY["validation"]))
     if run.train_time_ms and run.cap_ms:
-        took, cap = run.train_time_ms / 1000, run.cap_ms / 1000
-        what = f"training, averaging, packing and writing took {took:.1f} s of {cap:g} s"
-        findings.append(broken("time", where, what) if took > cap else holds("phases", where, what))
+        took = run.train_time_ms / 1000
+        cap = run.cap_ms / 1000
+        evidence = f"training, averaging, packing and writing took {took:.1f} s of {cap:g} s"
+        findings.append(
+            broken("time", place, evidence) if took > cap else holds("phases", place, evidence)
+        )
     return findings
 
 
@@ -794,7 +825,7 @@ def audit_bytes(
     targets: int | None,
     vocab_size: int | None = None,
     stated_bytes: int | None = None,
-    where: str = "score",
+    place: str = "score",
 ) -> list[Finding]:
     """Findings on a loss and its bpb: the bytes they imply, against those stated or published.
 
@@ -809,21 +840,24 @@ def audit_bytes(
     implied = evaluate.implied_bytes(loss, bpb, targets)
     digits = max(len(str(x).partition(".")[2]) for x in (loss, bpb))
     rounding = 0.5 * 10.0**-digits * (1 / loss + 1 / bpb)
-    shown = f"{implied:,.0f} bytes implied by loss {loss}, bpb {bpb} and {targets:,} targets"
+    implied_text = f"{implied:,.0f} bytes implied by loss {loss}, bpb {bpb} and {targets:,} targets"
     if stated_bytes:
         if abs(implied / stated_bytes - 1) > 1e-6 + rounding:
-            return [broken("bytes", where, f"{shown}; the log states {stated_bytes:,}")]
-        return [holds("bytes", where, f"{shown}, as stated")]
-    whole, counts = evaluate.FINEWEB_VAL["bytes"], {*FINEWEB_TOKENS.values()}
+            return [broken("bytes", place, f"{implied_text}; the log states {stated_bytes:,}")]
+        return [holds("bytes", place, f"{implied_text}, as stated")]
+    split_bytes = evaluate.FINEWEB_VAL["bytes"]
+    counts = {*FINEWEB_TOKENS.values()}
     counts |= {FINEWEB_CASEOPS_TOKENS}
     tolerance = 1e-4 + rounding  # logs cut the stream to whole windows
-    if abs(implied / whole - 1) <= tolerance:
-        return [holds("bytes", where, f"{shown}; the split has {whole:,}")]
+    if abs(implied / split_bytes - 1) <= tolerance:
+        return [holds("bytes", place, f"{implied_text}; the split has {split_bytes:,}")]
     is_whole = any(0 <= targets - count < 2048 for count in counts)
     usual = [FINEWEB_TOKENS[vocab_size]] if vocab_size in FINEWEB_TOKENS else counts
-    near = any(abs(implied / targets / (whole / count) - 1) < 0.003 + rounding for count in usual)
+    near = any(
+        abs(implied / targets / (split_bytes / count) - 1) < 0.003 + rounding for count in usual
+    )
     rule = "validation" if near and not is_whole else "bytes"
-    return [broken(rule, where, f"{shown}; FineWeb's validation split has {whole:,}")]
+    return [broken(rule, place, f"{implied_text}; FineWeb's validation split has {split_bytes:,}")]
 
 
 # Our own artifact ---------------------------------------------------------------------------------
@@ -848,9 +882,9 @@ def find_path(text: str, folder: Path) -> Path | None:
     """A path of a run's settings: from where logs/<run_id>/ lies, or as it stands."""
     here = Path.cwd()
     places = [folder.resolve().parents[1] / text, here / text]
-    found = next((place for place in places if place.exists()), None)
+    path = next((place for place in places if place.exists()), None)
     # Short where it can be: the evidence goes into a record, and no machine's folders with it.
-    return found.relative_to(here) if found and found.is_relative_to(here) else found
+    return path.relative_to(here) if path and path.is_relative_to(here) else path
 
 
 def probe_tokens(tokens_T: np.ndarray, num_tokens: int, border: int | None) -> np.ndarray:
@@ -886,14 +920,17 @@ def audit_artifact(
     seq_len = min(opened.seq_len, LONGEST_CONTEXT)
     vocab_size = opened.model_settings["vocab_size"]
     stride = min(settings.get("eval_stride", 64), seq_len)
-    where = str(artifact)
+    place = str(artifact)
     data = data or find_path(settings.get("data_path", "no data_path"), folder)
     tokenizer = tokenizer or find_path(settings.get("tokenizer_path", "no path"), folder)
-    table, findings, num_tokens = None, [], 3 * seq_len + seq_len // 2
+    table = None
+    findings = []
+    num_tokens = 3 * seq_len + seq_len // 2
     if data is None or tokenizer is None:
-        what = "no validation text or tokenizer found: probed on made-up documents, bytes are not"
+        evidence = "no validation text or tokenizer found: probed on made-up documents, "
+        evidence += "bytes are not"
         remedy = "name them with --data and --tokenizer"
-        findings.append(Finding("validation", "warn", where, what, remedy))
+        findings.append(Finding("validation", "warn", place, evidence, remedy))
         tokens_T = made_up_tokens(vocab_size, num_tokens)
     else:
         table = byte_table(opened, tokenizer)
@@ -913,12 +950,12 @@ def audit_artifact(
     if opened.recipe and learning(copy.deepcopy(model)):
         adaptive = dict(stride=stride, chunk_tokens=seq_len, adapt=learning)
         modes["test-time training"] = adaptive
-    how = dict(seq_len=seq_len, vocab_size=vocab_size, device=device)
+    shape = dict(seq_len=seq_len, vocab_size=vocab_size, device=device)
     for mode, special in modes.items():
-        scorer = Windows(model, **how, **special)
-        findings += audit_scorer(lambda s=scorer: s, tokens_T, f"{where} [{mode}]", POSITIONS // 4)
+        scorer = Windows(model, **shape, **special)
+        findings += audit_scorer(lambda s=scorer: s, tokens_T, f"{place} [{mode}]", POSITIONS // 4)
     short_BT = torch.from_numpy(tokens_T[: min(seq_len, 128) + 1])[None].to(device)
-    findings += audit_parameters(model, loss_of, [short_BT] * DEAD_STEPS, short_BT, where)
+    findings += audit_parameters(model, loss_of, [short_BT] * DEAD_STEPS, short_BT, place)
     is_run = opened.path.is_file() and (folder / "train_gpt.py").is_file()
     if alone and table is not None and is_run:
         findings += audit_files(opened.path, tokens_T, tokenizer, stride, device)
@@ -941,21 +978,22 @@ def loss_of(model: torch.nn.Module, tokens_BT: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(logits_BTV.flatten(0, 1), tokens_BT[:, 1:].flatten(), reduction="sum")
 
 
-def audit_text(val_T: np.ndarray, table: evaluate.ByteTable, tokenizer: Path, where: str):
+def audit_text(val_T: np.ndarray, table: evaluate.ByteTable, tokenizer: Path, place: str):
     """Findings on bytes and validation: table against text, split against manifest or challenge."""
     findings = []
     if table.sidecar_T is None:
         try:
             table.check(tokenizer, val_T)
-            what = f"{table.total(val_T):,} bytes in {len(val_T):,} tokens, as decoded"
-            findings.append(holds("bytes", where, what))
+            evidence = f"{table.total(val_T):,} bytes in {len(val_T):,} tokens, as decoded"
+            findings.append(holds("bytes", place, evidence))
         except ValueError as error:
-            findings.append(broken("bytes", where, str(error)))
+            findings.append(broken("bytes", place, str(error)))
     if table.metric == "val_bpb":
-        what = f"{len(val_T):,} tokens: documents and bytes of the whole split"
-        return [*findings, holds("validation", where, what)]
-    what = "documents or bytes are not those of manifest or challenge: a score is val_bpb_partial"
-    return [*findings, Finding("validation", "warn", where, what, REMEDY["validation"])]
+        evidence = f"{len(val_T):,} tokens: documents and bytes of the whole split"
+        return [*findings, holds("validation", place, evidence)]
+    evidence = "documents or bytes are not those of manifest or challenge: "
+    evidence += "a score is val_bpb_partial"
+    return [*findings, Finding("validation", "warn", place, evidence, REMEDY["validation"])]
 
 
 def audit_files(
@@ -966,13 +1004,13 @@ def audit_files(
     sources = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*.py"))]
     names = [*sources, "requirements.txt"]
     files = [artifact.name, *(name for name in names if (folder / name).is_file())]
-    with tempfile.TemporaryDirectory() as place:
-        write_shard(Path(place) / "probe_val_000000.bin", tokens_T)
-        command = [sys.executable, "-c", DRIVER, artifact.name, "--data", place]
+    with tempfile.TemporaryDirectory() as text_folder:
+        write_shard(Path(text_folder) / "probe_val_000000.bin", tokens_T)
+        command = [sys.executable, "-c", DRIVER, artifact.name, "--data", text_folder]
         command += ["--tokenizer", str(tokenizer.resolve()), "--stride", str(stride)]
         command += ["--device", device]
-        allowed = [Path(place), tokenizer]
-        return audit_alone(command, folder, files, allowed, where=str(artifact))
+        allowed = [Path(text_folder), tokenizer]
+        return audit_alone(command, folder, files, allowed, place=str(artifact))
 
 
 # Command ------------------------------------------------------------------------------------------
@@ -991,18 +1029,18 @@ def audit_foreign(path: Path, name: str, count: int = FOREIGN_POSITIONS) -> list
     with contextlib.chdir(path.parent):
         try:
             make, module = load_scorer(subject)
-            findings = audit_scorer(make, where=subject, count=count)
+            findings = audit_scorer(make, place=subject, count=count)
             text_T = text_of_scorer(make)
             if text_T is not None and not is_unlawful(findings):
-                where = f"{subject} [text of its own]"
-                findings += audit_scorer(make, text_T, where, count)
+                place = f"{subject} [text of its own]"
+                findings += audit_scorer(make, text_T, place, count)
         except Exception as error:  # of any kind: it is foreign code
             raise ValueError(f"{subject} fails: {type(error).__name__}: {error}") from error
     files = [path.name, *getattr(module, "FILES", [])]
     files = list(dict.fromkeys(files))
     command = [sys.executable, "-c", ALONE.format(root=str(ROOT)), "--total", subject]
     tools = [*ROOT.glob("*.py"), *ROOT.glob("tools/**/*.py"), *ROOT.glob("**/__pycache__")]
-    return findings + audit_alone(command, path.parent, files, tools, where=subject)
+    return findings + audit_alone(command, path.parent, files, tools, place=subject)
 
 
 def audit(subject: str, args: argparse.Namespace) -> list[Finding]:
@@ -1028,14 +1066,16 @@ def audit(subject: str, args: argparse.Namespace) -> list[Finding]:
     if (path / "config.json").is_file():
         return audit_artifact(path, args.data, args.tokenizer, args.device, trust=args.trust)
     if path.is_dir():
-        artifact, log = path / "artifact.pgz", path / "train.log"
+        artifact = path / "artifact.pgz"
+        log = path / "train.log"
         if not artifact.is_file() and not log.is_file():
             raise ValueError(f"{path} holds no artifact.pgz, train.log or *_val_*.bin; name a file")
         findings = audit_log(log) if log.is_file() else []
     elif path.suffix in (".log", ".txt"):
         return audit_log(path)
     else:
-        artifact, findings = path, []
+        artifact = path
+        findings = []
     if artifact.is_file():
         findings += audit_artifact(
             artifact, args.data, args.tokenizer, args.device, trust=args.trust
@@ -1063,8 +1103,8 @@ def main(argv: list[str] | None = None) -> int:
     add("--data", type=Path, metavar="DIR", help="folder with *_val_*.bin, for an artifact")
     add("--tokenizer", type=Path, metavar="FILE", help="of these shards")
     add("--device", default="cpu", help="cpu, where results are exact, or cuda")
-    what = f"targets of a scorer to probe (default {FOREIGN_POSITIONS})"
-    add("--positions", type=int, default=FOREIGN_POSITIONS, metavar="N", help=what)
+    positions_help = f"targets of a scorer to probe (default {FOREIGN_POSITIONS})"
+    add("--positions", type=int, default=FOREIGN_POSITIONS, metavar="N", help=positions_help)
     add("--trust", action="store_true", help="run the code of FILE:NAME, or of a published folder")
     add("--json", action="store_true", help="print one JSON object")
     add("--verbose", action="store_true", help="also show what holds")
@@ -1076,7 +1116,7 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         if not args.subjects:
             raise ValueError("name a run, an artifact, a log, a data folder, or FILE.py:NAME")
-        findings = [found for subject in args.subjects for found in audit(subject, args)]
+        findings = [finding for subject in args.subjects for finding in audit(subject, args)]
         if not findings:
             raise ValueError(f"{', '.join(args.subjects)}: nothing in it could be probed")
     except (ValueError, OSError, ImportError) as error:

@@ -36,7 +36,8 @@ V = len(PIECES)
 
 def make_text(num_documents: int = 12, capitals: bool = False, seed: int = 0) -> np.ndarray:
     """Documents of 4 to 22 words from PIECES, each after its BOS; an "é" is always two bytes."""
-    rng, ids = np.random.default_rng(seed), []
+    rng = np.random.default_rng(seed)
+    ids = []
     words = [[3], [4], [4, 6], [5], [7], [SPACE, C3, A9], [C3, A9]]
     words += [[CAPITAL, 4]] if capitals else []
     for _ in range(num_documents):
@@ -45,7 +46,8 @@ def make_text(num_documents: int = 12, capitals: bool = False, seed: int = 0) ->
     return np.array(ids)
 
 
-TEXT, LEARNED = make_text(), make_text(40, capitals=True, seed=1)
+TEXT = make_text()
+LEARNED = make_text(40, capitals=True, seed=1)
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -65,13 +67,13 @@ class Case:
     name: str
     rule: str  # "" for an honest one
     seen: str
-    what: str
+    sentence: str  # what it does
     findings: Callable[[], list[Finding]]
 
     def verdict(self) -> tuple[set[str], bool]:
         """The rules that were found broken or in doubt, and whether that is right."""
-        found = {f.rule for f in self.findings() if f.level != "ok"}
-        return found, found == ({self.rule} if self.rule else set())
+        rules = {f.rule for f in self.findings() if f.level != "ok"}
+        return rules, rules == ({self.rule} if self.rule else set())
 
 
 CASES: list[Case] = []
@@ -80,13 +82,13 @@ CASES: list[Case] = []
 def case(rule: str, seen: str = "", through: Callable | None = None):
     """Enter what follows into the kit; `through` is the audit that fits it, of a scorer if none."""
 
-    def enter(thing):
+    def enter(member):
         def findings():
-            return (through or audit_evaluator)(thing)
+            return (through or audit_evaluator)(member)
 
-        what = " ".join((thing.__doc__ or "").split())
-        CASES.append(Case(thing.__name__, rule, seen, what, findings))
-        return thing
+        sentence = " ".join((member.__doc__ or "").split())
+        CASES.append(Case(member.__name__, rule, seen, sentence, findings))
+        return member
 
     return enter
 
@@ -95,12 +97,12 @@ def cheats(rule: str, seen: str, through: Callable | None = None):
     return case(rule, seen, through)
 
 
-def honest(thing=None, through: Callable | None = None):
-    return case("", "", through)(thing) if thing else case("", "", through)
+def honest(member=None, through: Callable | None = None):
+    return case("", "", through)(member) if member else case("", "", through)
 
 
 def audit_evaluator(make) -> list[Finding]:
-    return audit.audit_scorer(audit.maker(make, make.__name__), where=make.__name__)
+    return audit.audit_scorer(audit.maker(make, make.__name__), place=make.__name__)
 
 
 # Evaluators: the order of scoring and learning ----------------------------------------------------
@@ -110,7 +112,9 @@ def audit_evaluator(make) -> list[Finding]:
 class Plain:
     """Blocks of 16 inputs, a fixed model."""
 
-    vocab_size, tokens_T, isolated = V, TEXT, False
+    vocab_size = V
+    tokens_T = TEXT
+    isolated = False
     seq_len, chunk_tokens = 16, 48
 
     def __init__(self):
@@ -339,7 +343,8 @@ class Slot(Plain):
     """SLOT: a bias on the logits, optimised on the very window that it then scores."""
 
     def score(self, tokens_T, start, first, end, log):
-        target_S, bias_V = tokens_T[first + 1 : end + 1], np.zeros(V)
+        target_S = tokens_T[first + 1 : end + 1]
+        bias_V = np.zeros(V)
         rows_SV = self.rows(tokens_T[start:end])
         for _ in range(3):
             bias_V += np.bincount(target_S, minlength=V) / len(target_S)
@@ -366,7 +371,8 @@ class BestTemperature(Plain):
     """Tries three temperatures on every window and keeps the one that scores best."""
 
     def score(self, tokens_T, start, first, end, log):
-        target_S, logits_SV = tokens_T[first + 1 : end + 1], self.logits(tokens_T[start:end])
+        target_S = tokens_T[first + 1 : end + 1]
+        logits_SV = self.logits(tokens_T[start:end])
         tried = [log_softmax(logits_SV / heat) for heat in (0.5, 1.0, 2.0)]
         rows_SV = min(tried, key=lambda rows: picked(rows, target_S).sum())
         log.score(first, end, picked(rows_SV, target_S), rows_SV)
@@ -377,7 +383,8 @@ class GatedHint(Plain):
     """An n-gram hint that is used only where the target begins a word."""
 
     def score(self, tokens_T, start, first, end, log):
-        target_S, rows_SV = tokens_T[first + 1 : end + 1], self.rows(tokens_T[start:end])
+        target_S = tokens_T[first + 1 : end + 1]
+        rows_SV = self.rows(tokens_T[start:end])
         begins_word_V = np.array([piece.startswith("▁") for piece in PIECES])
         hinted_SV = log_softmax(rows_SV + 2.0 * begins_word_V)
         rows_SV = np.where(begins_word_V[target_S][:, None], hinted_SV, rows_SV)
@@ -409,7 +416,8 @@ class HashedCache(Plain):
     """An n-gram cache with the target in its key; the realised token alone is looked up."""
 
     def evaluate(self, tokens_T, log):
-        counts, rows_TV = np.ones(32), self.rows(tokens_T[:-1])
+        counts = np.ones(32)
+        rows_TV = self.rows(tokens_T[:-1])
         for i, (token, target) in enumerate(zip(tokens_T[:-1], tokens_T[1:], strict=True)):
             bucket = int(36313 * token + 27191 * target) % 32
             cached = counts[bucket] / (counts[bucket] + 4)
@@ -422,7 +430,8 @@ class NgramCache(Plain):
     """An n-gram cache over all ids, filled after the score, mixed with weights that sum to one."""
 
     def evaluate(self, tokens_T, log):
-        counts_VV, rows_TV = np.ones((V, V)), self.rows(tokens_T[:-1])
+        counts_VV = np.ones((V, V))
+        rows_TV = self.rows(tokens_T[:-1])
         for i, (token, target) in enumerate(zip(tokens_T[:-1], tokens_T[1:], strict=True)):
             cached_V = counts_VV[token] / counts_VV[token].sum()
             row_V = np.log(0.5 * np.exp(rows_TV[i]) + 0.5 * cached_V)
@@ -455,9 +464,11 @@ class BetterOfTwoModels(Plain):
     """Scores each target by whichever of two models gave it more."""
 
     def score(self, tokens_T, start, first, end, log):
-        input_T, target_S = tokens_T[start:end], tokens_T[first + 1 : end + 1]
+        input_T = tokens_T[start:end]
+        target_S = tokens_T[first + 1 : end + 1]
         other_SV = log_softmax(self.table_VV.T[input_T])
-        one_S, other_S = picked(self.rows(input_T), target_S), picked(other_SV, target_S)
+        one_S = picked(self.rows(input_T), target_S)
+        other_S = picked(other_SV, target_S)
         log.score(first, end, np.minimum(one_S, other_S))
 
 
@@ -531,10 +542,12 @@ class ByteCount(Plain):
         text, upper = b"", False
         for piece in (PIECES[i] for i in ids):
             plain = piece.replace("▁", " ")
-            is_byte, is_marker = piece.startswith("<0x"), piece == PIECES[CAPITAL]
+            is_byte = piece.startswith("<0x")
+            is_marker = piece == PIECES[CAPITAL]
             plain = plain.title() if upper and not is_byte else plain
             spelled = b"" if is_marker else plain.encode()
-            text, upper = text + (bytes([int(piece[3:5], 16)]) if is_byte else spelled), is_marker
+            text = text + (bytes([int(piece[3:5], 16)]) if is_byte else spelled)
+            upper = is_marker
         return text.decode()
 
     def byte_table(self):
@@ -619,8 +632,10 @@ class Net(nn.Module):
     def __init__(self, table_std=0.0):
         super().__init__()
         torch.manual_seed(0)
-        self.embedding, self.table = nn.Embedding(V, 8), nn.Embedding(32, 4)
-        self.project, self.head = nn.Linear(4, 8, bias=False), nn.Linear(8, V)
+        self.embedding = nn.Embedding(V, 8)
+        self.table = nn.Embedding(32, 4)
+        self.project = nn.Linear(4, 8, bias=False)
+        self.head = nn.Linear(8, V)
         nn.init.normal_(self.table.weight, std=table_std)
 
     def logits(self, x_BT):
@@ -671,14 +686,17 @@ def fake_quantize(w: torch.Tensor) -> torch.Tensor:
 @honest(through=audit_claims)
 def WorkingQAT():
     """Quantization-aware training: the forward pass uses rounded weights."""
-    w, x = torch.randn(4, 4), torch.randn(4)
+    w = torch.randn(4, 4)
+    x = torch.randn(4)
     return {"qat": (fake_quantize(w) @ x, w @ x)}
 
 
 @cheats("dead-feature", "#315", through=audit_claims)
 def DeadQAT():
     """The flag is a constant when the step is compiled: switching it on later changes nothing."""
-    w, x, switched_on = torch.randn(4, 4), torch.randn(4), False
+    w = torch.randn(4, 4)
+    x = torch.randn(4)
+    switched_on = False
 
     def compiled(w, x, on=switched_on):
         return (fake_quantize(w) if on else w) @ x
@@ -689,7 +707,8 @@ def DeadQAT():
 @honest(through=audit_claims)
 def WorkingEMA():
     """An exponential average of the weights is exported."""
-    w, average = torch.zeros(3), torch.zeros(3)
+    w = torch.zeros(3)
+    average = torch.zeros(3)
     for _ in range(5):
         w = w + 1
         average = 0.9 * average + 0.1 * w
@@ -820,7 +839,8 @@ def write_data(folder: Path, train: list[str], val: list[str], claimed: list[str
     """Shards of byte-level text, and a manifest that says the validation text is `claimed`."""
 
     def write(split, texts):
-        path, tokens_T = folder / f"kit_{split}_000000.bin", byte_documents(texts)
+        path = folder / f"kit_{split}_000000.bin"
+        tokens_T = byte_documents(texts)
         files = {path: tokens_T, path.with_suffix(".bytes.bin"): tokens_T >= 4}
         for file, values_T in files.items() if split == "val" else [(path, tokens_T)]:
             write_shard(file, values_T.astype(np.uint16))
@@ -835,7 +855,8 @@ def write_data(folder: Path, train: list[str], val: list[str], claimed: list[str
         sidecar = entries[1] if len(entries) > 1 else None
         shards.append({**entries[0], "split": split, "sidecar": sidecar, **counts})
 
-    splits, shards = {}, []
+    splits = {}
+    shards = []
     for split, texts in (("train", train), ("val", claimed)):
         write(split, texts)
     manifest = {
@@ -892,13 +913,14 @@ def OverlappingSplit():
 
 def audit_script(write) -> list[Finding]:
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as elsewhere:
-        folder, cache = Path(folder), Path(elsewhere) / "cache.bin"
+        folder = Path(folder)
+        cache = Path(elsewhere) / "cache.bin"
         cache.write_bytes(b"1.05")
         (folder / "artifact.ptz").write_bytes(b"weights")
         (folder / "scores.txt").write_text("1.05")
         (folder / "eval.py").write_text(write(cache))
         command = [sys.executable, "eval.py"]
-        return audit.audit_alone(command, folder, ["eval.py", "artifact.ptz"], where=write.__name__)
+        return audit.audit_alone(command, folder, ["eval.py", "artifact.ptz"], place=write.__name__)
 
 
 SCORE = "import hashlib\nw = open('artifact.ptz', 'rb').read()\nbpb = 1 + len(w) / 100\n"
@@ -939,10 +961,10 @@ def show(as_json: bool = False) -> int:
     """Print a row for each member and a last line that counts; returns 0 where all are right."""
     rows = []
     for member in CASES:
-        found, right = member.verdict()
+        rules, right = member.verdict()
         rows.append(
-            dict(name=member.name, what=member.what, seen=member.seen, expected=member.rule,
-                 found=sorted(found), right=right)
+            dict(name=member.name, what=member.sentence, seen=member.seen, expected=member.rule,
+                 found=sorted(rules), right=right)
         )  # fmt: skip
     cheaters = [row for row in rows if row["expected"]]
     right = [sum(row["right"] for row in kind) for kind in (cheaters, rows)]
@@ -954,10 +976,11 @@ def show(as_json: bool = False) -> int:
         return int(right[1] < len(rows))
     print(f"{'name':24} {'seen':10} {'expected':14} {'found':14} verdict  what it does")
     for row in rows:
-        found, verdict = ",".join(row["found"]) or "-", "right" if row["right"] else "WRONG"
+        rules = ",".join(row["found"]) or "-"
+        verdict = "right" if row["right"] else "WRONG"
         expected = row["expected"] or "-"
         print(
-            f"{row['name']:24} {row['seen']:10} {expected:14} {found:14} {verdict:7}  {row['what']}"
+            f"{row['name']:24} {row['seen']:10} {expected:14} {rules:14} {verdict:7}  {row['what']}"
         )
     print(totals)
     return int(right[1] < len(rows))

@@ -256,7 +256,8 @@ class Flow(Judge):
         value = self.value(test, scope)
         is_off = value.is_setting and bool(value.const) != outcome
         while isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
-            test, outcome = test.operand, not outcome
+            test = test.operand
+            outcome = not outcome
         names = [node.id for node in ast.walk(test) if isinstance(node, ast.Name)]
         is_fixed = all(self.stores[scope.file][name] <= 1 for name in names)
         if is_fixed:
@@ -722,7 +723,7 @@ class Flow(Judge):
         """The result of calling what is not of this program: a library, a model, a tensor."""
         name = last_name(node.func)
         arguments = [*values, *keywords.values()]
-        given = join_scores(arguments)
+        merged = join_scores(arguments)
         both = join_scores([receiver, *arguments])
         is_method = isinstance(node.func, ast.Attribute) and receiver.body != "library"
         if name in ("open", "fromfile", "memmap", "load") or (name in READERS and is_method):
@@ -759,7 +760,7 @@ class Flow(Judge):
             self.choose(name, [receiver, *values] if is_method else values, node)
         if name in POWERS and "per byte" in both.kinds:
             self.report("spread", node)
-        return self.result(node, scope, callee, receiver, values, keywords, given, both)
+        return self.result(node, scope, callee, receiver, values, keywords, merged, both)
 
     def note_tables(
         self,
@@ -771,18 +772,18 @@ class Flow(Judge):
         arguments: list[Value],
     ) -> None:
         """Note what a call puts into a table or container, or reads from one."""
-        given = join(arguments)
+        merged = join(arguments)
         if is_method and name in MUTATES:
-            receiver.kinds |= given.kinds - {"byte length", *FROM_TARGET}
-            receiver.loops |= given.loops
-            receiver.models |= given.models
-            receiver.roots |= given.roots
-            self.accumulate(given, node)
+            receiver.kinds |= merged.kinds - {"byte length", *FROM_TARGET}
+            receiver.loops |= merged.loops
+            receiver.models |= merged.models
+            receiver.roots |= merged.roots
+            self.accumulate(merged, node)
         if name in LEARNS or ast.unparse(node.func).endswith("add.at"):
             table = receiver if is_method else (values or [Value()])[0]
             self.learn(table, join(values if is_method else values[1:]))
         if name in LOOKS_UP:
-            self.look_up(receiver, given, node)
+            self.look_up(receiver, merged, node)
 
     def result(
         self,
@@ -792,29 +793,29 @@ class Flow(Judge):
         receiver: Value,
         values: list[Value],
         keywords: dict[str, Value],
-        given: Value,
+        merged: Value,
         both: Value,
     ) -> Value:
         name = last_name(node.func)
         kinds = set(both.kinds)
         models = both.models
         roots = both.roots
-        if receiver.kinds == {"unknown"} and given.kinds & {"val", "train", "unknown"}:
+        if receiver.kinds == {"unknown"} and merged.kinds & {"val", "train", "unknown"}:
             # A method of an unknown object that is given a text: the object is no text.
-            kinds = set(given.kinds)
-            roots = given.roots
+            kinds = set(merged.kinds)
+            roots = merged.roots
         elif not both.kinds and callee.roots and not receiver.roots:
             kinds = {"unknown"}  # a function of unknown origin may read a text
             roots = callee.roots
         is_model = not receiver.kinds & TOKENS and self.is_model(node.func, scope)
-        is_text = given.kinds & {"val", "train", "unknown"}
+        is_text = merged.kinds & {"val", "train", "unknown"}
         if is_text and is_model:
             models |= callee.models or {callee}
             kinds |= {"output"}
-            if "target" in given.kinds and self.is_loss_of(given, [*values, *keywords.values()]):
+            if "target" in merged.kinds and self.is_loss_of(merged, [*values, *keywords.values()]):
                 kinds |= {"nll"}
             if any(frame.has_hooks for frame in self.frames):
-                self.calibrate(given, node)
+                self.calibrate(merged, node)
         target = self.target_of(name, values, keywords, receiver)
         if target is not None:
             kinds |= {"nll"} | target.kinds & TEXT
@@ -823,7 +824,7 @@ class Flow(Judge):
             roots = target.roots
         elif "val" in kinds and LOSS.search(name):
             kinds |= {"nll"}
-        if name in HASHES and "target" in given.kinds:
+        if name in HASHES and "target" in merged.kinds:
             kinds |= {"hashed"}
         if name == "encode":
             kinds = {"encoded"}
@@ -842,9 +843,9 @@ class Flow(Judge):
         return result
 
     @staticmethod
-    def is_loss_of(given: Value, arguments: list[Value]) -> bool:
+    def is_loss_of(merged: Value, arguments: list[Value]) -> bool:
         """Whether a model that is given inputs and targets returns their loss."""
-        if "val" in given.kinds:
+        if "val" in merged.kinds:
             return True
         # Of a text of unknown origin both must be seen: model(x, y).
         targets = [value for value in arguments if "target" in value.kinds]
@@ -875,9 +876,9 @@ class Flow(Judge):
         return value is not None and (value.body in (None, "") or isinstance(value.body, Class))
 
     def instance(self, cls: Class, values: list, keywords: dict, node: ast.Call) -> Value:
-        given = join([*values, *keywords.values()])
-        kinds = given.kinds & {"val path", "train path"}
-        made = Value(kinds, given.loops, body=cls, const="instance")
+        merged = join([*values, *keywords.values()])
+        kinds = merged.kinds & {"val path", "train path"}
+        made = Value(kinds, merged.loops, body=cls, const="instance")
         if cls.is_network():
             return Value()
         if init := cls.method("__init__"):
@@ -898,14 +899,14 @@ class Flow(Judge):
         node = function.node
         name = getattr(node, "name", "<lambda>")
         self.visited.add(node)
-        given = join([*values, *keywords.values()])
+        merged = join([*values, *keywords.values()])
         if len(self.frames) > DEPTH or sum(frame.name == name for frame in self.frames) > 2:
-            return given
+            return merged
         count = len(self.findings)
         outside = (self.no_grad, self.open_loops)
         frame = Frame(name, function.scope.file, self.positions(node), loss_targets(node))
         self.open_loops = set()
-        scope = self.bind_arguments(function, values, keywords, given)
+        scope = self.bind_arguments(function, values, keywords, merged)
         self.frames.append(frame)
         if isinstance(node, ast.Lambda):
             frame.returned.append(self.value(node.body, scope))
@@ -915,7 +916,7 @@ class Flow(Judge):
             self.run(node.body, scope)
         self.frames.pop()
         self.no_grad, self.open_loops = outside
-        if call and "val" in given.kinds and CALIBRATES.search(name) and not SCORES.search(name):
+        if call and "val" in merged.kinds and CALIBRATES.search(name) and not SCORES.search(name):
             if len(self.findings) == count:  # else it was seen inside, where the tokens go in
                 self.report("calibrated", call)
         returned = frame.returned
@@ -925,7 +926,7 @@ class Flow(Judge):
         return result
 
     def bind_arguments(
-        self, function: Function, values: list[Value], keywords: dict[str, Value], given: Value
+        self, function: Function, values: list[Value], keywords: dict[str, Value], merged: Value
     ) -> Scope:
         """The names of a call: parameters with their defaults, then what the call gives them."""
         arguments = function.node.args
@@ -946,7 +947,7 @@ class Flow(Judge):
             rest = values[len(names) :]
             scope.names[arguments.vararg.arg] = join(rest).but(parts=rest)
         if arguments.kwarg:
-            scope.names[arguments.kwarg.arg] = given
+            scope.names[arguments.kwarg.arg] = merged
         return scope
 
 
@@ -968,7 +969,8 @@ def is_static(node: ast.AST) -> bool:
 
 def is_gram(node: ast.BinOp) -> bool:
     """Whether this is x.T @ x, of which GPTQ's Hessians are made."""
-    left, right = ast.unparse(node.left), ast.unparse(node.right)
+    left = ast.unparse(node.left)
+    right = ast.unparse(node.right)
     return left.startswith(right + ".") or right.startswith(left + ".")
 
 

@@ -61,7 +61,7 @@ def lint_scripts(scripts: Unwrapped) -> list[Finding]:
     flow = Flow(trees).find_all() if trees else []
     for finding in [*flow, *plain_findings(trees)]:
         findings.setdefault((finding.rule, finding.where), finding)
-    unread = [say("unread", where, "warn", why) for where, why in scripts.unread.items()]
+    unread = [say("unread", place, "warn", reason) for place, reason in scripts.unread.items()]
     return [*findings.values(), *unread]
 
 
@@ -73,7 +73,7 @@ def lint(place: Path | str | bytes) -> list[Finding]:
     """
     scripts = read_scripts(place)
     if not scripts.trees:
-        reasons = [f"{name} is not Python: {why}" for name, why in scripts.unread.items()]
+        reasons = [f"{name} is not Python: {reason}" for name, reason in scripts.unread.items()]
         raise ValueError("; ".join(reasons))
     return lint_scripts(scripts)
 
@@ -88,13 +88,13 @@ def main(argv: list[str] | None = None) -> int:
     findings = []
     for place in args.places:
         try:
-            found_here = lint(place)
+            findings_here = lint(place)
         except (OSError, ValueError) as error:
             print(f"tools.legality.lint: {printable(str(error))}", file=sys.stderr)
             return UNREADABLE
         if len(args.places) > 1:
-            found_here = [replace(f, where=f"{place}: {f.where}") for f in found_here]
-        findings += found_here
+            findings_here = [replace(f, where=f"{place}: {f.where}") for f in findings_here]
+        findings += findings_here
     print(report(findings, args.json, args.verbose))
     return status(findings)
 

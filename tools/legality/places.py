@@ -31,23 +31,23 @@ LOGS = {"print", "log", "log0", "write", "info", "dumps", "dump"}
 
 def imported(tree: ast.AST) -> dict[str, str]:
     """Local name -> dotted name of what is imported, of the whole file."""
-    found = {}
+    origins = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             roots = [(alias, alias.name.split(".")[0]) for alias in node.names]
-            found |= {a.asname or root: a.name if a.asname else root for a, root in roots}
+            origins |= {a.asname or root: a.name if a.asname else root for a, root in roots}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {a.asname or a.name: f"{node.module}.{a.name}" for a in node.names}
-    return found
+            origins |= {a.asname or a.name: f"{node.module}.{a.name}" for a in node.names}
+    return origins
 
 
 def functions(tree: ast.AST) -> dict[str, list[ast.AST]]:
     """Every function of a file by its name; "" is what runs when the file starts."""
-    found: dict[str, list[ast.AST]] = {"": [tree]}
+    by_name: dict[str, list[ast.AST]] = {"": [tree]}
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            found.setdefault(node.name, []).append(node)
-    return found
+            by_name.setdefault(node.name, []).append(node)
+    return by_name
 
 
 def own_nodes(function: ast.AST) -> Iterable[ast.AST]:
@@ -80,15 +80,15 @@ def scoring(trees: dict[str, ast.Module], imports: dict[str, dict]) -> set[ast.A
     home = {node: file for file, table in tables.items() for n in table.values() for node in n}
     todo = []
     for file, table in tables.items():
-        whole = re.match("eval|score", Path(file).stem)
+        is_scorer = re.match("eval|score", Path(file).stem)
         for name, nodes in table.items():
-            todo += nodes if SCORES.search(name) or (whole and name in ("", "main")) else []
-    found: set[ast.AST] = set()
+            todo += nodes if SCORES.search(name) or (is_scorer and name in ("", "main")) else []
+    reached: set[ast.AST] = set()
     while todo:
         function = todo.pop()
-        if function in found or trains(function):
+        if function in reached or trains(function):
             continue
-        found.add(function)
+        reached.add(function)
         file = home[function]
         for node in own_nodes(function):
             if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Load):
@@ -97,7 +97,7 @@ def scoring(trees: dict[str, ast.Module], imports: dict[str, dict]) -> set[ast.A
                     todo += tables[stem].get(name, [])
                 elif isinstance(node, ast.Name) or ast.unparse(node.value) == "self":
                     todo += tables[file].get(last_name(node), [])
-    return found
+    return reached
 
 
 def dotted(node: ast.expr, names: dict[str, str]) -> str:
@@ -108,13 +108,13 @@ def dotted(node: ast.expr, names: dict[str, str]) -> str:
 
 def strings(node: ast.AST) -> str:
     """All text in the literals of an expression."""
-    found = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant)]
-    return " ".join(text for text in found if isinstance(text, str))
+    literals = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant)]
+    return " ".join(text for text in literals if isinstance(text, str))
 
 
 def reaches_network(node: ast.Call, names: dict[str, str]) -> bool:
     name = dotted(node.func, names)
-    if any(name.startswith(known + ".") for known in NETWORK):
+    if any(name.startswith(module + ".") for module in NETWORK):
         return not LOCAL_ONLY.search(name)
     shell = last_name(node.func) in RUNS_SHELL and SHELL_NETWORK.search(strings(node))
     return bool(shell) or last_name(node.func) in ("hf_hub_download", "snapshot_download")
@@ -182,30 +182,30 @@ def plain_findings(trees: dict[str, ast.Module]) -> Iterable[Finding]:
             scores = function in during
             for node in own_nodes(function):
                 line = getattr(node, "lineno", getattr(function, "lineno", 1))
-                where = f"{file}:{line}"
+                place = f"{file}:{line}"
                 try:
-                    yield from findings_at(node, function, scores, where, imports[file], constants)
+                    yield from findings_at(node, function, scores, place, imports[file], constants)
                 except RecursionError:
-                    yield say("deep", where, "warn")
+                    yield say("deep", place, "warn")
 
 
 def findings_at(
     node: ast.AST,
     function: ast.AST,
     scores: bool,
-    where: str,
+    place: str,
     imports: dict[str, str],
     constants: dict[str, str],
 ) -> Iterable[Finding]:
     """Findings of one node of a function; `scores` where it runs while scoring."""
     if text := hard_coded(node, function):
-        yield say("written", where, detail=text)
+        yield say("written", place, detail=text)
     if scores and TRAIN_NAME.search(last_name(node)):
-        yield say("train text", where, detail=last_name(node))
+        yield say("train text", place, detail=last_name(node))
     if not isinstance(node, ast.Call):
         return
     if reaches_network(node, imports):
-        yield say("network", where, "fail" if scores else "warn", ast.unparse(node.func))
+        yield say("network", place, "fail" if scores else "warn", ast.unparse(node.func))
     path = file_read(node, constants) if scores else None
     if path and not HONEST_FILE.search(path):
-        yield say("train text" if TRAIN_PATH.search(path) else "file", where, detail=path)
+        yield say("train text" if TRAIN_PATH.search(path) else "file", place, detail=path)

@@ -51,9 +51,9 @@ class Finding:
     remedy: str = ""  # what to do about it; empty where the level is "ok"
 
     def __post_init__(self):
-        for value, known in ((self.rule, RULES), (self.level, LEVELS)):
-            if value not in known:
-                raise ValueError(f"{value!r} must be one of {', '.join(known)}")
+        for value, allowed in ((self.rule, RULES), (self.level, LEVELS)):
+            if value not in allowed:
+                raise ValueError(f"{value!r} must be one of {', '.join(allowed)}")
 
 
 def is_unlawful(findings: Iterable[Finding]) -> bool:
@@ -115,16 +115,18 @@ def report(findings: Iterable[Finding], as_json: bool = False, verbose: bool = F
     ranked = sorted(findings, key=lambda f: order.index((f.level, f.rule)))
     if as_json:
         return json.dumps({"status": status(ranked), "findings": [asdict(f) for f in ranked]})
-    shown = [(f, 1) for f in ranked] if verbose else grouped([f for f in ranked if f.level != "ok"])
+    faults = (
+        [(f, 1) for f in ranked] if verbose else grouped([f for f in ranked if f.level != "ok"])
+    )
     lines = []
-    for finding, count in shown:
-        where = printable(finding.where) + (f" and {count - 1} more" if count > 1 else "")
+    for finding, count in faults:
+        place = printable(finding.where) + (f" and {count - 1} more" if count > 1 else "")
         evidence = printable(finding.evidence)
         remedy = printable(finding.remedy)
         if not verbose:
             evidence = shorten(evidence)
             remedy = shorten(remedy)
-        lines.append(f"{finding.level.upper():4}  {finding.rule}  {where}: {evidence}")
+        lines.append(f"{finding.level.upper():4}  {finding.rule}  {place}: {evidence}")
         lines += [f"      -> {remedy}"] if remedy else []
     counts = [f"{sum(f.level == level for f in ranked)} {level}" for level in LEVELS]
     return "\n".join([*lines, f"findings: {', '.join(counts)}"])

@@ -185,7 +185,9 @@ def run_alone(
         raise ValueError(f"{folder} must be a folder to run in; make it first")
     with tempfile.TemporaryDirectory() as place:
         place = Path(place).resolve()
-        here, scratch, trace = place / "hook", place / "tmp", place / "trace"
+        here = place / "hook"
+        scratch = place / "tmp"
+        trace = place / "trace"
         here.mkdir()
         scratch.mkdir()
         quiet = [str(place), "/proc", "/sys", "/dev"]
@@ -201,17 +203,18 @@ def run_alone(
         lines = trace.read_text().splitlines() if trace.exists() else []
     events = [ast.literal_eval(line) for line in lines]
     if not any(kind == "start" for kind, _ in events):
-        what = f"{' '.join(command)} was not watched (return code {returncode}): {output.strip()}"
-        raise ValueError(f"{what}; give a Python command line without -I, -E and -S")
-    opened, written = {}, {}
-    for kind, what in events:
+        fault = f"{' '.join(command)} was not watched (return code {returncode}): {output.strip()}"
+        raise ValueError(f"{fault}; give a Python command line without -I, -E and -S")
+    opened = {}
+    written = {}
+    for kind, subject in events:
         if kind == "write":
-            written[what] = True
-        elif kind == "read" and what not in written and not Path(what).is_relative_to(folder):
-            opened[what] = True
-    tried = dict.fromkeys(what for kind, what in events if kind == "host")
-    children = dict.fromkeys(what for kind, what in events if kind == "child")
-    lists = [list(names) for names in (opened, written, tried, children)]
+            written[subject] = True
+        elif kind == "read" and subject not in written and not Path(subject).is_relative_to(folder):
+            opened[subject] = True
+    hosts = dict.fromkeys(subject for kind, subject in events if kind == "host")
+    children = dict.fromkeys(subject for kind, subject in events if kind == "child")
+    lists = [list(names) for names in (opened, written, hosts, children)]
     return Trace(returncode, output, *lists, seconds)
 
 
@@ -230,9 +233,11 @@ def _run(
             start_new_session=True,
         )
         try:
-            returncode, note = running.wait(timeout_seconds), ""
+            returncode = running.wait(timeout_seconds)
+            note = ""
         except subprocess.TimeoutExpired:
-            returncode, note = TIMED_OUT, f"\ntimed out after {timeout_seconds} s"
+            returncode = TIMED_OUT
+            note = f"\ntimed out after {timeout_seconds} s"
         finally:
             # Workers that outlive their parent are ended too.
             try:

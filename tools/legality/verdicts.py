@@ -99,6 +99,6 @@ VERDICTS = {
 }
 
 
-def say(pattern: str, where: str, level: str = "fail", detail: str = "") -> Finding:
+def say(pattern: str, place: str, level: str = "fail", detail: str = "") -> Finding:
     rule, evidence, remedy = VERDICTS[pattern]
-    return Finding(rule, level, where, evidence.format(detail), remedy)
+    return Finding(rule, level, place, evidence.format(detail), remedy)

@@ -312,21 +312,24 @@ def lrzip(data: bytes, *options: str) -> bytes:
 
 def compressors() -> tuple[dict[str, tuple[Callable, Callable]], list[str]]:
     """Compressors of GPTQ's codes, and a line for each that is missing."""
-    found, missing = {}, []
+    pair_of, missing = {}, []
     if importlib.util.find_spec("brotli"):
         import brotli
 
-        found["brotli"] = (lambda data: brotli.compress(data, quality=11), brotli.decompress)
+        pair_of["brotli"] = (
+            lambda data: brotli.compress(data, quality=11),
+            brotli.decompress,
+        )
     else:
         missing.append("brotli is not installed: golf.py --with codecs; LZMA stands in for it")
-    found["LZMA"] = (lambda data: lzma.compress(data, preset=9 | lzma.PRESET_EXTREME),) + (
+    pair_of["LZMA"] = (lambda data: lzma.compress(data, preset=9 | lzma.PRESET_EXTREME),) + (
         lzma.decompress,
     )
     if shutil.which("lrzip"):
-        found["zpaq"] = (lambda data: lrzip(data, "-z"), lambda data: lrzip(data, "-d"))
+        pair_of["zpaq"] = (lambda data: lrzip(data, "-z"), lambda data: lrzip(data, "-d"))
     else:
         missing.append("lrzip is not installed: no zpaq")
-    return found, missing
+    return pair_of, missing
 
 
 # Run by the interpreter that has the package. A file of arrays in, the stream and arrays out.
@@ -637,8 +640,8 @@ def ratios(peer: list[Row], own: list[Row], value: str) -> list[float]:
     own = [row for row in own if getattr(row, value) > 0]
     peer = [row for row in peer if getattr(row, value) > 0]
     curve = [(row.bytes, math.log(getattr(row, value))) for row in own]
-    found = [(math.log(getattr(row, value)), at(row.bytes, curve)) for row in peer]
-    return [math.exp(mine - other) for mine, other in found if other is not None]
+    pairs = [(math.log(getattr(row, value)), at(row.bytes, curve)) for row in peer]
+    return [math.exp(mine - other) for mine, other in pairs if other is not None]
 
 
 def landings(count: int) -> list[float]:
@@ -647,12 +650,12 @@ def landings(count: int) -> list[float]:
     shape = (384, 256)  # below 32 kB a landing may be 32 bytes off, more than 0.1 %
     state = {f"m.{i}": torch.randn(shape, generator=rng) for i in range(2)}
     hessians = quantize.flat_hessians(state)
-    found = []
+    percents = []
     for bits in 1.8 + 3.2 * torch.rand(count, generator=rng):
         most_bytes = int(bits * 2 * math.prod(shape) / 8)
         blob = quantize.encode_trellis(state, hessians, {}, most_bytes, states=4)
-        found.append(100 * (len(blob) / most_bytes - 1))
-    return found
+        percents.append(100 * (len(blob) / most_bytes - 1))
+    return percents
 
 
 def side_information(blob: bytes) -> dict:
@@ -679,7 +682,7 @@ def answers(rows: list[Row], subject: Subject, blob: bytes, count: int = LANDING
     peers = [name for name in of if not name.startswith("trellis")]
     own = of["trellis"]
     below = {name: bits_below(of[name], own) for name in peers}
-    found = {
+    figures = {
         "bits_below": {name: exact for name, (exact, _) in below.items()},
         "bits_at_least_below": {name: bound for name, (_, bound) in below.items()},
         "error_ratio": {name: ratios(of[name], own, "weighted_mnat") for name in peers},
@@ -689,12 +692,12 @@ def answers(rows: list[Row], subject: Subject, blob: bytes, count: int = LANDING
     numbers = sum(weight.numel() for weight in subject.state.values()) / 1e6
     for key in ("encode_s", "decode_s", "peak_mb"):
         values = [getattr(row, key) for row in own]
-        found[f"{key}_a_million"] = [value / numbers for value in values if value is not None]
+        figures[f"{key}_a_million"] = [value / numbers for value in values if value is not None]
     if subject.measure is None:
-        found["excess_bits"] = {f"{r.codec} {r.setting}": r.excess_bits for r in rows}
+        figures["excess_bits"] = {f"{r.codec} {r.setting}": r.excess_bits for r in rows}
     else:
-        found["loss_ratio"] = {name: ratios(of[name], own, "delta_mnat") for name in peers}
-    return found
+        figures["loss_ratio"] = {name: ratios(of[name], own, "delta_mnat") for name in peers}
+    return figures
 
 
 def spread(values: list[float], form: str) -> str:
@@ -703,39 +706,41 @@ def spread(values: list[float], form: str) -> str:
     return f"{min(values):{form}} to {max(values):{form}} ({len(values)} points)"
 
 
-def format_answers(found: dict) -> str:
+def format_answers(figures: dict) -> str:
     """One line for each answer."""
     lines = []
-    for key, what, form in (
+    for key, label, form in (
         ("bits_below", "bits/param below, at equal weighted error", ".3f"),
         ("bits_at_least_below", "at least so many below, the error being out of reach", ".3f"),
         ("error_ratio", "weighted error over the trellis codec's, at equal bytes", ".2f"),
         ("loss_ratio", "loss added over the trellis codec's, at equal bytes", ".2f"),
     ):
-        for name, values in sorted(found.get(key, {}).items()):
+        for name, values in sorted(figures.get(key, {}).items()):
             if values:
-                lines.append(f"{what}: {name}: {spread(values, form)}")
-    for name, excess in found.get("excess_bits", {}).items():
+                lines.append(f"{label}: {name}: {spread(values, form)}")
+    for name, excess in figures.get("excess_bits", {}).items():
         lines.append(f"bits/weight over the Gaussian bound: {name}: {excess:.3f}")
-    lines.append(f"coded words over the model's entropy: {100 * found['words_over_entropy']:.3f} %")
+    lines.append(
+        f"coded words over the model's entropy: {100 * figures['words_over_entropy']:.3f} %"
+    )
     lines.append(
         "of the artifact, in %: tables, exponents and lanes {side_share:.2f}, header and checksum"
         " {header_share:.2f}, fp16 numbers {fp16_share:.2f}".format(
-            **{key: 100 * share for key, share in found.items() if key.endswith("_share")}
+            **{key: 100 * share for key, share in figures.items() if key.endswith("_share")}
         )
     )
-    landed = found["landing_percent"]
+    landed = figures["landing_percent"]
     inside = sum(-0.1 <= percent <= 0 for percent in landed)
     lines.append(
         f"sizes met within -0.1 to 0 %: {inside} of {len(landed)}; {spread(landed, '.3f')}"
     )
-    for key, what in (
+    for key, label in (
         ("encode_s", "encode, CPU seconds"),
         ("decode_s", "decode, CPU seconds"),
         ("peak_mb", "memory while packing, MB"),
     ):
-        values = found[f"{key}_a_million"]
-        lines.append(f"{what} a million parameters: {spread(values, '.2f')}")
+        values = figures[f"{key}_a_million"]
+        lines.append(f"{label} a million parameters: {spread(values, '.2f')}")
     return "\n".join(lines)
 
 
@@ -827,7 +832,7 @@ def main(argv: list[str] | None = None) -> int:
             if (row.codec, row.setting) == ("trellis", f"{STATES_RATE} bits"):
                 of_rate = blob
             print(codec.name, codec.setting, row.bytes, file=sys.stderr, flush=True)
-        found = answers(rows, subject, of_rate, 3 if args.quick else LANDINGS)
+        figures = answers(rows, subject, of_rate, 3 if args.quick else LANDINGS)
         missing = compressors()[1]
         if not args.nncodec:
             # its numpy is older than ours: one environment cannot have both
@@ -839,7 +844,7 @@ def main(argv: list[str] | None = None) -> int:
             "cores": os.cpu_count(),
             "missing": missing,
             "rows": [asdict(row) for row in rows],
-            "answers": found,
+            "answers": figures,
         }
         if args.out:
             args.out.mkdir(parents=True, exist_ok=True)
@@ -855,7 +860,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.json:
         print(json.dumps(result))
     else:
-        print(format_table(rows), "", format_answers(found), *result["missing"], sep="\n")
+        print(format_table(rows), "", format_answers(figures), *result["missing"], sep="\n")
     return 0
 
 

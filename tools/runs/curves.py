@@ -64,6 +64,7 @@ def group_runs(runs: list[Run]) -> list[Group]:
         key = settings_hash(run.settings) if run.settings else str(run.path)
         groups.setdefault(key, []).append(run)
     firsts = [members[0] for members in groups.values()]
+    # Only settings that tell the groups apart belong into a label.
     differing = []
     for name in firsts[0].settings:
         values = {str(run.settings.get(name)) for run in firsts}
@@ -114,6 +115,7 @@ def series(run: Run, axis: str, key: str) -> np.ndarray:
     for point in points(run):
         y = point.get(key)
         has_x = axis != "tokens" or "tokens" in point
+        # A loss that is not a number would take the whole line with it.
         if has_x and y is not None and math.isfinite(y):
             pairs.append((read_x(point), y))
     return np.array(pairs, dtype=float).reshape(-1, 2)

@@ -87,6 +87,7 @@ def driver_version() -> str:
     if not smi:
         return ""
     query = [smi, "--query-gpu=driver_version", "--format=csv,noheader"]
+    # On a machine whose driver hangs, this program hangs too.
     done = subprocess.run(query, capture_output=True, text=True, timeout=20)
     return "" if done.returncode else done.stdout.split("\n")[0].strip()
 
@@ -174,6 +175,7 @@ def check_machine(parameters: int) -> Iterator[Check]:
 
 def check_cores() -> Check:
     """Cores and threads, and whether somebody else uses them."""
+    # Those that this process may use: a container or a scheduler gives fewer than there are.
     cores = len(os.sched_getaffinity(0))
     load = os.getloadavg()[0]
     # As it is here, not as golf.py sets it for its commands.
@@ -268,6 +270,7 @@ def check_compile(process: subprocess.Popen, is_needed: bool, seconds: float) ->
 def check_data(recipe: Recipe, settings: RunSettings, overrides: dict) -> Iterator[Check]:
     """Shards and tokenizer by the check that a run makes at its start, and how many of them."""
     smoke_path = recipe.presets.get("smoke", {}).get("data_path")
+    # The smoke preset makes its own text, but only where nobody asked for another.
     is_made = settings.data_path == smoke_path and "data_path" not in overrides
     if is_made and not Path(smoke_path).exists():
         yield Check("shards", "ok", f"{smoke_path} is made at the start of the run")
@@ -300,6 +303,7 @@ def check_shards(settings: RunSettings) -> Check:
     except (ValueError, OSError) as error:
         return Check("shards", "fail", str(error), f"DATA_PATH=…, or {FETCH}")
     is_fineweb = "fineweb" in path
+    # A verified folder tells how many shards were published; of FineWeb 80 are enough.
     published = re.search(r"train_shards:\d+/(\d+)", note)
     complete = int(published[1]) if published else 0
     if is_fineweb:
@@ -418,6 +422,7 @@ def examine(subject: Subject, gpus: int, wants_probe: bool) -> tuple[list[Check]
     checks += check_data(recipe, settings, subject.overrides)
     if not wants_probe:
         return checks, {}
+    # It has been compiling since the beginning, while the other checks ran.
     seconds_left = max(1.0, COMPILE_SECONDS - (time.monotonic() - began))
     checks.append(check_compile(compiling, settings.compile, seconds_left))
     measures, error = run_probe(recipe.name, settings, PROBE_SECONDS)
@@ -453,6 +458,7 @@ def read_subject(args: argparse.Namespace) -> Subject:
         return Subject(recipe, choice.settings, choice.overrides, None)
     run = read_runs(args.from_run)[0]
     names = {field.name for field in fields(recipe.Settings)}
+    # An older run may have had settings that are gone; they are not needed for its length.
     saved = {name: value for name, value in run.settings.items() if name in names}
     settings = recipe.Settings(**{**saved, **choice.overrides})
     return Subject(recipe, settings, choice.overrides, run)

@@ -96,7 +96,8 @@ EVALUATION_GOES_ON = re.compile(
 )
 # "eval 3/9 val_bpb:1.2" is a score on the way, of the part that has been scored so far.
 PROGRESS = re.compile(r"\d\s*[/%]|running|chunk\b|\bbatch\b", re.IGNORECASE)
-# "Total submission size int8+zlib: 15863489 bytes". Sizes in MB are rounded, and so of no use.
+# "Total submission size int8+zlib: 15863489 bytes". Of logs that
+# print megabytes alone, these count, rounded as they are.
 SIZE = re.compile(
     r"(?P<label>serialized[_ ]model|total[_ ]submission[_ ]size|total[_ ](?:artifact[_ ])?size"
     r"|code[_ ]size|total[_ ]artifact|submission[_ ]size|total[_ ]bytes|artifact[_ ]bytes"

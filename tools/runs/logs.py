@@ -96,6 +96,7 @@ def read_runs(path: str | Path) -> list[Run]:
     path = Path(path)
     if path.is_file():
         return [read_log(path)]
+    # A word that is neither file nor folder is the id of a run.
     folder = path if path.is_dir() else Path("logs") / path
     logs = find_logs(folder)
     if not logs:

@@ -77,6 +77,7 @@ def figure(columns: int, rows: int, width: float, height: float):
     """An empty figure and its axes, row by row."""
     from matplotlib.figure import Figure
 
+    # Without pyplot: no window is opened, and nothing is kept between two figures.
     fig = Figure(figsize=(width, height), layout="constrained", dpi=160)
     return fig, fig.subplots(rows, columns, squeeze=False)
 
@@ -156,6 +157,7 @@ def draw_curves(groups: list[Group]):
             ax.xaxis.set_major_formatter(count)
             ax.xaxis.set_major_locator(MaxNLocator(6))
         row[0].set_ylabel(label)
+        # One axis of losses for all: its numbers stand once, at the left.
         for ax in row[1:]:
             ax.tick_params(labelleft=False)
             ax.sharey(row[0])
@@ -227,6 +229,7 @@ def draw_bytes(groups: list[Group]):
     run = first_with(groups, "artifact.pgz")
     summary = byte_account((run.path.parent / "artifact.pgz").read_bytes())
     rows = byte_rows(summary, run.code_bytes)
+    # A smoke model has 0.3 MB: in kB its bars have numbers that can be read.
     unit, scale = ("MB", 1e6) if summary["bytes"] > 2e6 else ("kB", 1e3)
     fig, ((ax,),) = figure(1, 1, 9.4, 1.3 + 0.34 * len(rows))
     places = range(len(rows), 0, -1)
@@ -239,6 +242,7 @@ def draw_bytes(groups: list[Group]):
             bits = 8 * row["bytes"] / row["parameters"]
             text += f"   {bits:.2f} bits × {row['parameters']:,}"
             colour = COLOURS[0]
+            # A codec cannot be below this line without a model of the order of its symbols.
             ax.plot([bound, bound], [place - 0.43, place + 0.43], color="#000000", linewidth=1.6)
         ax.barh(place, size, color=colour, height=0.72)
         ax.annotate(
@@ -251,6 +255,7 @@ def draw_bytes(groups: list[Group]):
         )
     ax.set_yticks(places, [row["name"] for row in rows])
     ax.grid(False, axis="y")
+    # Room for the numbers behind the longest bar.
     ax.set_xlim(0, 1.42 * max(row["bytes"] for row in rows) / scale)
     ax.set_xlabel(f"stored size ({unit}); black: order-0 entropy of the symbols")
     total = run.total_bytes or summary["bytes"]
@@ -339,6 +344,7 @@ def draw_error(groups: list[Group]):
             marker=MARKERS[i % len(MARKERS)],
             color=COLOURS[i % len(COLOURS)],
         )
+    # The bound is drawn a little beyond the points on both sides.
     stored = np.array([row["stored_bits"] for row in matrices])
     x = np.linspace(stored.min() - 0.3, stored.max() + 0.3, 50)
     # The rate-distortion bound of a Gaussian: each bit halves the error.
@@ -397,6 +403,7 @@ def draw_ttt(groups: list[Group], path: Path | None):
     bits = (record["before"] - record["after"]) / math.log(2)
     with np.errstate(divide="ignore", invalid="ignore"):  # a chunk may have no bytes
         of_each = 1000 * bits / record["bytes"]
+    # Of sums, not of means: a chunk of few bytes must not count as much as one of many.
     so_far = 1000 * np.cumsum(bits) / np.cumsum(record["bytes"])
     fig, ((ax,),) = figure(1, 1, 9.4, 3.9)
     ax.plot(position, of_each, color=COLOURS[5], linewidth=1, label="of each chunk")

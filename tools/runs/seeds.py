@@ -120,11 +120,13 @@ def plan(
         label = "".join(f"_{variable.lower()}{value}" for variable, value in point)
         for seed in seeds:
             run_id = f"{name}{label}_seed{seed}"
+            # It becomes a folder: "../x" would leave logs/, and "-x" would be an option of others.
             if not re.fullmatch(r"\w[\w.+-]*", run_id):
                 raise ValueError(f"--name: run id {run_id!r} must be of letters, digits, _ . + -")
             points.append(" ".join(f"{variable}={value}" for variable, value in point))
             choices.append({"RUN_ID": run_id, "SEED": str(seed), **dict(point)})
     run_ids = [variables["RUN_ID"] for variables in choices]
+    # A value typed twice would train the same run twice, into one folder.
     repeated = {run_id for run_id in run_ids if run_ids.count(run_id) > 1}
     if repeated:
         raise ValueError(f"{', '.join(sorted(repeated))} stands there twice; give each value once")
@@ -253,6 +255,7 @@ class Runner:
         self.began = time.monotonic()
         self.sources = hash_sources(code.read())
         self.status: dict[str, str] = {}  # run_id -> how it ended, with the reason
+        # Money is time at a price, so there is one cap: the lower of both.
         caps = []  # in hours
         texts = []
         if args.max_hours:
@@ -311,6 +314,7 @@ class Runner:
     def start_on_slurm(self, job: Job, command: list[str], resume: bool) -> SlurmJob:
         """Submit the job, or wait for the one that an earlier command submitted."""
         entries = [row for row in read_registry(self.logs) if row["run_id"] == job.run_id]
+        # An earlier command may have been killed while its jobs went on.
         job_id = None
         if entries and entries[-1].get("status") == "launched":
             job_id = entries[-1].get("job")
@@ -392,6 +396,7 @@ class Runner:
         if not reason and self.args.stop_above:
             reason = hopeless(read_run(self.logs / job.run_id), self.args.stop_above)
         if reason:
+            # One signal is enough: the trainer saves at the end of its step, which may take long.
             state.handle.stop()
             state.stop_reason = reason
             state.kill_time = time.monotonic() + launchers.GRACE_SECONDS
@@ -575,6 +580,7 @@ def find_todo(jobs: list[Job], logs: Path, runner: Runner) -> list[Job]:
     for job in jobs:
         folder = logs / job.run_id
         reason = hopeless(read_run(folder), runner.args.stop_above)
+        # In use comes first: a run may be finished and still be scored again by somebody.
         if in_use(folder):
             state = "running elsewhere"
         elif finished(folder):

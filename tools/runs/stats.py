@@ -71,6 +71,7 @@ def incomplete_beta(a: float, b: float, x: float) -> float:
         return float(x >= 1)  # the logarithms below have no value there
     if x > (a + 1) / (a + b + 2):  # the fraction converges slowly there
         return 1 - incomplete_beta(b, a, 1 - x)
+    # By logarithms: the gamma function overflows at 171.
     log_front = a * math.log(x) + b * math.log1p(-x)
     log_front += math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
     # c and d are the ratios of successive numerators and denominators of the fraction.
@@ -91,6 +92,7 @@ def incomplete_beta(a: float, b: float, x: float) -> float:
 
 def t_tail(t: float, df: float) -> float:
     """P(T > t) for Student's t with df degrees of freedom."""
+    # Half of the two-sided tail, which the beta function gives.
     tail = incomplete_beta(df / 2, 0.5, df / (df + t * t)) / 2
     return tail if t >= 0 else 1 - tail
 
@@ -170,6 +172,7 @@ def spread(ours: list[float], theirs: list[float]) -> tuple[float, float]:
     variances = (statistics.variance(ours), statistics.variance(theirs))
     counts = (len(ours), len(theirs))
     square = sum(map(squared_error, variances, counts))
+    # Equal numbers are copies of one run, or a score that was typed.
     if square <= 0:
         raise ValueError(
             "no spread within either side, so there is no p: are these different seeds?"

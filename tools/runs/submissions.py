@@ -101,6 +101,7 @@ def read_submission(path: str | Path) -> Submission:
                 return value
         return None
 
+    # "seeds" may be a list of numbers alone, beside another key that holds their results.
     seeds = {}
     for key in KEYS["seeds"]:
         seeds = read_seeds(raw.get(key))
@@ -136,7 +137,8 @@ def as_kind(value, kind: type):
         text = ", ".join(map(str, value)) if isinstance(value, list) else value
         return str(text) if isinstance(text, str | int) and text != "" else None
     if isinstance(value, bool):
-        return None
+        return None  # "val_bpb": true stands in a list of what was complied with
+    # "15,990,006 bytes" and "1.0810 bpb" were typed by hand.
     if isinstance(value, str):
         number = re.fullmatch(r"\s*(\d[\d,_]*(?:\.\d+)?)\s*(?:bytes|bpb)?\s*", value)
         value = as_number(number[1]) if number else None
@@ -160,6 +162,7 @@ def read_seeds(results) -> dict[int, dict]:
         return {}
     seeds = {}
     for name, row in rows:
+        # "mean" and "std" stand among the seeds in some files.
         seed = re.fullmatch(r"(?:seed[_ -]?)?(\d+)", str(name).lower())
         if isinstance(row, int | float):
             row = {"val_bpb": row}

@@ -172,8 +172,8 @@ def check_files(record: Record) -> Iterator[Finding]:
         yield Finding("files", "fail", folder.name, "holds no log that can be read", remedy)
     others = [p.name for p in folder.glob("submission*.json") if p.name != "submission.json"]
     if record.submission and record.submission.path.name != "submission.json":
-        what = f"is read as submission.json, which is what {SCRIPT}'s readers look for"
-        yield Finding("files", "warn", others[0], what, "rename it")
+        evidence = f"is read as submission.json, which is what {SCRIPT}'s readers look for"
+        yield Finding("files", "warn", others[0], evidence, "rename it")
     for name, reason in record.scripts.unread.items():
         missing.append(name)
         yield Finding("hidden", "warn", name, f"cannot be read: {reason}", "ship it as it ran")
@@ -206,20 +206,20 @@ def check_imports(record: Record) -> Iterator[Finding]:
         for module, line in required_imports(record.scripts.trees.get(name)):
             if module in PROVIDED | local or re.search(rf"^{module.lower()}\b", listed, re.M):
                 continue
-            where = f"{name}:{line}"
+            place = f"{name}:{line}"
             if module in INSTALLABLE:
                 if not ("flash" in module and "flash" in listed):
-                    unlisted.setdefault(module, where)
+                    unlisted.setdefault(module, place)
                 continue
             is_counted = any(f"{name}/".startswith(f"{path}/") for path in counted)
             level = "fail" if is_counted else "warn"
-            what = f"imports {module}, which is not in the folder nor in requirements.txt"
+            evidence = f"imports {module}, which is not in the folder nor in requirements.txt"
             remedy = f"add {module}.py, or name its package in requirements.txt"
-            yield Finding("files", level, where, what, remedy)
+            yield Finding("files", level, place, evidence, remedy)
     if unlisted:
-        named = ", ".join(f"{module} ({where})" for module, where in unlisted.items())
-        what = f"no requirements.txt of the folder names {named}"
-        yield Finding("files", "warn", SCRIPT, what, "list them with the versions that ran")
+        named = ", ".join(f"{module} ({place})" for module, place in unlisted.items())
+        evidence = f"no requirements.txt of the folder names {named}"
+        yield Finding("files", "warn", SCRIPT, evidence, "list them with the versions that ran")
 
 
 def required_imports(tree: ast.Module | None) -> Iterator[tuple[str, int]]:
@@ -244,39 +244,50 @@ def check_schema(record: Record) -> Iterator[Finding]:
     """submission.json has the field's names with values of their types."""
     if record.submission is None:
         return
-    where, raw, keys = record.submission.path.name, record.raw, record.submission.keys_used
+    json_name = record.submission.path.name
+    raw = record.raw
+    keys = record.submission.keys_used
     texts = {key: raw.get(key) for key in ("name", "author", "github_id")}
     for key, value in texts.items():
         if not isinstance(value, str) or not value.strip():
-            what = f"{key} is {value!r}, must be text"
-            yield Finding("schema", "warn", where, what, f"fill in {key}")
+            evidence = f"{key} is {value!r}, must be text"
+            yield Finding("schema", "warn", json_name, evidence, f"fill in {key}")
     try:
         datetime.fromisoformat(str(raw.get("date")))
     except ValueError:
-        what = f"date is {raw.get('date')!r}, must be YYYY-MM-DD or a timestamp"
-        yield Finding("schema", "warn", where, what, "give the day of the run")
-    bpb, loss = record.submission.val_bpb, record.submission.val_loss
+        evidence = f"date is {raw.get('date')!r}, must be YYYY-MM-DD or a timestamp"
+        yield Finding("schema", "warn", json_name, evidence, "give the day of the run")
+    bpb = record.submission.val_bpb
+    loss = record.submission.val_loss
     partial = isinstance(raw.get("val_bpb_partial"), float)
     if bpb is None and not partial:
-        what = "has no val_bpb"
+        evidence = "has no val_bpb"
         measured = [run.score.val_bpb for run in record.scored]
         if loss is not None and any(abs(loss - value) < 0.01 for value in measured):
-            what += f"; val_loss {loss} is a score in bpb"
-        yield Finding("schema", "fail", where, what, "give the mean of the seeds as val_bpb")
+            evidence += f"; val_loss {loss} is a score in bpb"
+        yield Finding(
+            "schema", "fail", json_name, evidence, "give the mean of the seeds as val_bpb"
+        )
     for ours in ("val_bpb", "val_loss", "bytes_total", "bytes_code"):
         key = keys.get(ours, ours)
         value = raw.get(key)
         if key != ours and not (partial and ours == "val_bpb"):
-            what = f"{key} is read as {ours}"
-            yield Finding("schema", "warn", where, what, f"call it {ours}, which all readers know")
+            evidence = f"{key} is read as {ours}"
+            yield Finding(
+                "schema", "warn", json_name, evidence, f"call it {ours}, which all readers know"
+            )
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if value is not None and not (is_number and value > 0):
-            what = f"{key} is {value!r}, must be a number above 0"
-            yield Finding("schema", "fail", where, what, "give the number, without quotes or unit")
+            evidence = f"{key} is {value!r}, must be a number above 0"
+            yield Finding(
+                "schema", "fail", json_name, evidence, "give the number, without quotes or unit"
+            )
     if record.submission.bytes_total is None and "bytes_total" not in raw:
-        what = "states no size (bytes_total)"
-        yield Finding("schema", "warn", where, what, "give artifact and code of the largest seed")
-    yield Finding("schema", "ok", where, f"{len(raw)} fields read")
+        evidence = "states no size (bytes_total)"
+        yield Finding(
+            "schema", "warn", json_name, evidence, "give artifact and code of the largest seed"
+        )
+    yield Finding("schema", "ok", json_name, f"{len(raw)} fields read")
 
 
 # Figures: what is claimed against what the logs say ------------------------------------------
@@ -297,13 +308,17 @@ def check_figures(record: Record) -> Iterator[Finding]:
     """The figures of submission.json are those of the logs: mean score, sizes, seeds."""
     if record.submission is None or not record.scored or record.is_ours:
         return
-    said, where, runs = record.submission, record.submission.path.name, record.scored
+    submission = record.submission
+    json_name = record.submission.path.name
+    runs = record.scored
     wrong = []
     for key in ("val_bpb", "val_loss"):
-        claim, values = getattr(said, key), [getattr(run.score, key) for run in runs]
+        claim = getattr(submission, key)
+        values = [getattr(run.score, key) for run in runs]
         if claim is None or None in values:
             continue
-        mean, places = statistics.fmean(values), max(4, decimals(claim))
+        mean = statistics.fmean(values)
+        places = max(4, decimals(claim))
         # A run may be scored with and without adaptation: the claim is a line that all logs share.
         shared = [statistics.fmean(row) for row in averages(record)[key]]
         if any(agrees(claim, value, places) for value in [mean, *shared]):
@@ -311,43 +326,49 @@ def check_figures(record: Record) -> Iterator[Finding]:
         one = [run.path.name for run in runs if agrees(claim, getattr(run.score, key), places)]
         which = f" is that of {one[0]}," if one else " is"
         listed = ", ".join(f"{value:.5f}" for value in values)
-        what = f"{key} {claim}{which} not the mean {mean:.5f} of the logs ({listed})"
-        wrong += [Finding("figures", "fail", where, what, f"give the mean, {mean:.8f}")]
-    by_seed, others = runs_by_seed(record), []
-    for seed, row in said.seeds.items():
+        evidence = f"{key} {claim}{which} not the mean {mean:.5f} of the logs ({listed})"
+        wrong += [Finding("figures", "fail", json_name, evidence, f"give the mean, {mean:.8f}")]
+    by_seed = runs_by_seed(record)
+    others = []
+    for seed, row in submission.seeds.items():
         logs = by_seed.get(seed, [])
-        known = join_measured(logs)
+        measured = join_measured(logs)
         for key, claim in row.items():
-            if not known.get(key) or any(agrees(claim, value) for value in known[key]):
+            if not measured.get(key) or any(agrees(claim, value) for value in measured[key]):
                 continue
             if is_in_logs(repr(claim), logs):
                 continue  # another line of the log states it
-            shown = " or ".join(f"{value:,}" for value in dict.fromkeys(known[key]))
-            others += [f"seed {seed}: {key} {claim:,} where its log says {shown}"]
+            logged = " or ".join(f"{value:,}" for value in dict.fromkeys(measured[key]))
+            others += [f"seed {seed}: {key} {claim:,} where its log says {logged}"]
     if others:
-        what, remedy = "; ".join(others), "take the numbers of the logs"
-        wrong += [Finding("figures", "fail", where, what, remedy)]
-    if absent := [str(seed) for seed in said.seeds if seed not in by_seed]:
-        what = f"lists seeds of which the folder has no log: {', '.join(absent)}"
-        wrong += [Finding("figures", "fail", where, what, "add train_seed<N>.log of each")]
+        evidence = "; ".join(others)
+        remedy = "take the numbers of the logs"
+        wrong += [Finding("figures", "fail", json_name, evidence, remedy)]
+    if absent := [str(seed) for seed in submission.seeds if seed not in by_seed]:
+        evidence = f"lists seeds of which the folder has no log: {', '.join(absent)}"
+        wrong += [Finding("figures", "fail", json_name, evidence, "add train_seed<N>.log of each")]
     totals = {run.path.name: run.total_bytes for run in runs if run.total_bytes}
-    if said.bytes_total and totals:
+    if submission.bytes_total and totals:
         log, worst = max(totals.items(), key=lambda item: item[1])
-        what = f"bytes_total {said.bytes_total:,} stands in no log (largest: {worst:,}, {log})"
-        if said.bytes_total < worst:
-            what = f"bytes_total {said.bytes_total:,} is less than the {worst:,} of {log}"
-        if said.bytes_total not in totals.values() or said.bytes_total < worst:
-            level = "fail" if said.bytes_total < worst else "warn"
-            wrong += [Finding("figures", level, where, what, f"give the largest, {worst}")]
+        evidence = (
+            f"bytes_total {submission.bytes_total:,} stands in no log (largest: {worst:,}, {log})"
+        )
+        if submission.bytes_total < worst:
+            evidence = f"bytes_total {submission.bytes_total:,} is less than the {worst:,} of {log}"
+        if submission.bytes_total not in totals.values() or submission.bytes_total < worst:
+            level = "fail" if submission.bytes_total < worst else "warn"
+            wrong += [Finding("figures", level, json_name, evidence, f"give the largest, {worst}")]
     codes = {run.code_bytes for run in runs if run.code_bytes}
     codes |= {path.stat().st_size for path in record.code}
-    if said.bytes_code and codes and said.bytes_code not in codes:
+    if submission.bytes_code and codes and submission.bytes_code not in codes:
         listed = ", ".join(f"{value:,}" for value in sorted(codes))
-        what = f"bytes_code {said.bytes_code:,} is neither in a log nor a file's size ({listed})"
+        evidence = (
+            f"bytes_code {submission.bytes_code:,} is neither in a log nor a file's size ({listed})"
+        )
         remedy = "give the size of the code that is shipped"
-        wrong += [Finding("figures", "warn", where, what, remedy)]
-    what = f"score, sizes and seeds are those of {len(runs)} logs"
-    yield from wrong or [Finding("figures", "ok", where, what)]
+        wrong += [Finding("figures", "warn", json_name, evidence, remedy)]
+    evidence = f"score, sizes and seeds are those of {len(runs)} logs"
+    yield from wrong or [Finding("figures", "ok", json_name, evidence)]
 
 
 def named_seed(run: Run) -> int | None:
@@ -399,7 +420,7 @@ def measured_of(run: Run) -> dict[str, list[float]]:
     sizes = [run.model_bytes, run.total_bytes]
     times = [run.train_time_ms, run.eval_time_ms, *(score.eval_time_ms for score in run.scores)]
     seconds = [None if time_ms is None else time_ms / 1000 for time_ms in times]
-    known = {
+    measured = {
         "val_bpb": [score.val_bpb for score in scores],
         "val_loss": [score.val_loss for score in run.scores if score.val_loss is not None],
         "artifact_bytes": sizes,
@@ -407,7 +428,7 @@ def measured_of(run: Run) -> dict[str, list[float]]:
         "train_time_s": seconds[:1],
         "eval_time_s": seconds[1:],
     }
-    return {key: [v for v in values if v is not None] for key, values in known.items()}
+    return {key: [v for v in values if v is not None] for key, values in measured.items()}
 
 
 def check_readme(record: Record) -> Iterator[Finding]:
@@ -416,15 +437,15 @@ def check_readme(record: Record) -> Iterator[Finding]:
         return
     rows = list(denied_cells(record))
     if rows:
-        what = "; ".join(f"line {line}: {text}" for line, text in rows)
-        yield Finding("figures", "fail", "README.md", what, "take the numbers of the logs")
+        evidence = "; ".join(f"line {line}: {text}" for line, text in rows)
+        yield Finding("figures", "fail", "README.md", evidence, "take the numbers of the logs")
     strays = list(stray_figures(record))
     if strays:
-        shown = "; ".join(f"line {line}: {text}" for line, text in strays[:6])
+        examples = "; ".join(f"line {line}: {text}" for line, text in strays[:6])
         more = f" and {len(strays) - 6} more" if len(strays) > 6 else ""
-        what = f"{len(strays)} figures stand in no log of the folder: {shown}{more}"
+        evidence = f"{len(strays)} figures stand in no log of the folder: {examples}{more}"
         remedy = "correct them, or say beside each where it is from"
-        yield Finding("figures", "warn", "README.md", what, remedy)
+        yield Finding("figures", "warn", "README.md", evidence, remedy)
     if not rows and not strays:
         yield Finding("figures", "ok", "README.md", "every score and size stands in a log")
 
@@ -470,19 +491,19 @@ def denied_cells(record: Record) -> Iterator[tuple[int, str]]:
     for number, runs, cells in seed_rows(record):
         for title, cell in cells.items():
             kind = "val_bpb" if re.search("bpb|bpp", title) else "val_loss" * ("loss" in title)
-            known = (join_measured(runs) if runs else means).get(kind, [])
+            logged = (join_measured(runs) if runs else means).get(kind, [])
             if re.search("bytes|artifact|size", title) and runs:
                 sizes = [
                     size for r in runs for size in (r.model_bytes, r.total_bytes, r.code_bytes)
                 ]
-                known = [size for size in sizes if size]
+                logged = [size for size in sizes if size]
             figures = re.split(r"std|±|\+/-|\(|σ", cell)[0]  # what follows is no mean
-            for text in NUMBER.findall(figures) if known else ():
-                is_stated = any(is_written(text, value) for value in known)
+            for text in NUMBER.findall(figures) if logged else ():
+                is_stated = any(is_written(text, value) for value in logged)
                 if not is_stated and not is_in_logs(text, runs or record.runs):
-                    stated = ", ".join(f"{value:.10g}" for value in dict.fromkeys(known))
-                    where = " and ".join(run.path.name for run in runs) or "the mean"
-                    yield number, f"{text} where {where} has {stated}"
+                    stated = ", ".join(f"{value:.10g}" for value in dict.fromkeys(logged))
+                    source = " and ".join(run.path.name for run in runs) or "the mean"
+                    yield number, f"{text} where {source} has {stated}"
 
 
 def is_written(text: str, value: float) -> bool:
@@ -494,10 +515,10 @@ def is_written(text: str, value: float) -> bool:
 
 def stray_figures(record: Record) -> Iterator[tuple[int, str]]:
     """Figures of the README that look like a score or a size and that no log supports."""
-    known = sorted({float(t.replace(",", "")) for t in NUMBER.findall(all_text(record))})
+    supported = sorted({float(t.replace(",", "")) for t in NUMBER.findall(all_text(record))})
     sizes = [run.total_bytes for run in record.scored if run.total_bytes]
     rows = [row for rows in averages(record).values() for row in rows] + [sizes] * bool(sizes)
-    known = sorted([*known, *map(statistics.fmean, rows), CAP_BYTES])
+    supported = sorted([*supported, *map(statistics.fmean, rows), CAP_BYTES])
     judged = {number for number, _, _ in seed_rows(record)}
     for number, line in enumerate(record.readme.splitlines(), 1):
         if number in judged or re.search(r"#\d{2,4}\b|\bPR\b|https?://", line):
@@ -508,9 +529,10 @@ def stray_figures(record: Record) -> Iterator[tuple[int, str]]:
             is_size = re.fullmatch(r"1[0-9],?\d{3},?\d{3}", text) and "byte" in line.lower()
             if not is_score and not is_size:
                 continue
-            value, places = float(text.replace(",", "")), len(text.partition(".")[2])
-            at = bisect.bisect_left(known, value - 10.0**-places * (1 - 1e-9))
-            if at == len(known) or not agrees(value, known[at], places):
+            value = float(text.replace(",", ""))
+            places = len(text.partition(".")[2])
+            at = bisect.bisect_left(supported, value - 10.0**-places * (1 - 1e-9))
+            if at == len(supported) or not agrees(value, supported[at], places):
                 yield number, text
 
 
@@ -522,10 +544,14 @@ def check_generated(record: Record) -> Iterator[Finding]:
     """README.md and submission.json of ours are what the logs and the code give, byte for byte."""
     if not record.is_ours:
         return
-    folder, raw, where = record.folder, record.raw, "submission.json"
+    folder = record.folder
+    raw = record.raw
+    json_name = "submission.json"
     if raw["packed_by"] not in documents.TOOLS:
-        what = f"packed_by {raw['packed_by']!r}, this is {documents.PACKED_BY}"
-        yield Finding("schema", "fail", where, what, "check it with the version that packed it")
+        evidence = f"packed_by {raw['packed_by']!r}, this is {documents.PACKED_BY}"
+        yield Finding(
+            "schema", "fail", json_name, evidence, "check it with the version that packed it"
+        )
         return
     remedy = "pack the runs again; nothing in these two files is to be edited by hand"
     try:
@@ -533,8 +559,8 @@ def check_generated(record: Record) -> Iterator[Finding]:
         made = documents.render(folder, stated, raw["packed_by"])
         conflicts = list(contradictions(record))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        what = f"cannot be made again from the folder: {error!r}"
-        yield Finding("figures", "fail", where, what, remedy)
+        evidence = f"cannot be made again from the folder: {error!r}"
+        yield Finding("figures", "fail", json_name, evidence, remedy)
         return
     same = True
     for name, data in made.items():
@@ -542,18 +568,18 @@ def check_generated(record: Record) -> Iterator[Finding]:
         if lies == data:
             continue
         same = False
-        if name == where:
+        if name == json_name:
             changes = list(differences(raw, json.loads(data))) or ["spacing"]
         else:
             changes = list(line_changes(lies.decode(errors="replace"), data.decode()))
-        shown = "; ".join(changes[:4]) + (f"; and {len(changes) - 4} more" * (len(changes) > 4))
-        yield Finding("figures", "fail", name, f"is not what the logs give: {shown}", remedy)
-    for what in conflicts:
+        listed = "; ".join(changes[:4]) + (f"; and {len(changes) - 4} more" * (len(changes) > 4))
+        yield Finding("figures", "fail", name, f"is not what the logs give: {listed}", remedy)
+    for evidence in conflicts:
         same = False
-        yield Finding("figures", "fail", where, what, remedy)
+        yield Finding("figures", "fail", json_name, evidence, remedy)
     if same:
-        what = "both generated files are what logs and code give, byte for byte"
-        yield Finding("figures", "ok", folder.name, what)
+        evidence = "both generated files are what logs and code give, byte for byte"
+        yield Finding("figures", "ok", folder.name, evidence)
 
 
 def differences(stated: object, made: object, path: str = "") -> Iterator[str]:
@@ -566,17 +592,20 @@ def differences(stated: object, made: object, path: str = "") -> Iterator[str]:
 
 
 def line_changes(stated: str, made: str) -> Iterator[str]:
-    lines, wanted = stated.splitlines(), made.splitlines()
+    lines = stated.splitlines()
+    wanted = made.splitlines()
     matcher = difflib.SequenceMatcher(None, lines, wanted, autojunk=False)
     for kind, first, end, start, stop in matcher.get_opcodes():
         if kind != "equal":
-            says, gives = " ".join(lines[first:end]), " ".join(wanted[start:stop])
+            says = " ".join(lines[first:end])
+            gives = " ".join(wanted[start:stop])
             yield f"line {first + 1} says {says[:90]!r}, the logs give {gives[:90]!r}"
 
 
 def contradictions(record: Record) -> Iterator[str]:
     """Where a statement of submission.json that no log makes is at odds with one that they make."""
-    raw, groups = record.raw, record.raw["bytes_by_group"]
+    raw = record.raw
+    groups = record.raw["bytes_by_group"]
     total = sum(row["bytes"] for row in groups["groups"].values()) + groups["overhead_bytes"]
     sizes = {run.seed: run.model_bytes for run in record.runs}
     if not total == groups["bytes"] == sizes.get(groups["seed"]):
@@ -613,13 +642,13 @@ def check_size(record: Record) -> Iterator[Finding]:
     if over:
         excess = max(run.total_bytes for run in over) - CAP_BYTES
         listed = ", ".join(f"{run.path.name} {run.total_bytes:,}" for run in over)
-        what = f"{excess:,} over the cap of {CAP_BYTES:,} by the logs: {listed}"
-        yield Finding("size", "fail", record.folder.name, what, shrink)
+        evidence = f"{excess:,} over the cap of {CAP_BYTES:,} by the logs: {listed}"
+        yield Finding("size", "fail", record.folder.name, evidence, shrink)
     models = {run.seed: run.model_bytes for run in record.runs if run.model_bytes}
     if not models:
         if not over:
-            what = "no log says how large the artifact is"
-            yield Finding("size", "warn", record.folder.name, what, "log its size")
+            evidence = "no log says how large the artifact is"
+            yield Finding("size", "warn", record.folder.name, evidence, "log its size")
         return
     if not record.code:
         return
@@ -679,39 +708,43 @@ def check_time(record: Record) -> Iterator[Finding]:
     for phase, cap in caps.items():
         if cap is None:
             continue
-        slowest, unknown = 0.0, []
+        slowest = 0.0
+        unknown = []
         for run in record.scored:
             time_ms = run.train_time_ms if phase == "training" else run.eval_time_ms
             late, line = late_calibration(run) if phase == "training" else (0.0, 0)
             if time_ms is not None and late and time_ms / 1000 <= cap < time_ms / 1000 + late:
-                what = f"training took {time_ms / 1000:,.3f} s, and reading training text for"
-                what += f" calibration {late:,.3f} s after it: {time_ms / 1000 + late - cap:,.3f}"
-                what += f" over {cap:,.0f} (line {line})"
+                evidence = f"training took {time_ms / 1000:,.3f} s, and reading training text for"
+                evidence += (
+                    f" calibration {late:,.3f} s after it: {time_ms / 1000 + late - cap:,.3f}"
+                )
+                evidence += f" over {cap:,.0f} (line {line})"
                 remedy = "stop training earlier, so that calibration ends within the time"
-                yield Finding("phases", "fail", run.path.name, what, remedy)
+                yield Finding("phases", "fail", run.path.name, evidence, remedy)
             if time_ms is None:
                 unknown.append(run.path.name)
                 continue
-            seconds, name = time_ms / 1000, run.path.name
+            seconds = time_ms / 1000
+            name = run.path.name
             slowest = max(slowest, seconds)
             if seconds <= cap:
                 continue
-            what = f"{phase} took {seconds:,.3f} s, {seconds - cap:,.3f} over {cap:,.0f}"
+            evidence = f"{phase} took {seconds:,.3f} s, {seconds - cap:,.3f} over {cap:,.0f}"
             step = seconds / run.steps if run.steps else 0
             if phase == "training" and seconds - cap <= 2 * step:
-                what += f": the last step (of {step:.3f} s on average) began before the cap"
+                evidence += f": the last step (of {step:.3f} s on average) began before the cap"
                 remedy = "stop one step earlier; merged records were over by up to 0.137 s"
-                yield Finding("time", "warn", name, what, remedy)
+                yield Finding("time", "warn", name, evidence, remedy)
             else:
                 remedy = f"keep more of MAX_WALLCLOCK_SECONDS for what follows the {phase} loop"
                 remedy = remedy if phase == "training" else "score with a larger stride or batch"
-                yield Finding("time", "fail", name, what, remedy)
+                yield Finding("time", "fail", name, evidence, remedy)
         if unknown:
-            what = f"{', '.join(unknown)}: no time of {phase} in the log"
-            yield Finding("time", "warn", record.folder.name, what, "log it")
+            evidence = f"{', '.join(unknown)}: no time of {phase} in the log"
+            yield Finding("time", "warn", record.folder.name, evidence, "log it")
         elif record.scored and slowest <= cap:
-            what = f"{phase} took at most {slowest:,.3f} of {cap:,.0f} s"
-            yield Finding("time", "ok", record.folder.name, what)
+            evidence = f"{phase} took at most {slowest:,.3f} of {cap:,.0f} s"
+            yield Finding("time", "ok", record.folder.name, evidence)
 
 
 # Seeds, code, selection ----------------------------------------------------------------------
@@ -719,29 +752,35 @@ def check_time(record: Record) -> Iterator[Finding]:
 
 def check_seeds(record: Record) -> Iterator[Finding]:
     """Enough seeds, all different, of one code and one set of settings."""
-    runs, where, least = record.scored, record.folder.name, record.track.min_seeds
+    runs = record.scored
+    folder_name = record.folder.name
+    least = record.track.min_seeds
     for run in record.runs:
         if run not in runs:
-            what = f"states no score in bpb: {run.score_reason}"
-            yield Finding("seeds", "fail", run.path.name, what, "finish the run, or leave it out")
+            evidence = f"states no score in bpb: {run.score_reason}"
+            yield Finding(
+                "seeds", "fail", run.path.name, evidence, "finish the run, or leave it out"
+            )
     if len(runs) < least:
-        what = f"{len(runs)} scored logs, the track {record.track_name} needs {least}"
-        yield Finding("seeds", "fail", where, what, "run further seeds: tools.runs.seeds -n 3")
+        evidence = f"{len(runs)} scored logs, the track {record.track_name} needs {least}"
+        yield Finding(
+            "seeds", "fail", folder_name, evidence, "run further seeds: tools.runs.seeds -n 3"
+        )
     twice = list(repeated(runs))
     if twice:
         remedy = "give each run its own SEED, and one log"
-        yield Finding("seeds", "fail", where, "; ".join(twice), remedy)
+        yield Finding("seeds", "fail", folder_name, "; ".join(twice), remedy)
     if runs and any(run.seed is None for run in runs) and len(runs) > 1:
         names = ", ".join(run.path.name for run in runs if run.seed is None)
         remedy = "name the log train_seed<N>.log"
-        yield Finding("seeds", "warn", where, f"no seed in {names}", remedy)
+        yield Finding("seeds", "warn", folder_name, f"no seed in {names}", remedy)
     differ = list(differing(runs))
     if differ:
         remedy = "run the seeds again, with one code and one set of settings"
-        yield Finding("seeds", "fail", where, "; ".join(differ), remedy)
+        yield Finding("seeds", "fail", folder_name, "; ".join(differ), remedy)
     if len(runs) >= least and not twice and not differ:
-        what = f"{len(runs)} seeds of one code and one set of settings"
-        yield Finding("seeds", "ok", where, what)
+        evidence = f"{len(runs)} seeds of one code and one set of settings"
+        yield Finding("seeds", "ok", folder_name, evidence)
 
 
 def repeated(runs: list[Run]) -> Iterator[str]:
@@ -780,8 +819,8 @@ def differing(runs: list[Run]) -> Iterator[str]:
         keys = [k for k in run.settings.keys() & first.settings.keys() if not ignored.search(k)]
         changed = [k for k in sorted(keys) if run.settings[k] != first.settings[k]]
         if changed:
-            shown = [f"{k} {first.settings[k]} and {run.settings[k]}" for k in changed[:4]]
-            yield f"{names} have different settings: {', '.join(shown)}"
+            examples = [f"{k} {first.settings[k]} and {run.settings[k]}" for k in changed[:4]]
+            yield f"{names} have different settings: {', '.join(examples)}"
         elif run.sources and len({registry.settings_hash(r.settings) for r in (first, run)}) > 1:
             yield f"{names} have different settings, as their hashes say"
         if None not in (run.train_shards, first.train_shards):
@@ -795,50 +834,57 @@ def check_code(record: Record) -> Iterator[Finding]:
     if not logged or not (record.folder / SCRIPT).is_file():
         return
     shipped = {name: row["sha256"] for name, row in bundle.read_originals(record.folder).items()}
-    packed, same = hashlib.sha256((record.folder / SCRIPT).read_bytes()).hexdigest(), True
+    packed = hashlib.sha256((record.folder / SCRIPT).read_bytes()).hexdigest()
+    same = True
     for log, hashes in logged.items():
         for name, stated in hashes.items():
             lies = shipped.get(name, "missing")
             # A run of the packed script logs the hash of that one file.
             if stated != (packed if hashes == {SCRIPT: packed} else lies):
                 same = False
-                what = f"{name} has sha256 {lies[:16]}, {log} ran {stated[:16]}"
-                yield Finding("files", "fail", SCRIPT, what, "ship the sources in the run's folder")
+                evidence = f"{name} has sha256 {lies[:16]}, {log} ran {stated[:16]}"
+                yield Finding(
+                    "files", "fail", SCRIPT, evidence, "ship the sources in the run's folder"
+                )
     if same:
-        what = f"{len(shipped)} sources are those that {len(logged)} logs ran, by sha256"
-        yield Finding("files", "ok", SCRIPT, what)
+        evidence = f"{len(shipped)} sources are those that {len(logged)} logs ran, by sha256"
+        yield Finding("files", "ok", SCRIPT, evidence)
 
 
 def check_selection(record: Record) -> Iterator[Finding]:
     """Every launch is told; no seed was left out for its score."""
-    where, count = record.folder.name, len(record.scored)
+    folder_name = record.folder.name
+    count = len(record.scored)
     faults = []
     if record.is_ours:
         rows = [row for row in as_list(record.raw.get("launches")) if isinstance(row, dict)]
-        packed, count = {run.run_id for run in record.runs}, len(rows)
+        packed = {run.run_id for run in record.runs}
+        count = len(rows)
         for row in rows:
             if row.get("run_id") not in packed and not str(row.get("reason") or "").strip():
-                what = f"{row.get('run_id')} (seed {row.get('seed')}) is left out without a reason"
-                faults += [("submission.json", what, "pack it, or give the reason")]
+                evidence = (
+                    f"{row.get('run_id')} (seed {row.get('seed')}) is left out without a reason"
+                )
+                faults += [("submission.json", evidence, "pack it, or give the reason")]
     elif record.submission:
         listed = {seed for seed in as_list(record.raw.get("seeds")) if type(seed) is int}
         listed |= set(record.submission.seeds)
         spare = [run for run in record.scored if named_seed(run) not in listed | {None}]
         if listed and spare:
             names = ", ".join(f"{named_seed(run)} ({run.score.val_bpb})" for run in spare)
-            what = f"logs of seeds that submission.json does not list: {names}"
-            faults += [(where, what, "count every seed in the mean")]
+            evidence = f"logs of seeds that submission.json does not list: {names}"
+            faults += [(folder_name, evidence, "count every seed in the mean")]
     texts = {"README.md": record.readme, "submission.json": json.dumps(record.raw)}
     for name, text in texts.items() if not record.is_ours else ():
         matches = [m for m in PICKED.finditer(text) if not DENIED.search(text[: m.start()])]
         for match in matches[:1]:
             line = text[: match.start()].count("\n") + 1
-            what = f"says {match[0]!r}: seeds picked after their scores were known"
-            faults += [(f"{name}:{line}", what, "give the mean of all seeds that were run")]
-    for place, what, remedy in faults:
-        yield Finding("selection", "fail", place, what, remedy)
+            evidence = f"says {match[0]!r}: seeds picked after their scores were known"
+            faults += [(f"{name}:{line}", evidence, "give the mean of all seeds that were run")]
+    for place, evidence, remedy in faults:
+        yield Finding("selection", "fail", place, evidence, remedy)
     if not faults:
-        yield Finding("selection", "ok", where, f"{count} launches, none left out unsaid")
+        yield Finding("selection", "ok", folder_name, f"{count} launches, none left out unsaid")
 
 
 def as_list(value: object) -> list:
@@ -854,48 +900,59 @@ def check_validation(record: Record) -> Iterator[Finding]:
         yield from check_split(run, record.track)
     for name, tree in record.scripts.trees.items():
         for line, count in short_splits(tree):
-            what = f"takes {count:,} validation documents by default, the split has"
-            what += f" {FINEWEB_VAL['documents']:,}: the others would be trained on (#2127)"
+            evidence = f"takes {count:,} validation documents by default, the split has"
+            evidence += f" {FINEWEB_VAL['documents']:,}: the others would be trained on (#2127)"
             remedy = f"set the default to {FINEWEB_VAL['documents']:,}"
-            yield Finding("validation", "fail", f"{name}:{line}", what, remedy)
+            yield Finding("validation", "fail", f"{name}:{line}", evidence, remedy)
     shards = {run.train_shards for run in record.runs}
     if OVERLAP_SHARDS in shards:
-        what = f"{OVERLAP_SHARDS} training shards are those of a build that trains on validation"
-        yield Finding("validation", "warn", record.folder.name, what, "see #2127; check the split")
+        evidence = (
+            f"{OVERLAP_SHARDS} training shards are those of a build that trains on validation"
+        )
+        yield Finding(
+            "validation", "warn", record.folder.name, evidence, "see #2127; check the split"
+        )
 
 
 def check_split(run: Run, track: Track) -> Iterator[Finding]:
     """One run's implied bytes against those of the split."""
-    name, implied, score = run.path.name, run.implied_bytes(), run.score
-    tokens, whole = run.val_tokens or score.targets, FINEWEB_VAL["bytes"]
+    name = run.path.name
+    implied = run.implied_bytes()
+    score = run.score
+    tokens = run.val_tokens or score.targets
+    split_bytes = FINEWEB_VAL["bytes"]
     if not track.is_fineweb:
-        what = f"{score.targets or tokens} targets, {score.bytes} bytes; {run.data_note or ''}"
-        yield Finding("validation", "ok", name, what.strip("; "))
+        evidence = f"{score.targets or tokens} targets, {score.bytes} bytes; {run.data_note or ''}"
+        yield Finding("validation", "ok", name, evidence.strip("; "))
         return
     if score.is_partial:
-        what = f"its score is called val_bpb_partial: {run.data_note or 'not the whole split'}"
-        yield Finding("validation", "fail", name, what, "score the challenge's whole split")
+        evidence = f"its score is called val_bpb_partial: {run.data_note or 'not the whole split'}"
+        yield Finding("validation", "fail", name, evidence, "score the challenge's whole split")
         return
     if implied is None or tokens is None:
-        what = "val_loss, val_bpb or the number of tokens is not in the log, so no bytes follow"
-        yield Finding("validation", "warn", name, what, "log all three with 8 decimals")
+        evidence = "val_loss, val_bpb or the number of tokens is not in the log, so no bytes follow"
+        yield Finding("validation", "warn", name, evidence, "log all three with 8 decimals")
         return
     # Half a unit in the last place of both figures, and of a target more or less.
     slack = sum(10.0 ** -decimals(x) / x for x in (score.val_loss, score.val_bpb)) + 2 / tokens
-    slack = slack * whole + 1
+    slack = slack * split_bytes + 1
     facts = f"{tokens:,} tokens imply {implied:,.0f} bytes"
-    if abs(implied - whole) <= slack:
+    if abs(implied - split_bytes) <= slack:
         yield Finding("validation", "ok", name, f"{facts}, the whole split")
     elif tokens in WINDOWED_BYTES and abs(implied - WINDOWED_BYTES[tokens]) <= slack:
         yield Finding("validation", "ok", name, f"{facts}, all whole windows of the split")
     elif tokens in WINDOWED_BYTES:
         yield from judge_bytes(name, score.val_bpb, implied / WINDOWED_BYTES[tokens], facts)
-    elif 0 < whole - implied < 0.01 * whole:
-        what = f"{facts}, {whole - implied:,.0f} short of the split: its tail is not scored"
-        yield Finding("validation", "fail", name, what, "score the last, short window too")
+    elif 0 < split_bytes - implied < 0.01 * split_bytes:
+        evidence = (
+            f"{facts}, {split_bytes - implied:,.0f} short of the split: its tail is not scored"
+        )
+        yield Finding("validation", "fail", name, evidence, "score the last, short window too")
     else:
-        what = f"{facts} where the challenge's split has {whole:,}: another validation set"
-        yield Finding("validation", "fail", name, what, "fetch and verify the published split")
+        evidence = (
+            f"{facts} where the challenge's split has {split_bytes:,}: another validation set"
+        )
+        yield Finding("validation", "fail", name, evidence, "fetch and verify the published split")
 
 
 def judge_bytes(name: str, bpb: float, ratio: float, facts: str) -> Iterator[Finding]:
@@ -905,16 +962,18 @@ def judge_bytes(name: str, bpb: float, ratio: float, facts: str) -> Iterator[Fin
         # A mistake in counting bytes changes them by percents. So small a change comes of targets
         # that are counted more than once: their bytes a token differ from the mean of the text.
         most = abs(ratio - 1) * FINEWEB_VAL["bytes"]
-        what = f"{facts}, {ratio - 1:+.7f} of them: a part of the text is scored more than once,"
-        what += f" {most:,.0f} targets or more too many; {abs(effect):.6f} bpb"
+        evidence = (
+            f"{facts}, {ratio - 1:+.7f} of them: a part of the text is scored more than once,"
+        )
+        evidence += f" {most:,.0f} targets or more too many; {abs(effect):.6f} bpb"
         remedy = "score every target once: the last window only where no earlier one scored"
-        yield Finding("one-pass", "warn", name, what, remedy)
+        yield Finding("one-pass", "warn", name, evidence, remedy)
         return
-    known = [text for mistake, text in BYTE_MISTAKES.items() if abs(ratio - mistake) < 0.004]
-    cause = f" (as of {known[0]})" if known else ""
-    what = f"{facts}, {ratio:.4f} times as many as they have{cause}"
+    causes = [text for mistake, text in BYTE_MISTAKES.items() if abs(ratio - mistake) < 0.004]
+    cause = f" (as of {causes[0]})" if causes else ""
+    evidence = f"{facts}, {ratio:.4f} times as many as they have{cause}"
     remedy = f"count bytes as evaluate.ByteTable does; the score is {bpb * ratio:.4f}"
-    yield Finding("bytes", "fail", name, what, remedy)
+    yield Finding("bytes", "fail", name, evidence, remedy)
 
 
 def short_splits(tree: ast.Module) -> Iterator[tuple[int, int]]:
@@ -965,8 +1024,8 @@ def check_lint(record: Record) -> Iterator[Finding]:
     ]
     yield from findings
     if not findings and not scripts.unread:
-        what = f"tools.legality.lint finds nothing in {len(scripts.texts)} sources"
-        yield Finding("score-first", "ok", SCRIPT, what)
+        evidence = f"tools.legality.lint finds nothing in {len(scripts.texts)} sources"
+        yield Finding("score-first", "ok", SCRIPT, evidence)
 
 
 CLAIMED_P = re.compile(r"\bp\W{0,4}(?:value)?\W{0,4}[<=≈]\W{0,4}?(\d*\.?\d+(?:e-?\d+)?)", re.I)
@@ -996,22 +1055,26 @@ def check_significance(record: Record) -> Iterator[Finding]:
         return
     day = day_of(record)
     if day is None:
-        what = "neither submission.json nor the folder gives a date, so no row to compare with"
-        yield Finding("significance", "warn", record.folder.name, what, "give the day of the run")
+        evidence = "neither submission.json nor the folder gives a date, so no row to compare with"
+        yield Finding(
+            "significance", "warn", record.folder.name, evidence, "give the day of the run"
+        )
         return
     rows = [row for row in leaderboard.load_leaderboard() if is_earlier_record(row, day, record)]
     if not rows:
         return
     best = min(rows, key=lambda row: row.bpb)
-    gain, thresholds = best.bpb - statistics.fmean(scores), stats.readings()
-    what, p = f"{gain:+.5f} bpb gained over {best.name} ({best.date}, {best.bpb})", {}
+    gain = best.bpb - statistics.fmean(scores)
+    thresholds = stats.readings()
+    evidence = f"{gain:+.5f} bpb gained over {best.name} ({best.date}, {best.bpb})"
+    p = {}
     try:
         theirs = list(best.seeds.values())
         p = {k: stats.welch(scores, theirs, bpb).p_one_sided for k, bpb in thresholds.items()}
-        shown = [f"{value:.2g} (per {unit})" for unit, value in p.items() if unit != "any"]
-        what += f": p = {p['any']:.2g} for any gain; for 0.005 nats {', '.join(shown)}"
+        printed = [f"{value:.2g} (per {unit})" for unit, value in p.items() if unit != "any"]
+        evidence += f": p = {p['any']:.2g} for any gain; for 0.005 nats {', '.join(printed)}"
     except ValueError as error:
-        what += f"; no p ({error})"
+        evidence += f"; no p ({error})"
     # Without p: a gain over every reading of 0.005 nats is ten times the noise of seeds.
     is_shown = max(p.values()) < stats.ALPHA if p else gain > max(thresholds.values())
     level, remedy = ("ok", "") if is_shown else ("warn", "run more seeds, or claim no record")
@@ -1019,13 +1082,13 @@ def check_significance(record: Record) -> Iterator[Finding]:
         remedy = "it does not beat that row; claim no record"
     elif not is_shown and not best.seeds:
         remedy = "the seeds of that row are not public, so that no test can be made against it"
-    yield Finding("significance", level, record.folder.name, what, remedy)
+    yield Finding("significance", level, record.folder.name, evidence, remedy)
     claims = CLAIMED_P.findall(record.readme + json.dumps(record.raw, ensure_ascii=False))
     bold = [text for text in claims if float(text) < stats.ALPHA]
     if bold and p and p["any"] >= stats.ALPHA:
-        what = f"claims p of {bold[0]}; against {best.name} it is {p['any']:.2g}"
+        evidence = f"claims p of {bold[0]}; against {best.name} it is {p['any']:.2g}"
         remedy = "say against which row and by which test p was computed"
-        yield Finding("significance", "warn", record.folder.name, what, remedy)
+        yield Finding("significance", "warn", record.folder.name, evidence, remedy)
 
 
 RUN_SECONDS = 600
@@ -1054,7 +1117,8 @@ def check_run(record: Record, trust: bool = False) -> Iterator[Finding]:
     if not record.code:
         return
     with tempfile.TemporaryDirectory() as scratch:
-        alone, toy = Path(scratch).resolve() / "alone", Path(scratch).resolve() / "toy"
+        alone = Path(scratch).resolve() / "alone"
+        toy = Path(scratch).resolve() / "toy"
         alone.mkdir()
         with contextlib.redirect_stdout(sys.stderr):  # stdout is the report's
             build_toy(toy)
@@ -1070,9 +1134,9 @@ def check_run(record: Record, trust: bool = False) -> Iterator[Finding]:
         trace = sandbox.run_alone(command, alone, settings, RUN_SECONDS, isolated=not trust)
         yield from judge_trace(trace, toy, alone)
         if trace.unwatched:
-            what = f"running alone, it started {'; '.join(trace.unwatched[:4])}"
+            evidence = f"running alone, it started {'; '.join(trace.unwatched[:4])}"
             remedy = "look at what that is for; nothing of it was watched"
-            yield Finding("files", "warn", SCRIPT, what, remedy)
+            yield Finding("files", "warn", SCRIPT, evidence, remedy)
         yield Finding(
             "files", "ok", SCRIPT, f"ran in {'no isolation' if trust else sandbox.ISOLATION}"
         )
@@ -1082,32 +1146,32 @@ def judge_trace(trace: sandbox.Trace, toy: Path, alone: Path) -> Iterator[Findin
     """What a run alone says: how it ended, what it opened, whom it called."""
     lines = [line for line in trace.output.splitlines() if line.strip()] or ["no output"]
     for host in trace.connections:
-        what = f"running alone, it tried to reach {host}"
-        yield Finding("network", "fail", SCRIPT, what, "ship what it needs, or name it as data")
+        evidence = f"running alone, it tried to reach {host}"
+        yield Finding("network", "fail", SCRIPT, evidence, "ship what it needs, or name it as data")
     strangers = [path for path in trace.opened if not Path(path).is_relative_to(toy)]
     if strangers:
-        what = f"running alone, it opened {', '.join(strangers[:4])}"
+        evidence = f"running alone, it opened {', '.join(strangers[:4])}"
         remedy = "ship the file with the code, where it is counted"
-        yield Finding("artifact-only", "fail", SCRIPT, what, remedy)
+        yield Finding("artifact-only", "fail", SCRIPT, evidence, remedy)
     error = lines[-1][:200]
     if missing := re.search(r"No module named '([\w.]+)'", trace.output):
         remedy = f"ship {missing[1]}.py, or name its package in requirements.txt"
         yield Finding("files", "fail", SCRIPT, f"alone: {missing[0]}", remedy)
     elif trace.returncode and re.search(r"CUDA|NVIDIA|nvidia|cuda", trace.output):
-        what = f"needs a GPU, so that it was not run here: {error}"
-        yield Finding("files", "warn", SCRIPT, what, "run this check on a machine with CUDA")
+        evidence = f"needs a GPU, so that it was not run here: {error}"
+        yield Finding("files", "warn", SCRIPT, evidence, "run this check on a machine with CUDA")
     elif trace.returncode:
-        what = f"alone, it ends with status {trace.returncode}: {error}"
+        evidence = f"alone, it ends with status {trace.returncode}: {error}"
         remedy = "ship what it needs; try it in an empty folder"
-        yield Finding("files", "fail", SCRIPT, what, remedy)
+        yield Finding("files", "fail", SCRIPT, evidence, remedy)
     else:
         final = [line for line in lines if re.match(r"final\w* .*val_bpb", line)]
         if final:
-            what = f"runs alone, without network, {trace.seconds:.0f} s: {final[-1]}"
-            yield Finding("files", "ok", SCRIPT, what)
+            evidence = f"runs alone, without network, {trace.seconds:.0f} s: {final[-1]}"
+            yield Finding("files", "ok", SCRIPT, evidence)
         else:
-            what = f"runs alone, but states no final score; last line: {error}"
-            yield Finding("files", "fail", SCRIPT, what, "print the score as its last line")
+            evidence = f"runs alone, but states no final score; last line: {error}"
+            yield Finding("files", "fail", SCRIPT, evidence, "print the score as its last line")
 
 
 # All of it -----------------------------------------------------------------------------------
@@ -1131,8 +1195,8 @@ CHECKS: tuple[Callable[[Record], Iterator[Finding]], ...] = (
 
 def track_of(folder: Path, submission: Submission | None) -> str:
     """The track that submission.json or the folder's place names; else the record track."""
-    said = str(submission.track if submission else "").lower()
-    for word in (said, folder.resolve().parent.name):
+    stated = str(submission.track if submission else "").lower()
+    for word in (stated, folder.resolve().parent.name):
         for name, track in TRACKS.items():
             if word in (name, track.folder):
                 return name
@@ -1148,7 +1212,9 @@ def load(folder: Path, track: str | None = None) -> tuple[Record, list[Finding]]
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder; name the folder of a record")
-    faults, submission, runs = [], None, []
+    faults = []
+    submission = None
+    runs = []
     names = [folder / "submission.json", *sorted(folder.glob("submission*.json"))]
     path = next((name for name in names if name.is_file()), None)
     if path is None:
@@ -1166,8 +1232,8 @@ def load(folder: Path, track: str | None = None) -> tuple[Record, list[Finding]]
     readme = folder / "README.md"
     text = read_text(readme)
     if readme.is_file() and not text and readme.stat().st_size:
-        what = f"is not read: a link out of the folder, or over {MAX_TEXT:,} bytes"
-        faults += [Finding("hidden", "warn", "README.md", what, "ship it as a file of its own")]
+        evidence = f"is not read: a link out of the folder, or over {MAX_TEXT:,} bytes"
+        faults += [Finding("hidden", "warn", "README.md", evidence, "ship it as a file of its own")]
     return Record(folder, track or track_of(folder, submission), runs, submission, text), faults
 
 

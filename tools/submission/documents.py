@@ -89,8 +89,11 @@ def joined_sources(script: bytes) -> bytes:
 
 def changed_settings(run: Run, trainer: bytes) -> dict:
     """The run's settings that differ from the source's defaults, by variable."""
-    known, own = defaults(trainer), {"run_id", "resume", "seed"}
-    changed = {k: v for k, v in run.settings.items() if k in known and v != known[k]}
+    default_values = defaults(trainer)
+    own = {"run_id", "resume", "seed"}
+    changed = {
+        k: v for k, v in run.settings.items() if k in default_values and v != default_values[k]
+    }
     return {name.upper(): value for name, value in changed.items() if name not in own}
 
 
@@ -117,8 +120,10 @@ def unpacked_digests(folder: Path) -> dict[str, dict]:
 
 def seed_result(run: Run, bpb: str, code_bytes: int) -> tuple[dict, dict]:
     """The numbers of one seed, and where each of them stands."""
-    log, scored = run.path, f"{run.path.name}:{run.score.line}"
-    trained, artifact = line_of(log, "trained "), line_of(log, "artifact ")
+    log = run.path
+    scored = f"{run.path.name}:{run.score.line}"
+    trained = line_of(log, "trained ")
+    artifact = line_of(log, "artifact ")
     as_shipped = "artifact_bytes + bytes_code"
     rows = [
         (bpb, run.score.val_bpb, scored),
@@ -132,7 +137,7 @@ def seed_result(run: Run, bpb: str, code_bytes: int) -> tuple[dict, dict]:
         ("total_bytes", run.model_bytes + code_bytes, as_shipped),
         ("total_bytes_as_run", run.total_bytes, artifact),
     ]
-    return {k: v for k, v, _ in rows}, {k: where for k, v, where in rows if v is not None}
+    return {k: v for k, v, _ in rows}, {k: source for k, v, source in rows if v is not None}
 
 
 def seconds(time_ms: float | None) -> float | None:
@@ -155,13 +160,15 @@ def submission(folder: Path, stated: dict, packed_by: str = PACKED_BY) -> dict:
     if len({run.seed for run in runs}) < len(runs) or not runs:
         raise ValueError(f"{folder} needs one log for each of its seeds, has {len(runs)} logs")
     code_bytes = shipped_code_bytes(folder)
-    results, provenance = {}, {}
+    results = {}
+    provenance = {}
     bpb = "val_bpb_partial" if any(run.score.is_partial for run in runs) else "val_bpb"
     for run in runs:
-        results[str(run.seed)], where = seed_result(run, bpb, code_bytes)
-        provenance |= {f"seed_results.{run.seed}.{key}": text for key, text in where.items()}
+        results[str(run.seed)], places = seed_result(run, bpb, code_bytes)
+        provenance |= {f"seed_results.{run.seed}.{key}": text for key, text in places.items()}
 
-    first, per_seed = runs[0], list(results.values())
+    first = runs[0]
+    per_seed = list(results.values())
     rows = []
     for key in (bpb, "val_loss"):
         values = [row[key] for row in per_seed]
@@ -187,7 +194,7 @@ def submission(folder: Path, stated: dict, packed_by: str = PACKED_BY) -> dict:
         ("cuda_version", first.versions.get("cuda"), line_of(first.path, "gpu:")),
     ]
     computed = {key: value for key, value, _ in rows if value is not None}
-    provenance |= {key: where for key, value, where in rows if value is not None}
+    provenance |= {key: source for key, value, source in rows if value is not None}
     script = (folder / SCRIPT).read_bytes()
     sources = originals(script)
     files = {
@@ -198,8 +205,8 @@ def submission(folder: Path, stated: dict, packed_by: str = PACKED_BY) -> dict:
     head = {key: stated[key] for key in STATED[:6]}
     tail = {key: stated[key] for key in STATED[6:]}
     seeds_run = {"seeds": [run.seed for run in runs], "seed_results": results}
-    known = {"packed_by": packed_by, "sources": sources, "files": files}
-    return {**head, **computed, **seeds_run, **tail, **known, "provenance": provenance}
+    contents = {"packed_by": packed_by, "sources": sources, "files": files}
+    return {**head, **computed, **seeds_run, **tail, **contents, "provenance": provenance}
 
 
 def table(columns: list[str], rows: list[list]) -> str:
@@ -225,15 +232,18 @@ def readme(folder: Path, about: dict) -> str:
     for name, suffix in (("mean", ""), ("deviation", "_std")):
         if bpb + suffix in about:
             rows += [[name, about[bpb + suffix], about["val_loss" + suffix], *[None] * 5]]
-    worst, cap, n = about["bytes_total"], about["bytes_cap"], len(about["seeds"])
-    code, code_as_run = about["bytes_code"], about["bytes_code_as_run"]
+    worst = about["bytes_total"]
+    cap = about["bytes_cap"]
+    n = len(about["seeds"])
+    code = about["bytes_code"]
+    code_as_run = about["bytes_code_as_run"]
     as_run = about["bytes_total_as_run"]
     partial = "" if bpb == "val_bpb" else " It is not of the whole validation split."
     run = read_log(find_logs(folder)[0])
     trainer = joined_sources((folder / SCRIPT).read_bytes())
-    known = defaults(trainer)
+    default_values = defaults(trainer)
     changed = [
-        [f"`{name}`", plain(known[name.lower()]), plain(value)]
+        [f"`{name}`", plain(default_values[name.lower()]), plain(value)]
         for name, value in changed_settings(run, trainer).items()
     ]
     versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())

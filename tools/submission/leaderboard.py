@@ -93,7 +93,8 @@ class Row:
 
 # Reading ------------------------------------------------------------------------------------------
 
-NUMBER, TEXT = (int, float), (str,)
+NUMBER = (int, float)
+TEXT = (str,)
 FIELDS = {  # field: (types, required, what it must be)
     "date": ((str, type(None)), True, "YYYY-MM-DD or null"),
     "pr": ((int, type(None)), True, "a number or null"),
@@ -113,18 +114,18 @@ FIELDS = {  # field: (types, required, what it must be)
 }
 
 
-def parse_row(raw, where: str) -> Row:
+def parse_row(raw, place: str) -> Row:
     """One row of the file.
 
     Raises: ValueError naming row, field, value and requirement.
     """
     if not isinstance(raw, dict):
-        raise ValueError(f"{where}: {raw!r} must be an object")
-    where += f" ({raw.get('date')}, pr {raw.get('pr')})"
+        raise ValueError(f"{place}: {raw!r} must be an object")
+    place += f" ({raw.get('date')}, pr {raw.get('pr')})"
 
     def require(ok: bool, field: str, requirement: str) -> None:
         if not ok:
-            raise ValueError(f"{where}: {field}={raw.get(field)!r} must be {requirement}")
+            raise ValueError(f"{place}: {field}={raw.get(field)!r} must be {requirement}")
 
     for field in raw:
         require(field in FIELDS, field, f"left out; known fields are {', '.join(FIELDS)}")
@@ -181,19 +182,20 @@ def find_row(rows: list[Row], name: str) -> Row:
     """
     number = name.removeprefix("#")
     if number.isdigit():
-        found = [row for row in rows if row.pr == int(number)]
+        matches = [row for row in rows if row.pr == int(number)]
     else:
-        found = [row for row in rows if row.folder and name.lower() in row.folder.lower()]
-    if len(found) == 1:
-        return found[0]
-    some = ", ".join(row.name for row in found or [row for row in rows if row.seeds][-12:])
-    what = "fits several rows" if found else "is no run and no row"
-    raise ValueError(f"{name!r} {what}; give a log, a run folder or one of: {some}")
+        matches = [row for row in rows if row.folder and name.lower() in row.folder.lower()]
+    if len(matches) == 1:
+        return matches[0]
+    some = ", ".join(row.name for row in matches or [row for row in rows if row.seeds][-12:])
+    reason = "fits several rows" if matches else "is no run and no row"
+    raise ValueError(f"{name!r} {reason}; give a log, a run folder or one of: {some}")
 
 
 def read_own(records: Path) -> tuple[list[Row], list[str]]:
     """Our rows, one for each folder records/<track>/*/, and what could not be read."""
-    rows, problems = [], []
+    rows = []
+    problems = []
     for track in TRACKS.values():
         for folder in sorted(path for path in (records / track.folder).glob("*/") if path.is_dir()):
             try:
@@ -218,7 +220,8 @@ def read_record(folder: Path, track: str) -> Row:
     shipped = None
     if (folder / "submission.json").exists():
         submission = read_submission(folder)
-        date, technique = date or (submission.date or "")[:10] or None, submission.name or technique
+        date = date or (submission.date or "")[:10] or None
+        technique = submission.name or technique
         shipped = submission.bytes_total  # with packed code: less than the runs counted
     sizes = [run.total_bytes for run in runs if run.total_bytes]
     times = [run.train_time_ms for run in runs if run.train_time_ms]
@@ -250,9 +253,10 @@ def other_text(run: Run) -> str:
     """What keeps a score from being compared with others; empty on the challenge's whole text."""
     if run.score.is_partial:
         return "scored on a part of the validation split"
-    counted, whole = run.score.bytes or run.implied_bytes(), FINEWEB_VAL["bytes"]
+    counted = run.score.bytes or run.implied_bytes()
+    split_bytes = FINEWEB_VAL["bytes"]
     # Upstream's windows leave out some thousands of bytes at the end.
-    if counted is None or abs(counted / whole - 1) < 1e-3:
+    if counted is None or abs(counted / split_bytes - 1) < 1e-3:
         return ""
     return f"scored on another text, of {counted:,.0f} bytes"
 
@@ -476,10 +480,11 @@ def chart(title: str, rows: list[Row], x_of, x_axis: dict, lead=False, limit=Non
 
     x_axis: label, and ticks as {position: text} or a function that prints a round number.
     """
-    points = [(x_of(row), row) for row in filter(shown, rows) if x_of(row) is not None]
+    points = [(x_of(row), row) for row in filter(is_comparable, rows) if x_of(row) is not None]
     if not points:
         return ""
-    xs, ys = [x for x, _ in points], [row.bpb for _, row in points]
+    xs = [x for x, _ in points]
+    ys = [row.bpb for _, row in points]
 
     def padded(values: list[float], below: float) -> tuple[float, float]:
         reach = max(values) - min(values) or 0.1 * abs(max(values)) or 1.0
@@ -503,7 +508,8 @@ def chart(title: str, rows: list[Row], x_of, x_axis: dict, lead=False, limit=Non
         parts.append(f'<text x="{LEFT - 6}" y="{line + 4:.1f}" text-anchor="end">{y:.2f}</text>')
     for x, text in ticks.items():
         if x_low <= x <= x_high:
-            place, base = at(x, y_low)[0], HEIGHT - BOTTOM
+            place = at(x, y_low)[0]
+            base = HEIGHT - BOTTOM
             parts.append(f'<path class="grid" d="M{place:.1f} {TOP}V{base}"/>')
             parts.append(
                 f'<text x="{place:.1f}" y="{base + 18}" text-anchor="middle">{text}</text>'
@@ -539,7 +545,8 @@ def chart(title: str, rows: list[Row], x_of, x_axis: dict, lead=False, limit=Non
 
 def lead_path(points: list, at, x_high: float) -> str:
     """The steps of the best score so far among the records."""
-    path, best = "", math.inf
+    path = ""
+    best = math.inf
     for x, row in sorted(points, key=lambda point: (point[0], -point[1].bpb)):
         if row.status == "record" and row.bpb < best:
             across, down = at(x, row.bpb)
@@ -554,7 +561,7 @@ def about(row: Row) -> str:
     return f"{row.name}: {row.bpb:.5f} bpb{size}, {compute(row)}{seeds}. {row.technique}"
 
 
-def shown(row: Row) -> bool:
+def is_comparable(row: Row) -> bool:
     """Whether the charts show it: only scores on one text compare."""
     return row.is_fineweb
 
@@ -565,7 +572,7 @@ def day(row: Row) -> float | None:
 
 def charts(rows: list[Row]) -> str:
     """The three figures."""
-    days = [x for x in map(day, filter(shown, rows)) if x is not None] or [1.0]
+    days = [x for x in map(day, filter(is_comparable, rows)) if x is not None] or [1.0]
     spacing = max(1, round((max(days) - min(days)) / 5))
     dates = {
         float(x): datetime.date.fromordinal(x).strftime("%d %b" if spacing < 60 else "%b %Y")
@@ -604,19 +611,19 @@ def as_html(rows: list[Row], as_of: str, root: str = ".") -> str:
     for row in sorted(rows, key=lambda row: row.bpb):
         cells = []
         for name, column in COLUMNS.items():
-            shown, value = column(row)
-            shown = html.escape(shown)
+            content, value = column(row)
+            content = html.escape(content)
             if name == "run":
-                where = link(row, root)  # quoted: no character of it ends the attribute
-                shown = f'<a href="{where}">{shown}</a>' if where else shown
-                shown += "<small>ours</small>" if row.ours else ""
+                address = link(row, root)  # quoted: no character of it ends the attribute
+                content = f'<a href="{address}">{content}</a>' if address else content
+                content += "<small>ours</small>" if row.ours else ""
             if name == "bytes" and row.bytes and row.bytes > CAP_BYTES:
-                shown = f'<span class="over">{shown}<small>over the cap</small></span>'
+                content = f'<span class="over">{content}<small>over the cap</small></span>'
             if name == "technique" and row.note:
-                shown += f"<small>{html.escape(row.note)}</small>"
+                content += f"<small>{html.escape(row.note)}</small>"
             kind = f"number {name}" if name in NUMERIC else name
             value = "" if value is None else html.escape(str(value))
-            cells.append(f'<td class="{kind}" data-value="{value}">{shown}</td>')
+            cells.append(f'<td class="{kind}" data-value="{value}">{content}</td>')
         lines.append(f'<tr data-track="{row.track}">{"".join(cells)}</tr>')
     picks = "".join(
         f'<option value="{track}">{html.escape(title)}</option>'

@@ -64,8 +64,8 @@ class Refused(ValueError):
         self.findings = findings
 
 
-def refuse(fault: bool, rule: str, where: object, evidence: str, remedy: str) -> list[Finding]:
-    return [Finding(rule, "fail", str(where), evidence, remedy)] if fault else []
+def refuse(fault: bool, rule: str, place: object, evidence: str, remedy: str) -> list[Finding]:
+    return [Finding(rule, "fail", str(place), evidence, remedy)] if fault else []
 
 
 # Packing: from run folders to a record folder ------------------------------------------------
@@ -73,7 +73,8 @@ def refuse(fault: bool, rule: str, where: object, evidence: str, remedy: str) ->
 
 def run_faults(run: Run) -> list[Finding]:
     """What keeps one run from being packed: no end, other sources, or another artifact."""
-    folder, log = run.path.parent, run.path
+    folder = run.path.parent
+    log = run.path
     resume = f"finish it with RESUME={folder.name}"
     if run.score is None or run.model_bytes is None:
         missing = "final score" if run.score is None else "artifact size"
@@ -81,7 +82,8 @@ def run_faults(run: Run) -> list[Finding]:
     faults = refuse(not run.sources, "files", log, "names no source", "run it with this train_gpt")
     # Another recipe, or a teacher, which no record holds.
     others = [name for name in run.sources if name.startswith("baselines/")]
-    evidence, remedy = f"ran {', '.join(others)} too", "pack runs of train_gpt.py alone"
+    evidence = f"ran {', '.join(others)} too"
+    remedy = "pack runs of train_gpt.py alone"
     faults += refuse(bool(others), "files", log, evidence, remedy)
     for name, stated in run.sources.items():
         path = folder / name
@@ -97,13 +99,15 @@ def run_faults(run: Run) -> list[Finding]:
 
 def list_launches(runs: list[Run], left_out: dict[str, str]) -> tuple[list[dict], list[Finding]]:
     """Every launch of the runs' code and settings, each with the reason why it is left out."""
-    packed, kin, faults = {run.path.parent.name for run in runs}, {}, []
+    packed = {run.path.parent.name for run in runs}
+    kin = {}
+    faults = []
     for logs in sorted({run.path.parent.parent for run in runs}):
-        known = registry.launches(logs)
+        logged = registry.launches(logs)
         ours = {
-            (row["settings_hash"], row["sources_hash"]) for row in known if row["run_id"] in packed
+            (row["settings_hash"], row["sources_hash"]) for row in logged if row["run_id"] in packed
         }
-        for row in known:
+        for row in logged:
             if (row["settings_hash"], row["sources_hash"]) in ours or row["run_id"] in packed:
                 kin[row["run_id"]] = row
     for run_id in sorted(kin.keys() - packed - left_out.keys()):
@@ -140,8 +144,8 @@ def audit_findings(run: Run) -> list[Finding]:
         rows = json.loads(path.read_text())["findings"]
         return [Finding(**{**row, "where": f"{AUDIT}{run.seed}: {row['where']}"}) for row in rows]
     except (ValueError, KeyError, TypeError) as error:
-        what = f"{path} is no report of tools.legality.audit --json ({error!r})"
-        raise ValueError(what) from error
+        message = f"{path} is no report of tools.legality.audit --json ({error!r})"
+        raise ValueError(message) from error
 
 
 def commands(runs: list[Run]) -> list[str]:
@@ -149,12 +153,12 @@ def commands(runs: list[Run]) -> list[str]:
     lines = []
     for run in runs:
         preset = json.loads((run.path.parent / "settings.json").read_text())["preset"]
-        given = run.overrides
+        variables = run.overrides
         if run.resumed:  # the log tells what the last start overrode, which is nothing
             script = (run.path.parent / SCRIPT).read_bytes()
-            given = changed_settings(run, joined_sources(script))
-        given = {"PRESET": preset, "SEED": run.seed, **given}
-        words = [f"{name}={plain(value)}" for name, value in given.items() if name != "RUN_ID"]
+            variables = changed_settings(run, joined_sources(script))
+        variables = {"PRESET": preset, "SEED": run.seed, **variables}
+        words = [f"{name}={plain(value)}" for name, value in variables.items() if name != "RUN_ID"]
         ranks = f"torchrun --standalone --nproc_per_node={run.world_size}"
         start = "python" if run.device == "cpu" and run.world_size == 1 else ranks
         lines.append(" ".join([*words, start, SCRIPT]))
@@ -163,18 +167,18 @@ def commands(runs: list[Run]) -> list[str]:
 
 def requirements(runs: list[Run], sources: dict[str, bytes]) -> str:
     """requirements.txt: torch as in the logs, and what else the sources import."""
-    found = set()
+    modules = set()
     for data in sources.values():
         for node in ast.walk(ast.parse(data)):
             if isinstance(node, ast.Import):
-                found |= {alias.name.split(".")[0] for alias in node.names}
+                modules |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
-                found.add(node.module.split(".")[0])
+                modules.add(node.module.split(".")[0])
     # `compression` is the standard library of Python 3.14.
-    found -= {*sys.stdlib_module_names, "compression", *(Path(name).stem for name in sources)}
+    modules -= {*sys.stdlib_module_names, "compression", *(Path(name).stem for name in sources)}
     torch = runs[0].versions.get("torch", "")
     pins = {"torch": "==" + torch.split("+")[0]} if torch else {}
-    names = [PIP_NAMES.get(name, name) + pins.get(name, "") for name in sorted(found)]
+    names = [PIP_NAMES.get(name, name) + pins.get(name, "") for name in sorted(modules)]
     ran = " ".join(f"{name} {version}" for name, version in runs[0].versions.items())
     return "\n".join([f"# The runs had {ran}.", *names]) + "\n"
 
@@ -262,8 +266,8 @@ def pack(
             for name, data in render(folder, stated).items():
                 quantize.write_atomic(folder / name, data)
             findings = check(folder, stated["track"])
-            said = [f for f in findings + audits if f.rule in LEGALITY_RULES]
-            stated["legality"] = [{key: getattr(f, key) for key in LEGALITY} for f in said]
+            of_legality = [f for f in findings + audits if f.rule in LEGALITY_RULES]
+            stated["legality"] = [{key: getattr(f, key) for key in LEGALITY} for f in of_legality]
         if faults := unexplained + [f for f in findings + audits if f.level == "fail"]:
             raise Refused(faults)
         os.rename(folder, target)

@@ -33,9 +33,10 @@ def free_because(path: Path) -> str:
 
 def entries(folder: Path) -> list[Path]:
     """What a run began with: train_gpt.py, and the trainer that settings.json names beside it."""
-    found, settings = [folder / ENTRY], folder / "settings.json"
+    paths = [folder / ENTRY]
+    settings = folder / "settings.json"
     code = json.loads(settings.read_bytes()).get("code") if settings.is_file() else None
-    return found + [path for path in module_files(folder, str(code or "")) if path.suffix == ".py"]
+    return paths + [path for path in module_files(folder, str(code or "")) if path.suffix == ".py"]
 
 
 def mentions(source: Path, package: tuple[str, ...]) -> list[tuple[str, str]]:
@@ -108,7 +109,8 @@ def weigh(folder: Path, artifact: Path | None = None) -> dict:
         sizes = sorted(((path.stat().st_size, path) for path in files), reverse=True)
         return [{"path": os.path.relpath(p, folder), "bytes": n, "why": files[p]} for n, p in sizes]
 
-    model, total = artifact.stat().st_size, sum(path.stat().st_size for path in counted)
+    model = artifact.stat().st_size
+    total = sum(path.stat().st_size for path in counted)
     sizes = {"model_bytes": model, "code_bytes": total - model, "total_bytes": total}
     cap = {"cap_bytes": CAP_BYTES, "margin_bytes": CAP_BYTES - total, "fits": total <= CAP_BYTES}
     return {**sizes, **cap, "counted": rows(counted), "not_counted": rows(left_out)}

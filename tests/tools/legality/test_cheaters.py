@@ -53,7 +53,7 @@ def test_every_rule_that_audit_judges_has_its_cheaters():
 def test_every_member_says_what_it_does_and_where_it_was_seen():
     """One sentence each; a cheater names the pull request or the condition."""
     for member in CASES:
-        assert re.fullmatch(r"[A-Z0-9m].{10,110}[.]", member.what), member.name
+        assert re.fullmatch(r"[A-Z0-9m].{10,110}[.]", member.sentence), member.name
         if member.rule:
             assert re.fullmatch(r"#\d+|C[1-4]|README|-", member.seen), member.name
 

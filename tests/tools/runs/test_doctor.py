@@ -25,8 +25,15 @@ from train_gpt import PRESETS, RECIPE, Settings
 ROOT = Path(__file__).parents[3]
 CPU = torch.device("cpu")
 TINY = Settings(
-    **PRESETS["smoke"] | {"num_layers": 2, "model_dim": 32, "train_seq_len": 64, "bigram_dim": 4}
-)  # fmt: skip
+    **{
+        **PRESETS["smoke"],
+        "num_layers": 2,
+        "model_dim": 32,
+        "train_seq_len": 64,
+        "eval_stride": 64,
+        "bigram_dim": 4,
+    }
+)
 
 
 def only(checks, name: str) -> Check:

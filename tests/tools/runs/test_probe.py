@@ -16,7 +16,14 @@ from train_gpt import GPT, PRESETS, RECIPE, Settings
 
 CPU = torch.device("cpu")
 TINY = Settings(
-    **PRESETS["smoke"] | {"num_layers": 2, "model_dim": 32, "train_seq_len": 64, "bigram_dim": 4}
+    **{
+        **PRESETS["smoke"],
+        "num_layers": 2,
+        "model_dim": 32,
+        "train_seq_len": 64,
+        "eval_stride": 64,
+        "bigram_dim": 4,
+    }
 )
 
 

@@ -70,7 +70,8 @@ def bits(seed: int) -> tuple[float, float]:
 def make_log(seed: int) -> str:
     """A log as upstream's script writes it."""
     loss, bpb = bits(seed)
-    code, model = len(SCRIPT), MODEL[seed]
+    code = len(SCRIPT)
+    model = MODEL[seed]
     score = f"val_loss:{loss:.4f} val_bpb:{bpb:.4f} eval_time:91400ms"
     middle = f"val_loss:{loss + 0.01:.4f} val_bpb:{bpb + 0.006:.4f}"
     return f"""val_bpb:enabled tokenizer_kind=sentencepiece tokenizer_path=fineweb_1024_bpe.model
@@ -127,23 +128,23 @@ def make_json() -> dict:
 
 
 def make_readme() -> str:
-    said = make_json()
+    claims = make_json()
     rows = []
     for seed in SEEDS:
         loss, bpb = bits(seed)
         size = MODEL[seed] + len(SCRIPT)
         rows += [f"| {seed} | 7200 | {loss:.4f} | **{bpb:.4f}** | {size:,} |"]
-    mean = f"| **Mean** | 7200 | {said['val_loss']:.4f} | **{said['val_bpb']:.4f}** | |"
+    mean = f"| **Mean** | 7200 | {claims['val_loss']:.4f} | **{claims['val_bpb']:.4f}** | |"
     return "\n".join(
         [
-            f"# Eleven layers: val_bpb {said['val_bpb']:.4f}",
+            f"# Eleven layers: val_bpb {claims['val_bpb']:.4f}",
             "",
             "| Seed | Steps | val_loss | val_bpb | Artifact (bytes) |",
             "|---|---|---|---|---|",
             *rows,
             mean,
             "",
-            f"The largest of the three is {said['bytes_total']:,} bytes. Rotary base 10000.0.",
+            f"The largest of the three is {claims['bytes_total']:,} bytes. Rotary base 10000.0.",
             "",
             "    SEED=42 torchrun --standalone --nproc_per_node=8 train_gpt.py",
             "",
@@ -164,9 +165,9 @@ def folder(tmp_path) -> Path:
     return folder
 
 
-def found(folder: Path, **how) -> set[tuple[str, str]]:
+def faults_in(folder: Path, **options) -> set[tuple[str, str]]:
     """(rule, level) of everything that is not in order."""
-    return {(f.rule, f.level) for f in check(folder, **how) if f.level != "ok"}
+    return {(f.rule, f.level) for f in check(folder, **options) if f.level != "ok"}
 
 
 def edit(path: Path, old: str, new: str) -> None:
@@ -181,9 +182,9 @@ def edit_logs(folder: Path, old: str, new: str) -> None:
 
 
 def edit_json(folder: Path, **changes) -> None:
-    said = json.loads((folder / "submission.json").read_text()) | changes
-    said = {key: value for key, value in said.items() if value is not None}
-    (folder / "submission.json").write_text(json.dumps(said))
+    content = json.loads((folder / "submission.json").read_text()) | changes
+    content = {key: value for key, value in content.items() if value is not None}
+    (folder / "submission.json").write_text(json.dumps(content))
 
 
 def test_a_clean_folder_of_others_has_no_finding(folder):
@@ -325,7 +326,7 @@ TWELVE = {
 def test_what_merged_records_had_is_found(folder, spoil, rule):
     """Each of the known faults fails under its own rule."""
     spoil(folder)
-    assert (rule, "fail") in found(folder)
+    assert (rule, "fail") in faults_in(folder)
 
 
 @pytest.mark.parametrize(
@@ -382,14 +383,14 @@ def test_an_overshoot_of_one_step_is_shown_with_its_cause(folder):
     finding = next(f for f in check(folder) if f.rule == "time" and f.level == "warn")
     assert "600.137" in finding.evidence and "last step" in finding.evidence
     edit(folder / "train_seed42.log", "train_time:600137ms step:", "train_time:601000ms step:")
-    assert ("time", "fail") in found(folder)
+    assert ("time", "fail") in faults_in(folder)
 
 
 def test_slow_scoring_is_over_time(folder):
     """602.048 s of evaluation fail, on the record track and not on the other."""
     edit(folder / "train_seed42.log", r"eval_time:\d+ms", "eval_time:602048ms")
-    assert found(folder) == {("time", "fail")}
-    assert found(folder, track="non_record_16mb") == set()
+    assert faults_in(folder) == {("time", "fail")}
+    assert faults_in(folder, track="non_record_16mb") == set()
 
 
 def same_score(folder):
@@ -435,7 +436,7 @@ def other_code(folder):
 def test_seeds_are_runs_of_one_thing(folder, spoil):
     """The same seed twice, other settings, shards or code: these are not three seeds."""
     spoil(folder)
-    assert ("seeds", "fail") in found(folder)
+    assert ("seeds", "fail") in faults_in(folder)
 
 
 def test_a_wrong_byte_count_is_named(folder):
@@ -456,7 +457,7 @@ def test_every_tokenizer_of_the_field_is_known(folder, tokens):
         bpb = bits(seed)[0] / math.log(2) * tokens / WINDOWED_BYTES[tokens]
         edit(folder / f"train_seed{seed}.log", f"tokens:{TOKENS}", f"tokens:{tokens}")
         edit(folder / f"train_seed{seed}.log", r"(exact .*val_bpb:)\S+", rf"\g<1>{bpb:.8f}")
-    assert not found(folder) & {("validation", "fail"), ("bytes", "fail")}
+    assert not faults_in(folder) & {("validation", "fail"), ("bytes", "fail")}
 
 
 def test_the_token_counts_are_those_of_the_data_check():
@@ -481,7 +482,7 @@ def test_the_token_counts_are_those_of_the_data_check():
 def test_a_short_split_is_found_however_it_is_set(folder, code, faulty):
     """As a constant, a parameter, an argument or an option."""
     (folder / "prepare.py").write_text(code + "\n")
-    assert (("validation", "fail") in found(folder)) == faulty
+    assert (("validation", "fail") in faults_in(folder)) == faulty
 
 
 @pytest.mark.parametrize(
@@ -499,9 +500,11 @@ def test_imports_are_met(folder, line, level):
     text = f"{line}\n{SCRIPT}"
     (folder / "train_gpt.py").write_text(text)
     edit_logs(folder, r"Code size: \d+", f"Code size: {len(text)}")
-    assert {f for f in found(folder) if f[0] == "files"} == ({("files", level)} if level else set())
+    assert {f for f in faults_in(folder) if f[0] == "files"} == (
+        {("files", level)} if level else set()
+    )
     (folder / "requirements.txt").write_text("brotli==1.1.0\nno-such-module>=2\n")
-    assert not {f for f in found(folder) if f[0] == "files"}
+    assert not {f for f in faults_in(folder) if f[0] == "files"}
 
 
 @pytest.mark.parametrize(
@@ -520,7 +523,7 @@ def test_imports_are_met(folder, line, level):
 def test_the_schema_of_the_field(folder, changes, level):
     """Names and types; the field's other spellings are read, with a warning."""
     edit_json(folder, **changes)
-    levels = {f[1] for f in found(folder) if f[0] == "schema"}
+    levels = {f[1] for f in faults_in(folder) if f[0] == "schema"}
     assert levels == ({level} if level else set())
 
 
@@ -546,7 +549,7 @@ def test_broken_json_is_placed(folder):
 def test_the_figures_of_a_readme_are_looked_for(folder, old, new, level):
     """A changed figure fails in the table of seeds; in prose a person is asked."""
     edit(folder / "README.md", old, new)
-    assert found(folder) == ({("figures", level)} if level else set())
+    assert faults_in(folder) == ({("figures", level)} if level else set())
 
 
 @pytest.mark.parametrize(
@@ -561,7 +564,7 @@ def test_the_figures_of_a_readme_are_looked_for(folder, old, new, level):
 def test_the_figures_of_the_json_are_those_of_the_logs(folder, changes):
     """Mean loss, seeds without a log, and numbers of a seed that its log does not say."""
     edit_json(folder, **changes)
-    assert ("figures", "fail") in found(folder)
+    assert ("figures", "fail") in faults_in(folder)
 
 
 def test_a_gain_within_noise_is_told(folder):
@@ -579,14 +582,14 @@ def test_a_gain_within_noise_is_told(folder):
 
 def test_the_track_is_read_from_where_it_stands(folder):
     """From the JSON in its spellings, else from the path; given, it is taken as given."""
-    for said, track in (
+    for stated, track in (
         ("10min_16mb", "10min_16mb"),
         ("track_10min_16mb", "10min_16mb"),
         ("non-record-16mb", "non_record_16mb"),
         ("track_non_record_16mb", "non_record_16mb"),
         (None, "10min_16mb"),
     ):
-        edit_json(folder, track=said)
+        edit_json(folder, track=stated)
         assert load(folder)[0].track_name == track
     assert load(folder, "unlimited")[0].track_name == "unlimited"
 
@@ -615,34 +618,34 @@ def test_any_digit_that_is_changed_is_found(runs, name):  # noqa: F811
             place - 30 :
         ]
     path.write_bytes(data)
-    assert found(OURS) == set()
+    assert faults_in(OURS) == set()
 
 
 def test_what_no_log_tells_is_held_together(runs):  # noqa: F811
     """A statement changed in both files at once is at odds with a log or with the folder."""
     assert pack_runs(runs) == 0
-    said = json.loads((OURS / "submission.json").read_text())
-    groups = said["bytes_by_group"]
+    content = json.loads((OURS / "submission.json").read_text())
+    groups = content["bytes_by_group"]
     changes = [
         {"date": "2026-05-04"},
-        {"command": [said["command"][0].replace("0.03", "0.04"), *said["command"][1:]]},
-        {"launches": said["launches"][:2]},
+        {"command": [content["command"][0].replace("0.03", "0.04"), *content["command"][1:]]},
+        {"launches": content["launches"][:2]},
         {"bytes_by_group": groups | {"overhead_bytes": groups["overhead_bytes"] - 1}},
     ]
     for change in changes:
-        for name, data in render(OURS, said | change).items():
+        for name, data in render(OURS, content | change).items():
             (OURS / name).write_bytes(data)
-        assert ("figures", "fail") in found(OURS), change
+        assert ("figures", "fail") in faults_in(OURS), change
 
 
 def test_a_launch_without_a_reason_is_found(runs):  # noqa: F811
     """A launch that is listed, not packed and not explained was left out."""
     assert pack_runs(runs) == 0
-    said = json.loads((OURS / "submission.json").read_text())
-    said["launches"] += [{"run_id": "s9", "seed": 9, "status": "finished", "reason": " "}]
-    for name, data in render(OURS, said).items():
+    content = json.loads((OURS / "submission.json").read_text())
+    content["launches"] += [{"run_id": "s9", "seed": 9, "status": "finished", "reason": " "}]
+    for name, data in render(OURS, content).items():
         (OURS / name).write_bytes(data)
-    assert ("selection", "fail") in found(OURS)
+    assert ("selection", "fail") in faults_in(OURS)
 
 
 def test_other_code_than_ran_is_found(runs):  # noqa: F811
@@ -659,18 +662,18 @@ def test_a_file_added_or_changed_later_is_found(runs):  # noqa: F811
     """The hashes of all files stand in submission.json, those of logs too."""
     assert pack_runs(runs) == 0
     edit(OURS / "train_seed1.log", "train_loss:2.1", "train_loss:2.2")
-    assert ("figures", "fail") in found(OURS)
+    assert ("figures", "fail") in faults_in(OURS)
     edit(OURS / "train_seed1.log", "train_loss:2.2", "train_loss:2.1")
-    assert found(OURS) == set()
+    assert faults_in(OURS) == set()
     (OURS / "notes.txt").write_text("later")
-    assert ("figures", "fail") in found(OURS)
+    assert ("figures", "fail") in faults_in(OURS)
 
 
 def test_another_format_is_not_passed_over(runs):  # noqa: F811
     """A folder of a later version is not taken for checked."""
     assert pack_runs(runs) == 0
     edit(OURS / "submission.json", '"tools.submission.pack 3"', '"tools.submission.pack 4"')
-    assert ("schema", "fail") in found(OURS)
+    assert ("schema", "fail") in faults_in(OURS)
 
 
 # The run, and the command ---------------------------------------------------------------------
@@ -710,9 +713,9 @@ def test_the_command_says_it_in_a_screen(folder, capsys):
 def test_json_is_one_object(folder, capsys):
     """--json: the status and every finding with rule, level, place, evidence and remedy."""
     assert main([str(folder), "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said["status"] == 0
-    for row in said["findings"]:
+    content = json.loads(capsys.readouterr().out)
+    assert content["status"] == 0
+    for row in content["findings"]:
         assert list(row) == ["rule", "level", "where", "evidence", "remedy"]
 
 

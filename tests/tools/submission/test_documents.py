@@ -16,54 +16,55 @@ runs = test_pack.runs  # the fixture
 def test_provenance_names_the_line(runs):
     """Each number of a log is traced to a file and line that hold it."""
     assert pack(runs) == 0
-    said = json.loads((FOLDER / "submission.json").read_text())
+    content = json.loads((FOLDER / "submission.json").read_text())
     digits = {"val_bpb": 8, "val_loss": 8, "artifact_bytes": 0, "steps": 0, "total_bytes_as_run": 0}
-    for seed, row in said["seed_results"].items():
+    for seed, row in content["seed_results"].items():
         for key, places in digits.items():
-            name, _, line = said["provenance"][f"seed_results.{seed}.{key}"].partition(":")
+            name, _, line = content["provenance"][f"seed_results.{seed}.{key}"].partition(":")
             text = (FOLDER / name).read_text().splitlines()[int(line) - 1]
             assert f":{row[key]:.{places}f}" in text
-    computed = {key for key, value in said.items() if isinstance(value, int | float)}
-    assert computed <= said["provenance"].keys()
+    computed = {key for key, value in content.items() if isinstance(value, int | float)}
+    assert computed <= content["provenance"].keys()
 
 
 def test_the_readme_tells_it(runs):
     """Results, changed settings, exact commands, bytes, launches and hashes stand in the README."""
     Path("idea.md").write_text("Five bits a weight.")
     assert pack(runs, "--about", "idea.md") == 0
-    said = json.loads((FOLDER / "submission.json").read_text())
+    content = json.loads((FOLDER / "submission.json").read_text())
     text = (FOLDER / "README.md").read_text()
-    row = said["seed_results"]["2"]
+    row = content["seed_results"]["2"]
     assert f"| 2 | {row['val_bpb']} | {row['val_loss']} | 500 | 588.002 |" in text
-    assert f"| mean | {said['val_bpb']} |" in text
-    assert "Five bits a weight." in text and said["blurb"] == "Five bits a weight."
+    assert f"| mean | {content['val_bpb']} |" in text
+    assert "Five bits a weight." in text and content["blurb"] == "Five bits a weight."
     assert "| `ITERATIONS` | 20000 | 500 |" in text and "| `MATRIX_LR` | 0.04 | 0.03 |" in text
     assert "SEED` |" not in text and "RUN_ID" not in text
     command = "PRESET=pr334 SEED=3 ITERATIONS=500 MATRIX_LR=0.03"
     assert f"{command} torchrun --standalone --nproc_per_node=8 train_gpt.py\n" in text
     assert "| `w.weight` | 1 | 128 |" in text and "| s2 | 2 | " in text
     assert hashlib.sha256(TRAINER.encode()).hexdigest() in text
-    assert f"{said['bytes_total']:,}" in text and f"{said['bytes_total_as_run']:,}" in text
+    assert f"{content['bytes_total']:,}" in text and f"{content['bytes_total_as_run']:,}" in text
 
 
 def test_the_same_folder_gives_the_same_bytes(runs):
     """README.md and submission.json can be made again from the folder alone, without the runs."""
     assert pack(runs) == 0
-    said = json.loads((FOLDER / "submission.json").read_text())
-    assert said["packed_by"] == PACKED_BY == "tools.submission.pack 3"
+    content = json.loads((FOLDER / "submission.json").read_text())
+    assert content["packed_by"] == PACKED_BY == "tools.submission.pack 3"
     moved = FOLDER.rename(FOLDER.with_name("elsewhere"))
-    for name, data in render(moved, said).items():
+    for name, data in render(moved, content).items():
         assert (moved / name).read_bytes() == data
 
 
 def test_a_folder_from_before_the_tools_moved_keeps_its_words(runs):
     """Its README.md names the tools as they were then, and is still made again byte for byte."""
     assert pack(runs) == 0
-    said = json.loads((FOLDER / "submission.json").read_text())
-    former, now = render(FOLDER, said, "records.pack 1"), render(FOLDER, said)
+    content = json.loads((FOLDER / "submission.json").read_text())
+    former = render(FOLDER, content, "records.pack 1")
+    now = render(FOLDER, content)
     assert b"python -m records.source unpack" in former["README.md"]
     assert b"python -m tools." not in former["README.md"] and b"records." not in now["README.md"]
     told = json.loads(former["submission.json"])
-    assert told == said | {"packed_by": "records.pack 1"}
+    assert told == content | {"packed_by": "records.pack 1"}
     with pytest.raises(KeyError):
-        render(FOLDER, said, "records.pack 2")
+        render(FOLDER, content, "records.pack 2")

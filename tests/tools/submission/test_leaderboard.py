@@ -221,14 +221,16 @@ def test_the_page_needs_nothing_and_escapes_everything(tmp_path):
     assert text.count("<tr data-track=") == len(rows) + 2
     assert "default-src 'none'" in text and "<img" not in text and text.count("<script>") == 1
     assert "&lt;script&gt;alert(1)&lt;/script&gt;&quot;&#x27;&amp;" in text
-    found = []
+    elements = []
     parser = HTMLParser()
-    parser.handle_starttag = lambda tag, attributes: found.append((tag, dict(attributes)))
+    parser.handle_starttag = lambda tag, attributes: elements.append((tag, dict(attributes)))
     parser.feed(text)
-    for tag, attributes in found:
+    for tag, attributes in elements:
         assert tag not in ("link", "img", "iframe", "object") and "src" not in attributes
-        where = attributes.get("href", "./records/")
-        assert where.startswith(("https://github.com/openai/parameter-golf/", "./records/")), where
+        address = attributes.get("href", "./records/")
+        assert address.startswith(("https://github.com/openai/parameter-golf/", "./records/")), (
+            address
+        )
     assert not re.search(r"@import|url\(|fetch\(|XMLHttp", text)
 
 
@@ -244,11 +246,11 @@ def test_the_charts_have_axes_units_and_a_title_a_point(tmp_path):
         for x, y in re.findall(r'<circle cx="([\d.-]+)" cy="([\d.-]+)"', figure):
             assert 56 <= float(x) <= 446 and 14 <= float(y) <= 288
     over_time, size, compute = figures
-    found = re.findall(
+    points = re.findall(
         r'<title>[^:<]*: ([\d.]+) bpb[^<]*</title><circle[^>]* cy="([\d.]+)"', over_time
     )
-    by_score = [float(y) for _, y in sorted(found, key=lambda point: float(point[0]))]
-    assert len(found) > 40 and by_score == sorted(by_score, reverse=True)  # lower is further down
+    by_score = [float(y) for _, y in sorted(points, key=lambda point: float(point[0]))]
+    assert len(points) > 40 and by_score == sorted(by_score, reverse=True)  # lower is further down
     place = {
         minutes: float(x)
         for x, minutes in re.findall(r'x="([\d.]+)" y="306"[^>]*>([\d,]+)<', compute)
@@ -327,11 +329,11 @@ def test_sorting_in_a_browser(browse, fragment, name, reverse):
     """By number or by text, both ways, what is not known last; the heading says which."""
     dom = browse(fragment)
     values = column(dom, name)
-    known = [value for value in values if value]
+    filled = [value for value in values if value]
     assert len(values) == len(load_leaderboard()) + 2
-    assert values == known + [""] * (len(values) - len(known))
+    assert values == filled + [""] * (len(values) - len(filled))
     key = str if name == "date" else float
-    assert list(map(key, known)) == sorted(map(key, known), reverse=reverse)
+    assert list(map(key, filled)) == sorted(map(key, filled), reverse=reverse)
     sorted_by = re.findall(r'<th [^>]*aria-sort="(\w+ending)"', dom)
     assert sorted_by == ["descending" if reverse else "ascending"]
 

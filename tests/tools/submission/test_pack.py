@@ -181,23 +181,24 @@ def test_a_folder_has_all_that_a_record_needs(runs, capsys):
 def test_every_number_is_a_logs(runs):
     """Scores, times and sizes are those that the logs state; sums, mean and spread follow."""
     assert pack(runs) == 0
-    said = json.loads((FOLDER / "submission.json").read_text())
+    content = json.loads((FOLDER / "submission.json").read_text())
     code = (FOLDER / "train_gpt.py").stat().st_size
     bpb = {seed: round(LOSS[seed] / math.log(2) * TOKENS / BYTES, 8) for seed in (1, 2, 3)}
     for seed, run in zip((1, 2, 3), runs, strict=True):
-        row, artifact = said["seed_results"][str(seed)], (run / "artifact.pgz").stat().st_size
+        row = content["seed_results"][str(seed)]
+        artifact = (run / "artifact.pgz").stat().st_size
         assert row["val_bpb"] == bpb[seed] and row["val_loss"] == LOSS[seed]
         assert (row["train_time_s"], row["steps"]) == (588 + seed / 1000, 500)
         assert row["eval_time_s"] == 87 + seed / 1000  # blocks and sliding
         assert (row["artifact_bytes"], row["total_bytes"]) == (artifact, artifact + code)
         assert row["total_bytes_as_run"] == artifact + sum(map(len, SOURCES.values()))
     mean = sum(bpb.values()) / 3
-    assert said["val_bpb"] == pytest.approx(mean, abs=5e-9)
+    assert content["val_bpb"] == pytest.approx(mean, abs=5e-9)
     variance = sum((value - mean) ** 2 for value in bpb.values()) / 2
-    assert said["val_bpb_std"] == pytest.approx(math.sqrt(variance), abs=5e-9)
-    assert said["bytes_total"] == max(r["total_bytes"] for r in said["seed_results"].values())
-    assert said["bytes_code"] == code and said["bytes_total_as_run"] > 0
-    assert said["hardware"] == "8 x NVIDIA H100 80GB HBM3"
+    assert content["val_bpb_std"] == pytest.approx(math.sqrt(variance), abs=5e-9)
+    assert content["bytes_total"] == max(r["total_bytes"] for r in content["seed_results"].values())
+    assert content["bytes_code"] == code and content["bytes_total_as_run"] > 0
+    assert content["hardware"] == "8 x NVIDIA H100 80GB HBM3"
 
 
 @pytest.mark.parametrize("plain", [(), ("--plain",)])
@@ -309,8 +310,8 @@ def test_a_reason_lets_a_launch_be_left_out(runs):
     """The launch that crashed is listed with its reason, in README and JSON."""
     one_of_a_registry(runs)
     assert pack(runs, "--leave-out", "s9=out of memory in step 3") == 0
-    said = json.loads((FOLDER / "submission.json").read_text())
-    assert said["launches"][-1] == {
+    content = json.loads((FOLDER / "submission.json").read_text())
+    assert content["launches"][-1] == {
         "run_id": "s9",
         "seed": 9,
         "status": "failed",
@@ -419,16 +420,16 @@ def test_what_describes_all_points_has_bytes_but_no_bits_a_parameter(tmp_path):
     blob = quantize.encode_trellis(weights, quantize.flat_hessians(weights), {}, 3000)
     (tmp_path / "artifact.pgz").write_bytes(blob)
     run = SimpleNamespace(path=tmp_path / "train.log", seed=1, model_bytes=len(blob))
-    found = bytes_by_group([run])
+    modules = bytes_by_group([run])
     assert (
-        found["bytes"]
+        modules["bytes"]
         == len(blob)
-        == found["overhead_bytes"] + sum(row["bytes"] for row in found["groups"].values())
+        == modules["overhead_bytes"] + sum(row["bytes"] for row in modules["groups"].values())
     )
-    bits = {name: row["bits_per_parameter"] for name, row in found["groups"].items()}
+    bits = {name: row["bits_per_parameter"] for name, row in modules["groups"].items()}
     assert bits.pop("exponents and tables of the points") is None
     assert bits == {"w.weight": pytest.approx(5, abs=0.7), "gain": pytest.approx(16, abs=9)}
-    line = next(line for line in group_table(found).splitlines() if "exponents" in line)
+    line = next(line for line in group_table(modules).splitlines() if "exponents" in line)
     assert line.split("|")[5].strip() == "–"
 
 

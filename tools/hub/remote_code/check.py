@@ -60,6 +60,7 @@ def cached(subject: Subject) -> float:
     tokens = subject.tokens_BT
     T = tokens.size(1)
     worst = 0.0
+    # Halves; the shortest pieces first, so that two tokens before a call are wanting; single steps.
     for chunks in ([T // 2, T - T // 2], [7, 1, 1, T - 9], [T - 20, *[1] * 20]):
         cache = DynamicCache() if chunks[0] == 7 else None
         start = 0
@@ -112,6 +113,7 @@ def eager_attention(subject: Subject) -> float:
 def exported(subject: Subject) -> float:
     """A program of torch.export, whose numbers of rows and tokens are free, on another shape."""
     tokens = subject.tokens_BT
+    # .contiguous: the strides of a slice would be taken for a condition on the length.
     rows = torch.export.Dim("rows", min=1, max=64)
     length = torch.export.Dim("length", min=2, max=tokens.size(1))
     program = torch.export.export(

@@ -113,6 +113,7 @@ class SmearGate(nn.Module):
         self.gate = nn.Parameter(torch.empty(config.hidden_size))
 
     def forward(self, x_BWD, begins_BW):
+        # A token with nothing before it keeps its own embedding whole.
         g = torch.sigmoid(self.gate) * ~begins_BW[..., None]
         return torch.lerp(x_BWD, shifted(x_BWD, 0), g)
 
@@ -127,6 +128,7 @@ class BigramHash(nn.Module):
         self.scale = nn.Parameter(torch.empty(()))
 
     def forward(self, tokens_BW, begins_BW):
+        # Upstream's hash: two odd factors, so that a pair and its reverse fall apart.
         last = self.table.num_embeddings - 1
         previous = shifted(tokens_BW, 0)
         has_none = begins_BW | (tokens_BW == VIRTUAL) | (previous == VIRTUAL)
@@ -186,6 +188,7 @@ class GolfGPTModel(SharedModel, GolfGPTPreTrainedModel):
         x = norm(row.embeddings_BWD + self.bigram(row.tokens_BW, begins))
         x0 = x = self.smear(x, begins)[:, -row.length :]  # (B, T, D)
         angles = rotary_angles(row.position_ids, self.config, x)
+        # The first half of the layers hands its outputs to the second half, the last one first.
         skips = []
         for i, block in enumerate(self.blocks):
             if i >= self.num_skips and skips:

@@ -80,6 +80,8 @@ def tokens_of(embeddings_BTD: Tensor, table_VD: Tensor) -> Tensor:
     def numbers(x: Tensor) -> Tensor:
         return (x.detach().contiguous().view(integers).long() * factors_D).sum(dim=-1)
 
+    # Sums of 64-bit products wrap around alike for equal bits, and hardly ever for others; what
+    # they find is compared once more.
     ordered_V, order_V = numbers(table_VD).sort()
     places_BT = torch.searchsorted(ordered_V, numbers(embeddings_BTD.to(table_VD.dtype)))
     tokens_BT = order_V[places_BT.clamp(max=len(order_V) - 1)]
@@ -100,6 +102,7 @@ def positions_of(valid_BS, past, T: int, device) -> Tensor:
     """
     if valid_BS is None:
         return torch.arange(T, device=device)[None] + past
+    # clamp: padding has position 0 like the first token, as learned positions need a row.
     return (valid_BS.long().cumsum(dim=-1) - 1).clamp(min=0)[:, -T:]
 
 
@@ -133,6 +136,7 @@ def memory_layer(cache: Cache, layer: int) -> DynamicLayer | StaticLayer:
         while len(cache.layers) <= layer:
             cache.layers.append(cache.layer_class_to_replicate())
     elif len(cache.layers) == layer:
+        # A static cache stays compilable only if every layer of it has a fixed size.
         is_static = cache.is_compileable
         cache.layers.append(StaticLayer(cache.get_max_length()) if is_static else DynamicLayer())
     return cache.layers[layer]
@@ -170,6 +174,23 @@ def remember(memory, past, tokens_BT: Tensor, documents_BT: Tensor) -> tuple[Ten
         memory.update(virtual, torch.ones_like(virtual))
     tokens, documents = memory.update(tokens_BT[:, None, :, None], documents_BT[:, None, :, None])
     return tokens[:, 0, :, 0], documents[:, 0, :, 0]
+
+
+def neighbours(tokens_BS, documents_BS, past, T: int) -> tuple[Tensor, Tensor]:
+    """The last T tokens and up to two before them, and which have nothing before them.
+
+    past is the number of tokens before the last T: a tensor in a static cache.
+    """
+    # A tensor's value is not read, because that would wait for the device: two places are taken,
+    # and those before the first token are marked.
+    reach = min(REACH, past) if isinstance(past, int) else REACH
+    places_W = torch.arange(-reach, T, device=tokens_BS.device) + past
+    tokens_BW = tokens_BS[:, places_W.clamp(min=0)]
+    documents_BW = documents_BS[:, places_W.clamp(min=0)]
+    begins_BW = (documents_BW != shifted(documents_BW, -1)) | (places_W <= 0)
+    # Of a virtual token in the cache no embedding is known that could be mixed in.
+    is_unknown = (tokens_BW == VIRTUAL) & (places_W < past)
+    return tokens_BW, begins_BW | shifted(is_unknown, False)
 
 
 # Attention ----------------------------------------------------------------------------------------
@@ -312,24 +333,18 @@ class SharedModel:
 
         highest_B = highest_document(memory, tokens_BT)
         documents_BT = number_documents(position_ids.expand(B, T), valid_BS, highest_B)
+        # From here on the cache holds the new tokens; its keys and values follow layer by layer.
         tokens_BS, documents_BS = remember(memory, past, tokens_BT, documents_BT)
-        # Past a static cache's beginning the number of tokens is a tensor: it may be 2 or more.
-        reach = min(REACH, past) if isinstance(past, int) else REACH
-        places_W = torch.arange(-reach, T, device=tokens_BT.device) + past
-        tokens_BW = tokens_BS[:, places_W.clamp(min=0)]
-        documents_BW = documents_BS[:, places_W.clamp(min=0)]
-        begins_BW = (documents_BW != shifted(documents_BW, -1)) | (places_W <= 0)
-        # Of a virtual token in the cache no embedding is known that could be mixed in.
-        is_unknown = (tokens_BW == VIRTUAL) & (places_W < past)
-        begins_BW = begins_BW | shifted(is_unknown, False)
-
+        tokens_BW, begins_BW = neighbours(tokens_BS, documents_BS, past, T)
         masks = {}
         for window in dict.fromkeys(self.config.windows):
             config = SimpleNamespace(sliding_window=window, _attn_implementation=attention)
             masks[window] = self.make_mask(
                 config, embeddings_BTD, attention_mask, position_ids, cache, documents_BS
             )
+        reach = tokens_BW.size(1) - T
         if reach:
+            # Only ids were kept, so earlier embeddings are looked up again.
             earlier = table(tokens_BW[:, :reach].clamp(min=0)).to(embeddings_BTD.dtype)
             embeddings_BTD = torch.cat([earlier, embeddings_BTD], dim=1)
         return Row(tokens_BW, embeddings_BTD, begins_BW, position_ids, T, masks)
@@ -392,6 +407,7 @@ class SharedForCausalLM:
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(out.last_hidden_state[:, kept])
+        # In half precision a softcapped logit has three digits: losses are computed in fp32.
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         softcap = getattr(self.config, "final_logit_softcapping", None)
         if softcap is not None:
