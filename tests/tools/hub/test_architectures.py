@@ -1,7 +1,9 @@
 """What is published of each system: its names, its config and its code; which system a file is."""
 
 import ast
+import contextlib
 import dataclasses
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,6 +74,25 @@ def checkpoint(folder: Path, name: str, settings: dict | None = None, spread=0.1
     path = folder / f"{name}.pt"
     torch.save({"model": model.state_dict(), "model_settings": settings}, path)
     return path
+
+
+def forget_modules() -> None:
+    """Code of published folders is loaded anew, from where it then lies."""
+    for name in [name for name in sys.modules if name.startswith("transformers_modules")]:
+        del sys.modules[name]
+
+
+@contextlib.contextmanager
+def own_modules(folder: Path):
+    """transformers copies published code to this folder, and forgets it afterwards."""
+    from transformers import dynamic_module_utils
+
+    forget_modules()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(folder))
+        patch.setattr(sys, "path", [*sys.path])
+        yield
+    forget_modules()
 
 
 def tiny() -> tuple[dict, dict[str, torch.Tensor]]:

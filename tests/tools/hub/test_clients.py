@@ -3,14 +3,13 @@
 The slow tests need the extra: python3 golf.py --with hf,clients test -m slow tests/tools/hub
 """
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from data import tokenizers
-from tests.tools.hub.test_architectures import SMALL, checkpoint
+from tests.tools.hub.test_architectures import SMALL, checkpoint, own_modules
 from tools.hub import clients, publish, self_check
 
 SYSTEMS = ["golf", "gelu_d12", "yat_d12", "preln_53m", "gpt2_124m"]
@@ -22,16 +21,12 @@ def folders(tmp_path_factory) -> dict[str, Path]:
     """Two layers of every system, published with a tokenizer."""
     for name in ("transformers", "tokenizers", "sentencepiece", "google.protobuf"):
         pytest.importorskip(name, reason="python3 golf.py --with hf test")
-    from transformers import dynamic_module_utils
-
     scratch = tmp_path_factory.mktemp("clients")
     model = scratch / "m.model"
     texts = ["the quick brown fox 7 and the dog", *self_check.TEXTS]
     model.write_bytes(tokenizers.train_bpe(texts * 3, 320))
     made = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(scratch / "modules"))
-        patch.setattr(sys, "path", [*sys.path])
+    with own_modules(scratch / "modules"):
         for system in SYSTEMS:
             settings = {**SMALL[system], **SIZES}
             settings |= {"rope_dims": 4} if system == "golf" else {}

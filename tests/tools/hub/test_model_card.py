@@ -49,7 +49,7 @@ def run_folder(folder: Path, system: str, final: str = FINAL, **changes) -> Path
     (folder / "settings.json").write_text(text)
     _, _, trained = counts(system)
     log = (
-        f"run:logs/r1 preset:{system}\nhparams {json.dumps(settings)}\n"
+        f"run:logs/r1 preset:{system} (as asked)\nhparams {json.dumps(settings)}\n"
         "python:3.11.7 torch:2.13.0 device:cpu\nworld_size:1 cores:2 threads:2\n"
         f"model_params:{trained}\n"
         "step:1/20 train_loss:9.0000 train_time:5ms step_avg:5.00ms tok_s:9 mfu:unknown\n"

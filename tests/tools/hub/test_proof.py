@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from data import tokenizers
-from tests.tools.hub.test_architectures import SMALL, checkpoint
+from tests.tools.hub.test_architectures import SMALL, checkpoint, own_modules
 from tests.tools.hub.test_publish import ROOT, write
 from tools.hub import proof, publish
 from tools.hub.architectures import build, load, published_weights, read_model
@@ -51,12 +51,8 @@ def test_a_folder_of_another_precision_is_refused(tmp_path):
 def folders(tmp_path_factory) -> dict[str, Path]:
     """Every small system as published, and transformers with a place of its own for their code."""
     pytest.importorskip("transformers", reason="python3 golf.py --with hf test")
-    from transformers import dynamic_module_utils
-
     folder = tmp_path_factory.mktemp("hf")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(folder / "modules"))
-        patch.setattr(sys, "path", [*sys.path])
+    with own_modules(folder / "modules"):
         yield {system: write(folder, system) for system in SMALL}
 
 

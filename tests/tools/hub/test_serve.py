@@ -2,7 +2,6 @@
 
 import json
 import socket
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -11,7 +10,7 @@ import pytest
 import torch
 
 from data import tokenizers
-from tests.tools.hub.test_architectures import SMALL, checkpoint
+from tests.tools.hub.test_architectures import SMALL, checkpoint, own_modules
 from tools.hub import generate, publish, serve
 
 TEXT = "the quick brown fox and the quick dog"
@@ -57,15 +56,17 @@ def test_what_cannot_be_served_is_refused(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_a_client_of_openai_gets_the_models_own_text(folder, tmp_path, monkeypatch, capsys):
+def test_a_client_of_openai_gets_the_models_own_text(folder, tmp_path, capsys):
     """Greedy completions are those of `generate`; a chat is answered; a stream adds up."""
     for name in (*serve.PACKAGES, "transformers"):
         pytest.importorskip(name, reason="python3 golf.py --with hf,serve test -m slow")
     import openai
-    from transformers import dynamic_module_utils
 
-    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", "")
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    with own_modules(tmp_path / "modules"):
+        serve_and_ask(folder, tmp_path, capsys, openai)
+
+
+def serve_and_ask(folder, tmp_path, capsys, openai):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
