@@ -16,8 +16,8 @@ from engine.text import HOLDOUT_BATCHES, HOLDOUT_SHARE, HOLDOUT_TOKENS
 from engine.trainer import CALIBRATION_TOKENS, RESERVE_FACTOR, RESERVE_SECONDS, read_sources
 from tools.runs.run_log import Run
 
-# Passes over the held-out text at a run's end: three averages of the weights are tried, and two more
-# tell what packing costs.
+# Passes over the held-out text at a run's end: three averages of the weights are tried, and two
+# more tell what packing costs.
 HOLDOUT_PASSES = 5
 FIRST_STEPS = 10  # of a run, that its step time leaves out: they compile and warm up
 

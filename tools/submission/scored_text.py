@@ -1,0 +1,139 @@
+"""Check which text was scored: the whole validation split, at the bytes that it has."""
+
+import ast
+import re
+from collections.abc import Iterator
+
+from evaluate import FINEWEB_VAL
+from tools.legality.rules import Finding
+from tools.runs import stats
+from tools.runs.logs import Run
+from tools.submission.log_figures import decimals
+from tools.submission.record_folder import Record
+from tools.submission.tracks import Track
+
+WINDOWED_BYTES = dict(stats.WINDOWS.values())
+# Ratios of implied to true bytes, and the mistake that gives them. Source: the corrections under
+# upstream #1289 (U+FFFD), #1734 (space), #897 (no U+2581) and #2071 (CaseOps).
+BYTE_MISTAKES = {
+    1.0413: "a byte piece counted as the three bytes of U+FFFD",
+    1.167: "the leading space counted twice",
+    1.20: "a vocabulary without U+2581, whose unknown piece counts three bytes",
+    1.0895: "CaseOps text scored without its byte sidecar",
+}
+REPEATED_EFFECT = 0.0005  # bpb; less is no mistake in counting bytes
+OVERLAP_SHARDS = 1499  # training shards of a CaseOps build that trains on validation (#2127)
+
+
+def check_validation(record: Record) -> Iterator[Finding]:
+    """The score is of the whole split, and its bytes are the bytes of that text."""
+    for run in record.scored:
+        yield from check_split(run, record.track)
+    for name, tree in record.scripts.trees.items():
+        for line, count in short_splits(tree):
+            evidence = f"takes {count:,} validation documents by default, the split has"
+            evidence += f" {FINEWEB_VAL['documents']:,}: the others would be trained on (#2127)"
+            remedy = f"set the default to {FINEWEB_VAL['documents']:,}"
+            yield Finding("validation", "fail", f"{name}:{line}", evidence, remedy)
+    shards = {run.train_shards for run in record.runs}
+    if OVERLAP_SHARDS in shards:
+        evidence = (
+            f"{OVERLAP_SHARDS} training shards are those of a build that trains on validation"
+        )
+        yield Finding(
+            "validation", "warn", record.folder.name, evidence, "see #2127; check the split"
+        )
+
+
+def check_split(run: Run, track: Track) -> Iterator[Finding]:
+    """One run's implied bytes against those of the split."""
+    name = run.path.name
+    implied = run.implied_bytes()
+    score = run.score
+    tokens = run.val_tokens or score.targets
+    split_bytes = FINEWEB_VAL["bytes"]
+    if not track.is_fineweb:
+        evidence = f"{score.targets or tokens} targets, {score.bytes} bytes; {run.data_note or ''}"
+        yield Finding("validation", "ok", name, evidence.strip("; "))
+        return
+    if score.is_partial:
+        evidence = f"its score is called val_bpb_partial: {run.data_note or 'not the whole split'}"
+        yield Finding("validation", "fail", name, evidence, "score the challenge's whole split")
+        return
+    if implied is None or tokens is None:
+        evidence = "val_loss, val_bpb or the number of tokens is not in the log, so no bytes follow"
+        yield Finding("validation", "warn", name, evidence, "log all three with 8 decimals")
+        return
+    # Half a unit in the last place of both figures, and of a target more or less.
+    slack = sum(10.0 ** -decimals(x) / x for x in (score.val_loss, score.val_bpb)) + 2 / tokens
+    slack = slack * split_bytes + 1
+    facts = f"{tokens:,} tokens imply {implied:,.0f} bytes"
+    if abs(implied - split_bytes) <= slack:
+        yield Finding("validation", "ok", name, f"{facts}, the whole split")
+    elif tokens in WINDOWED_BYTES and abs(implied - WINDOWED_BYTES[tokens]) <= slack:
+        yield Finding("validation", "ok", name, f"{facts}, all whole windows of the split")
+    elif tokens in WINDOWED_BYTES:
+        yield from judge_bytes(name, score.val_bpb, implied / WINDOWED_BYTES[tokens], facts)
+    elif 0 < split_bytes - implied < 0.01 * split_bytes:
+        evidence = (
+            f"{facts}, {split_bytes - implied:,.0f} short of the split: its tail is not scored"
+        )
+        yield Finding("validation", "fail", name, evidence, "score the last, short window too")
+    else:
+        evidence = (
+            f"{facts} where the challenge's split has {split_bytes:,}: another validation set"
+        )
+        yield Finding("validation", "fail", name, evidence, "fetch and verify the published split")
+
+
+def judge_bytes(name: str, bpb: float, ratio: float, facts: str) -> Iterator[Finding]:
+    """A score whose bytes are not those of its tokens, by how many times as many they are."""
+    effect = bpb * (ratio - 1)
+    if abs(effect) < REPEATED_EFFECT:
+        # A mistake in counting bytes changes them by percents. So small a change comes of targets
+        # that are counted more than once: their bytes a token differ from the mean of the text.
+        most = abs(ratio - 1) * FINEWEB_VAL["bytes"]
+        evidence = (
+            f"{facts}, {ratio - 1:+.7f} of them: a part of the text is scored more than once,"
+        )
+        evidence += f" {most:,.0f} targets or more too many; {abs(effect):.6f} bpb"
+        remedy = "score every target once: the last window only where no earlier one scored"
+        yield Finding("one-pass", "warn", name, evidence, remedy)
+        return
+    causes = [text for mistake, text in BYTE_MISTAKES.items() if abs(ratio - mistake) < 0.004]
+    cause = f" (as of {causes[0]})" if causes else ""
+    evidence = f"{facts}, {ratio:.4f} times as many as they have{cause}"
+    remedy = f"count bytes as evaluate.ByteTable does; the score is {bpb * ratio:.4f}"
+    yield Finding("bytes", "fail", name, evidence, remedy)
+
+
+def short_splits(tree: ast.Module) -> Iterator[tuple[int, int]]:
+    """Lines where a source sets a number of validation documents that is not the whole split."""
+
+    def is_count(name: str) -> bool:
+        return bool(re.search(r"val\w*doc|doc\w*val", name.lower().replace("-", "_")))
+
+    def short(node: ast.AST | None) -> bool:
+        value = node.value if isinstance(node, ast.Constant) else None
+        return type(value) is int and 0 < value < FINEWEB_VAL["documents"]
+
+    for node in ast.walk(tree):
+        pairs: list[tuple[str, ast.AST | None]] = []
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            pairs = [(ast.unparse(target), node.value) for target in targets]
+        elif isinstance(node, ast.Call):
+            words = " ".join(arg.value for arg in node.args if is_text(arg))
+            pairs = [(words, word.value) for word in node.keywords if word.arg == "default"]
+            pairs += [(word.arg or "", word.value) for word in node.keywords]
+        elif isinstance(node, ast.arguments):
+            named = [*node.posonlyargs, *node.args][-len(node.defaults) or len(node.args) + 9 :]
+            pairs = [(a.arg, d) for a, d in zip(named, node.defaults, strict=False)]
+            pairs += [(a.arg, d) for a, d in zip(node.kwonlyargs, node.kw_defaults, strict=True)]
+        for name, value in pairs:
+            if is_count(name) and short(value):
+                yield value.lineno, value.value
+
+
+def is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
