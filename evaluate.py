@@ -123,10 +123,12 @@ class ByteTable:
         bos = model.bos_id()
         require(bos == BOS_ID, f"{model_path} has bos_id={bos}; train it with bos_id={BOS_ID}")
 
+        # The piece "▁the" is "the" here; its leading space is counted apart, by leading_space_V.
         texts = [piece.removeprefix("▁").replace("▁", " ") for piece in pieces]
         length_V = np.array([len(text.encode()) for text in texts])
         base_bytes_V = np.where(is_byte_V, 1, np.where(is_silent_V, 0, length_V))
         leading_space_V = np.array([piece.startswith("▁") for piece in pieces])
+        # A model that drops a first space drops it after every boundary: that space is no text.
         keeps_first_space = model.decode([pieces.index("▁")]) == " "
         boundary_V = is_silent_V & (not keeps_first_space)
         return cls(base_bytes_V, leading_space_V, boundary_V, CASE_MARKERS <= set(pieces))
@@ -198,6 +200,7 @@ def read_validation(data_path: str | Path, table: ByteTable) -> tuple[np.ndarray
         expected = (published["documents"], published["bytes"])
     except (ValueError, KeyError, TypeError):
         raise ShardError(f"{manifest} is damaged, or not of golf.py data: move it away") from None
+    # Both must agree: other documents could have as many bytes, and a cut text as many starts.
     documents = int((tokens_T == table.bos_id).sum())
     is_complete = (documents, table.total(tokens_T)) == expected
     return tokens_T, replace(table, metric="val_bpb" if is_complete else "val_bpb_partial")
@@ -329,6 +332,8 @@ def plan_windows(tokens_T: np.ndarray, scheme: Scheme, bos: int = BOS_ID) -> np.
         first_of.append(np.arange(begin + scheme.seq_len, end, scheme.stride))
     first_W = np.unique(np.concatenate(first_of))
     begin_W = begin_D[np.searchsorted(begin_D, first_W, side="right") - 1]
+    # A window that begins to score at first_W must have moved often enough to reach past it, and no
+    # more, so that its context is as long as the scheme allows.
     moves_W = np.maximum(0, (first_W - begin_W - scheme.seq_len) // scheme.stride + 1)
     start_W = begin_W + scheme.stride * moves_W
     end_W = np.append(first_W[1:], num_targets)
@@ -400,6 +405,7 @@ class Ledger:
         is_tiling = (first_W == np.append(self.done, end_W[:-1])).all()
         if not is_tiling or (first_W >= end_W).any():
             raise IllegalScore("one-pass", f"a target after {self.done} is scored twice or never")
+        # One entry for all windows: what training may see is a matter of chunks, not of windows.
         self.scored.append((self.done, int(end_W[-1])))
         self.done = int(end_W[-1])
 
@@ -435,6 +441,7 @@ def influence(nats_fn, tokens_T: np.ndarray, changed: slice, watched: slice, see
     others_T = ids[(np.searchsorted(ids, part_T) + shift_T) % len(ids)]
     flipped_T = original_T.copy()
     flipped_T[changed] = np.where(part_T == BOS_ID, part_T, others_T)
+    # Two fresh evaluations: what one leaves behind in a model must not reach the other.
     moved_S = np.abs(nats_fn(flipped_T)[watched] - nats_fn(original_T)[watched])
     return float(np.nan_to_num(moved_S, nan=math.inf).max(initial=0.0))
 
@@ -491,6 +498,8 @@ def score_first(
     chunks = split_by_chunk(windows_W3, scheme, num_targets)
     batch_nats = BatchNats(logits_fn, tokens_T, table.vocab_size, ranks.device)
     for number, chunk_W3 in enumerate(chunks):
+        # Each batch has its own place for its sum. So the score is the same whichever rank computes
+        # a batch, to the last digit.
         batches = plan_batches(chunk_W3, scheme, table.vocab_size)
         nats_N = torch.zeros(len(batches), dtype=torch.float64, device=ranks.device)
         # Not inference_mode: tensors that a model caches in it are unfit for training later on.
@@ -503,6 +512,8 @@ def score_first(
         ledger.nats.append(math.fsum(nats_N.tolist()))
         ledger.score(chunk_W3[:, 1], chunk_W3[:, 2])
         if adapt_fn and number + 1 < len(chunks):
+            # The ledger refuses what was not scored. A copy, so that the model sees these tokens
+            # and no others.
             first, end = ledger.scored[-1]
             ledger.train(first, end)
             chunk_tokens_T = torch.from_numpy(tokens_T[first : end + 1].astype(np.int64))
@@ -567,6 +578,8 @@ class BatchNats:
     def __call__(self, batch: Batch) -> Tensor:
         """Raises: ValueError for logits of another shape or not finite."""
         start_B1, first_B1, end_B1 = np.split(batch.windows_B3, 3, axis=1)
+        # at_BT is the place of each input in the stream. Of a window that moved by less than its
+        # length, only the new targets are scored; the others were the context's.
         at_BT = start_B1 + np.arange(batch.width)
         is_inside_BT = at_BT < end_B1
         is_scored_BT = is_inside_BT & (at_BT >= first_B1)
@@ -636,6 +649,7 @@ def sgd_adapter(
     def adapt(chunk_tokens_T: Tensor, chunk_index: int, num_chunks: int) -> None:
         num_targets = len(chunk_tokens_T) - 1
         width = min(seq_len, num_targets)
+        # Filling has target -100, which cross_entropy leaves out.
         filling = (0, -num_targets % (width * ranks.world_size))  # no rank is left without a row
         input_RT = F.pad(chunk_tokens_T[:-1], filling).view(-1, width)
         target_RT = F.pad(chunk_tokens_T[1:], filling, value=-100).view(-1, width)
@@ -687,6 +701,7 @@ def score_and_log(
     modes[scheme.mode] = scheme
     if adapt_fn:
         modes["ttt"] = scheme
+    # TTT comes last: it leaves other weights behind.
     results = {}
     nats_of_chunks = {}
     for mode, mode_scheme in modes.items():
@@ -720,6 +735,7 @@ def score_and_log(
             table.metric: score.bpb,
             "eval_time_ms": fields["eval_ms"],
         }
+    # A model that does not beat the frequencies of the tokens has learned nothing.
     unigram = unigram_score(tokens_T, table)
     log(log_lines.UNIGRAM.write(val_loss=unigram.loss, metric=table.metric, bpb=unigram.bpb))
     log(log_lines.FINAL.write(**fields))
