@@ -192,6 +192,7 @@ COMMANDS = (
         purpose="bytes of artifact and code against the cap",
         module="tools.submission.size",
         example="size logs/RUN",
+        extras=("scripts",),
     ),
     Command(
         name="quantize",
@@ -235,6 +236,7 @@ COMMANDS = (
         purpose="is a record folder valid? files, figures, bytes, time, claims",
         module="tools.submission.check",
         example="check records/TRACK/FOLDER --run",
+        extras=("scripts",),
     ),
     Command(
         name="audit",
@@ -242,6 +244,7 @@ COMMANDS = (
         purpose="is a score legal? shown on the artifact itself",
         module="tools.legality.audit",
         example="audit logs/RUN",
+        extras=("scripts",),
     ),
     Command(
         name="lint",
@@ -249,6 +252,7 @@ COMMANDS = (
         purpose="read a script for what the rules forbid, without running it",
         module="tools.legality.lint",
         example="lint records/TRACK/FOLDER",
+        extras=("scripts",),
     ),
     Command(
         name="cheaters",

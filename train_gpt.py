@@ -639,10 +639,13 @@ class OurRecipe(Recipe):
         weights: State,
         model_settings: dict,
         most_bytes: float,
-        hessians: Callable[[], State],
+        hessians: Callable[[], quantize.Hessians],
+        seconds_left: Callable[[], float],
     ) -> bytes:
         """As fine as the cap allows, or as makes a difference by the Hessians."""
-        return quantize.encode_trellis(weights, hessians(), model_settings, most_bytes)
+        return quantize.encode_trellis(
+            weights, hessians(), model_settings, most_bytes, seconds_left=seconds_left
+        )
 
     def adapter(self, model: GPT, seq_len: int, ranks: Ranks) -> evaluate.AdaptFunction:
         return evaluate.sgd_adapter(model, seq_len=seq_len, ranks=ranks)

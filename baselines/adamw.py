@@ -202,7 +202,8 @@ class AdamWRecipe(Recipe):
         weights: State,
         model_settings: dict,
         most_bytes: float,
-        hessians: Callable[[], State],
+        hessians: Callable[[], quantize.Hessians],
+        seconds_left: Callable[[], float],
     ) -> bytes:
         state = {name: weight.float().cpu() for name, weight in weights.items()}
         return quantize.encode(state, quantize.int8_plan(state), model_settings)

@@ -501,7 +501,8 @@ class PR334(Recipe):
         weights: State,
         model_settings: dict,
         most_bytes: float,
-        hessians: Callable[[], State],
+        hessians: Callable[[], quantize.Hessians],
+        seconds_left: Callable[[], float],
     ) -> bytes:
         """Rows of 5 bits, 8 for the embedding; coarser ones where those do not fit."""
         state = {name: weight.float().cpu() for name, weight in weights.items()}

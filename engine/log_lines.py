@@ -75,6 +75,7 @@ RESUMED = Line("resumed step:{step:d} train_time:{train_ms:.0f}ms")
 WARMUP = Line(
     "warmup steps:{steps:d} warmup_time:{warmup_ms:.0f}ms reserve_time:{reserve_ms:.0f}ms"
 )
+EXPECTED = Line("expected training and packing:{training} then scoring:{score_s:.0f}s")
 PEAK = Line("mfu of flops_per_token:{flops_per_token:d} and peak_flops:{peak_flops}")
 
 # Training -----------------------------------------------------------------------------------------
@@ -99,6 +100,10 @@ PACKED = Line(
 REPACKED = Line(
     "warning: packing lost {lost:.4f} nats where {foreseen:.4f} were foreseen; int8 rows of"
     " {rows_bytes:d} bytes lose {rows_lost:.4f}: kept the {kept}"
+)
+OUT_OF_TIME = Line(
+    "warning: packing ran out of time and ended with {bytes:d} bytes; lower ITERATIONS, or raise"
+    " MAX_WALLCLOCK_SECONDS"
 )
 TRAINED = Line("trained steps:{steps:d} train_time:{train_ms:.0f}ms cap:{cap_ms:.0f}ms")
 OVERTIME = Line("warning: training took {seconds:.1f} s, over MAX_WALLCLOCK_SECONDS={cap:.1f}")

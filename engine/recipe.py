@@ -151,9 +151,13 @@ class Recipe(Protocol):
         weights: State,
         model_settings: dict,
         most_bytes: float,
-        hessians: Callable[[], State],
+        hessians: Callable[[], quantize.Hessians],
+        seconds_left: Callable[[], float],
     ) -> bytes:
-        """The artifact. hessians() tells what errors of each matrix cost (codec.curvature)."""
+        """The artifact. hessians() tells what errors of each matrix cost (codec.curvature).
+
+        Where seconds_left() runs out it may be coarser. Raises: TimeoutError where no time is left.
+        """
         ...
 
     def adapter(self, model: Model, seq_len: int, ranks: Ranks) -> evaluate.AdaptFunction | None:

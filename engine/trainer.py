@@ -64,9 +64,10 @@ CALIBRATION_BATCH_TOKENS = 16_384  # bounds memory: the pass keeps every input o
 # of 60 to 5,000 steps lost 0.0001 to 0.0025 (n = 5), the fault that this guards against 0.103.
 UNSEEN_LOSS = 0.005
 UNSEEN_FACTOR = 4
-# Of the rehearsal's time, kept back from training: packing depends on the weights, and on what else
-# the machine does.
-RESERVE_FACTOR = 2
+# Kept back from training: a little more than the rehearsal took. Packing depends on the weights,
+# and on what else the machine does; where it needs longer, it ends coarser, but in time.
+RESERVE_FACTOR = 1.2
+RESERVE_SECONDS = 1.0
 RATE_MEMORY = 0.95  # of the running mean of tokens a second, from step to step
 
 
@@ -112,8 +113,7 @@ def train(recipe: Recipe) -> None:
     )
     # From the bytes, never from the weights in memory: the score is that of the artifact.
     model = open_model(run.artifact_path, ranks.device, compile=settings.compile).model
-    scheme = evaluate.Scheme(settings.train_seq_len, settings.eval_stride, settings.eval_documents)
-    evaluate.score_and_log(model, val_T, table, scheme, ranks, log=run.log)
+    evaluate.score_and_log(model, val_T, table, final_scheme(settings), ranks, log=run.log)
     ranks.leave()
     if total_bytes > recipe.cap_bytes:
         sys.exit(f"error: {total_bytes} bytes are over the cap of {recipe.cap_bytes}")
@@ -150,6 +150,7 @@ def train_and_pack(
     if trainer.exported is None:
         with plain_errors():
             trainer.rehearse()
+            log_expected(trainer, val_T)
             trainer.train(validate)
     trainer.finish(code_bytes)
 
@@ -162,6 +163,11 @@ def train_and_pack(
         allocated = torch.cuda.max_memory_allocated() // 2**20
         reserved = torch.cuda.max_memory_reserved() // 2**20
         run.log(log_lines.MEMORY.write(allocated=allocated, reserved=reserved))
+
+
+def final_scheme(settings: RunSettings) -> evaluate.Scheme:
+    """How a run scores its artifact."""
+    return evaluate.Scheme(settings.train_seq_len, settings.eval_stride, settings.eval_documents)
 
 
 # Before training ----------------------------------------------------------------------------------
@@ -298,6 +304,18 @@ def read_checkpoint(path: Path) -> dict:
         raise ValueError(f"{path} is damaged ({type(error).__name__}); start a new run") from error
 
 
+def log_expected(trainer: "Trainer", val_T: np.ndarray) -> None:
+    """Say how long the run will take, where a clock bounds it, and scoring after it."""
+    settings = trainer.settings
+    plan = evaluate.plan_of(val_T, final_scheme(settings), trainer.table)
+    ranks = trainer.ranks
+    score_s = trainer.seconds_per_forward_token * plan.forward_tokens / ranks.world_size
+    training = "as-long-as-it-takes"
+    if settings.max_wallclock_seconds:
+        training = f"{settings.max_wallclock_seconds - trainer.clock.seconds():.0f}s"
+    trainer.run.log(log_lines.EXPECTED.write(training=training, score_s=score_s))
+
+
 # Training -----------------------------------------------------------------------------------------
 
 
@@ -333,6 +351,8 @@ class Trainer:
         self.step = 0
         self.exported: str | None = None  # name of the candidate to pack, once chosen
         self.reserve_seconds = 0.0  # kept back from the cap for choosing, packing and writing
+        self.check_seconds = 0.0  # of scoring what was packed, as rehearsed
+        self.seconds_per_forward_token = 0.0  # of one rank, as rehearsed
 
     # Checkpoints ------------------------------------------------------------------------------
 
@@ -451,18 +471,24 @@ class Trainer:
             started = time.perf_counter()
             self.choose(made_up_T)
         # Made-up weights, because at this point the real ones are hardly trained.
+        candidates = len(self.averages.candidates())
+        tokens = candidates * len(made_up_T) / self.ranks.world_size
+        self.seconds_per_forward_token = (time.perf_counter() - started) / tokens
         noise = {
             name: torch.randn(p.shape, generator=rng) for name, p in self.model.named_parameters()
         }
-        blob, _ = self.pack(noise, made_up_T, code_bytes=0)
+        blob, _ = self.pack(noise, made_up_T, code_bytes=0, seconds_left=lambda: math.inf)
+        check_started = time.perf_counter()
         self.packed_loss(blob, made_up_T)
+        self.score_blocks(made_up_T)
+        self.check_seconds = self.ranks.broadcast_float(time.perf_counter() - check_started)
         if self.run.is_writer:
             scratch = self.run.path / "rehearsal.tmp"
             quantize.write_atomic(scratch, self.state_bytes() + blob)
             scratch.unlink()
         seconds = self.ranks.broadcast_float(time.perf_counter() - started)
         self.load(torch.load(io.BytesIO(before), map_location="cpu", weights_only=True))
-        self.reserve_seconds = RESERVE_FACTOR * seconds
+        self.reserve_seconds = RESERVE_FACTOR * seconds + RESERVE_SECONDS
         cap = settings.max_wallclock_seconds
         if 0 < cap <= self.reserve_seconds:
             raise ValueError(
@@ -592,19 +618,38 @@ class Trainer:
         self.model.zero_grad(set_to_none=True)
         return curvature.hessians(count * T)
 
-    def pack(self, weights: State, holdout_T: np.ndarray, code_bytes: int) -> tuple[bytes, float]:
-        """The artifact, on every rank, and the nats a token that its rounding should cost."""
+    def seconds_left(self) -> float:
+        """Until the cap, less what checking the artifact takes; without a cap there is no end."""
+        cap = self.settings.max_wallclock_seconds
+        if not cap:
+            return math.inf
+        return cap - self.clock.seconds() - self.check_seconds
+
+    def pack(
+        self,
+        weights: State,
+        holdout_T: np.ndarray,
+        code_bytes: int,
+        seconds_left: Callable[[], float],
+    ) -> tuple[bytes, float]:
+        """The artifact, on every rank, and the nats a token that its rounding should cost.
+
+        Where time runs out the codec ends its search with what it has. Where there was none to
+        begin with, int8 rows are written, which take a second: no run ends without its artifact.
+        """
         blob = b""
         foreseen = math.inf
         if self.run.is_writer:
+            settings = packed_settings(self.recipe, self.settings)
+            most_bytes = self.recipe.cap_bytes - code_bytes
             hessians = functools.cache(lambda: self.hessians(weights, holdout_T))
-            blob = self.recipe.pack(
-                weights,
-                packed_settings(self.recipe, self.settings),
-                self.recipe.cap_bytes - code_bytes,
-                hessians,
-            )
-            foreseen = quantize.foreseen_nats(blob, hessians)
+            try:
+                blob = self.recipe.pack(weights, settings, most_bytes, hessians, seconds_left)
+                foreseen = quantize.foreseen_nats(blob, hessians)
+            except TimeoutError:
+                blob = quantize.encode(weights, quantize.int8_plan(weights), settings)
+            if seconds_left() < 0:
+                self.run.log(log_lines.OUT_OF_TIME.write(bytes=len(blob)))
         return self.ranks.broadcast((blob, foreseen))
 
     def packed_loss(self, blob: bytes, tokens_T: np.ndarray) -> float:
@@ -621,7 +666,7 @@ class Trainer:
         tried as well, where they fit, and the artifact that scores better is kept.
         """
         holdout_T = self.text.holdout_T
-        blob, foreseen = self.pack(weights, holdout_T, code_bytes)
+        blob, foreseen = self.pack(weights, holdout_T, code_bytes, self.seconds_left)
         self.put(weights)
         unpacked = self.score_blocks(holdout_T).loss
         packed = self.packed_loss(blob, holdout_T)

@@ -15,6 +15,7 @@ from tests.tiny_runs import (
     CPU,
     TINY,
     environment,
+    forever,
     plain_table,
     run,
     tiny,
@@ -279,7 +280,9 @@ def test_the_artifact_is_packed_by_the_trellis():
     model = tiny_model()
     weights = model.state_dict()
     settings = {"recipe": "train_gpt", **train_gpt.RECIPE.model_settings(tiny())}
-    blob = train_gpt.RECIPE.pack(weights, settings, 16_000, lambda: quantize.flat_hessians(weights))
+    blob = train_gpt.RECIPE.pack(
+        weights, settings, 16_000, lambda: quantize.flat_hessians(weights), forever
+    )
     decoded, saved = quantize.decode(blob)
     assert len(blob) <= 16_000 and saved == settings
     for name, weight in weights.items():

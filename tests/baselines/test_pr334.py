@@ -19,6 +19,7 @@ from engine.open_model import open_model
 from engine.ranks import Ranks
 from engine.settings import read_settings
 from tests.baselines.test_adamw import run_small
+from tests.tiny_runs import forever
 
 RECIPE = pr334.RECIPE
 GOLDEN_LOSSES = [
@@ -99,7 +100,7 @@ def made_up_artifact() -> bytes:
     settings = smoke_settings()
     model_settings = {"recipe": RECIPE.name, **RECIPE.model_settings(settings)}
     weights = made_up_weights(settings)
-    return RECIPE.pack(weights, model_settings, quantize.CAP_BYTES, hessians=None)
+    return RECIPE.pack(weights, model_settings, quantize.CAP_BYTES, None, forever)
 
 
 def stored_zstd():
@@ -155,7 +156,7 @@ def test_what_does_not_fit_is_packed_more_coarsely():
     weights = made_up_weights(settings)
     model_settings = RECIPE.model_settings(settings)
     most_bytes = int(0.9 * GOLDEN_BYTES)
-    blob = RECIPE.pack(weights, model_settings, most_bytes, hessians=None)
+    blob = RECIPE.pack(weights, model_settings, most_bytes, None, forever)
     assert len(blob) <= most_bytes
 
 

@@ -18,6 +18,7 @@ import torch
 
 import quantize
 import train_gpt
+from codec import container
 from engine import trainer as engine_trainer
 from engine.ranks import Ranks
 from engine.settings import Choice
@@ -280,9 +281,33 @@ def test_every_matrix_and_no_gain_is_calibrated(toy, tmp_path, monkeypatch):
     ours = {id(p) for p in groups["matrix"] + groups["embedding"]}
     named = trainer.model.named_parameters()
     sizes = {name: (p.shape[1], p.shape[1]) for name, p in named if id(p) in ours}
-    assert {name: tuple(hessian.shape) for name, hessian in once.items()} == sizes
-    assert all(torch.linalg.eigvalsh(h)[-1] > 0 for h in once.values())
-    torch.testing.assert_close(once, twice, rtol=1e-4, atol=1e-9)
+    columns = {name: hessian.columns_CC for name, hessian in once.items()}
+    assert {name: tuple(columns_CC.shape) for name, columns_CC in columns.items()} == sizes
+    assert all(torch.linalg.eigvalsh(columns_CC)[-1] > 0 for columns_CC in columns.values())
+    for name, hessian in once.items():
+        again = twice[name]
+        torch.testing.assert_close(hessian.columns_CC, again.columns_CC, rtol=1e-4, atol=1e-9)
+        # Rows that the text did not use are smoothed, the less the more text there is.
+        assert hessian.rows_R.min() > 0 and hessian.rows_R.mean() == pytest.approx(1, rel=1e-4)
+
+
+def test_a_clock_that_runs_fast_still_ends_in_an_artifact(toy, tmp_path, monkeypatch, capsys):
+    """With time for a search, and with none: int8 rows then, and the log says so."""
+    versions = {}
+    for name, left in (("enough", math.inf), ("none", -1.0)):
+        trainer = trainer_on(
+            toy, tmp_path, monkeypatch, run_id=name, max_wallclock_seconds=1e6, iterations=2
+        )
+        monkeypatch.setattr(trainer, "seconds_left", lambda left=left: left)
+        trainer.train(validate=None)
+        trainer.finish(code_bytes=0)
+        output = capsys.readouterr().out
+        assert ("warning: packing ran out of time" in output) == (name == "none")
+        blob = trainer.run.artifact_path.read_bytes()
+        weights, _ = quantize.decode(blob)
+        assert weights.keys() == dict(trainer.model.named_parameters()).keys()
+        versions[name] = container.PREFIX.unpack_from(blob)[1]
+    assert versions == {"enough": container.TRELLIS_VERSION, "none": container.ROWS_VERSION}
 
 
 def test_a_diverged_run_stops_and_says_what_to_lower(toy, tmp_path, monkeypatch):

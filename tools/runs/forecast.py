@@ -13,10 +13,12 @@ import quantize
 from engine.recipe import Recipe
 from engine.settings import RunSettings
 from engine.text import HOLDOUT_BATCHES, HOLDOUT_SHARE, HOLDOUT_TOKENS
-from engine.trainer import CALIBRATION_TOKENS, RESERVE_FACTOR, read_sources
+from engine.trainer import CALIBRATION_TOKENS, RESERVE_FACTOR, RESERVE_SECONDS, read_sources
 from tools.runs.run_log import Run
 
-CANDIDATES = 3  # averages of the weights that are tried on held-out text
+# Passes over the held-out text at a run's end: three averages of the weights are tried, and two
+# more tell what packing costs.
+HOLDOUT_PASSES = 5
 FIRST_STEPS = 10  # of a run, that its step time leaves out: they compile and warm up
 
 
@@ -36,8 +38,8 @@ def forecast_from_probe(
     """The whole run, as far as the probe's measurements reach.
 
     A step is as many passes of a micro-batch as a rank has to do, and the optimizer. The exchange
-    between ranks is not known. The time kept back is twice that of three candidates on held-out
-    text, of calibration and of packing, as the trainer reserves it.
+    between ranks is not known. The time kept back is that of scoring held-out text, of calibration
+    and of packing, and a little more, as the trainer reserves it.
     """
     T = settings.train_seq_len
     batch_tokens = settings.train_batch_tokens
@@ -59,7 +61,7 @@ def forecast_from_probe(
         input_seconds = measures["score"]["seconds_per_input"] / gpus
         passes = scoring_passes(T, settings.eval_stride)
         result["score_seconds"] = input_seconds * passes * val_tokens
-        ending_seconds += CANDIDATES * holdout_tokens * input_seconds
+        ending_seconds += HOLDOUT_PASSES * holdout_tokens * input_seconds
     if "step" in measures:
         step = measures["step"]
         token_seconds = step["grad_seconds"] / step["tokens"]
@@ -69,7 +71,8 @@ def forecast_from_probe(
         step_seconds = rank_tokens * token_seconds + step["optimizer_seconds"]
         result["step_seconds"] = step_seconds
         result["compiled"] = step["compiled"]
-        result |= count_steps(settings, step_seconds, RESERVE_FACTOR * ending_seconds)
+        reserve_seconds = RESERVE_FACTOR * ending_seconds + RESERVE_SECONDS
+        result |= count_steps(settings, step_seconds, reserve_seconds)
     return result
 
 

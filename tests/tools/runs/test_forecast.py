@@ -26,8 +26,9 @@ def test_a_forecast_from_the_probe_adds_up():
     result = forecast_from_probe(RECIPE, hp, MEASURES, 1, 8e9, 62_000_000)
     assert result["step_seconds"] == pytest.approx(512 * 0.01 + 0.12)
     calibration = 32_768 / 1024 * 0.01
-    assert result["reserve_seconds"] == pytest.approx(2 * (3 * 524_288 * 1e-6 + 3 + calibration))
-    assert result["steps"] == 113  # (600 - 9.786) / 5.24 = 112.64
+    ending = 5 * 524_288 * 1e-6 + 3 + calibration
+    assert result["reserve_seconds"] == pytest.approx(1.2 * ending + 1)
+    assert result["steps"] == 113  # (600 - 8.130) / 5.24 = 112.95
     assert result["tokens"] == 113 * 524_288
     assert result["score_seconds"] == pytest.approx(62 * 1024 / 64)
     code_bytes = sum(len(source) for source in read_sources(RECIPE).values())
@@ -38,8 +39,8 @@ def test_a_forecast_from_the_probe_adds_up():
     assert eight["step_seconds"] == pytest.approx(64 * 0.01 + 0.12)
     assert eight["score_seconds"] == pytest.approx(result["score_seconds"] / 8)
     few = forecast_from_probe(RECIPE, hp, MEASURES, 1, 1e6, 1)
-    held_out = 2e4 * (3 * 1e-6 + 0.01 / 1024 / 4)
-    assert few["reserve_seconds"] == pytest.approx(2 * (held_out + 3))
+    held_out = 2e4 * (5 * 1e-6 + 0.01 / 1024 / 4)
+    assert few["reserve_seconds"] == pytest.approx(1.2 * (held_out + 3) + 1)
     blocks = forecast_from_probe(RECIPE, replace(hp, eval_stride=1024), MEASURES, 1, 8e9, 1_000_000)
     assert blocks["score_seconds"] == pytest.approx(1)
 
