@@ -20,114 +20,154 @@ def check_schema(record: Record) -> Iterator[Finding]:
     """submission.json has the field's names with values of their types."""
     if record.submission is None:
         return
+    yield from check_texts(record)
+    yield from check_numbers(record)
+    yield Finding("schema", "ok", record.submission.path.name, f"{len(record.raw)} fields read")
+
+
+def check_texts(record: Record) -> Iterator[Finding]:
+    """Name, author and GitHub id are text, and the date is a day."""
     json_name = record.submission.path.name
-    raw = record.raw
-    keys = record.submission.keys_used
-    texts = {key: raw.get(key) for key in ("name", "author", "github_id")}
-    for key, value in texts.items():
+    for key in ("name", "author", "github_id"):
+        value = record.raw.get(key)
         if not isinstance(value, str) or not value.strip():
             evidence = f"{key} is {value!r}, must be text"
             yield Finding("schema", "warn", json_name, evidence, f"fill in {key}")
+    date = record.raw.get("date")
     try:
-        datetime.fromisoformat(str(raw.get("date")))
+        datetime.fromisoformat(str(date))
     except ValueError:
-        evidence = f"date is {raw.get('date')!r}, must be YYYY-MM-DD or a timestamp"
+        evidence = f"date is {date!r}, must be YYYY-MM-DD or a timestamp"
         yield Finding("schema", "warn", json_name, evidence, "give the day of the run")
-    bpb = record.submission.val_bpb
-    loss = record.submission.val_loss
-    partial = isinstance(raw.get("val_bpb_partial"), float)
-    if bpb is None and not partial:
+
+
+def check_numbers(record: Record) -> Iterator[Finding]:
+    """Score and sizes are there, under the names that all readers know, and above 0."""
+    submission = record.submission
+    json_name = submission.path.name
+    raw = record.raw
+    # A record of ours that scored a part of the split says so in the name of its score.
+    is_partial = isinstance(raw.get("val_bpb_partial"), float)
+    if submission.val_bpb is None and not is_partial:
         evidence = "has no val_bpb"
+        loss = submission.val_loss
         measured = [run.score.val_bpb for run in record.scored]
         if loss is not None and any(abs(loss - value) < 0.01 for value in measured):
             evidence += f"; val_loss {loss} is a score in bpb"
-        yield Finding(
-            "schema", "fail", json_name, evidence, "give the mean of the seeds as val_bpb"
-        )
-    for ours in ("val_bpb", "val_loss", "bytes_total", "bytes_code"):
-        key = keys.get(ours, ours)
+        remedy = "give the mean of the seeds as val_bpb"
+        yield Finding("schema", "fail", json_name, evidence, remedy)
+    for field in ("val_bpb", "val_loss", "bytes_total", "bytes_code"):
+        key = submission.keys_used.get(field, field)
         value = raw.get(key)
-        if key != ours and not (partial and ours == "val_bpb"):
-            evidence = f"{key} is read as {ours}"
-            yield Finding(
-                "schema", "warn", json_name, evidence, f"call it {ours}, which all readers know"
-            )
+        if key != field and not (is_partial and field == "val_bpb"):
+            evidence = f"{key} is read as {field}"
+            remedy = f"call it {field}, which all readers know"
+            yield Finding("schema", "warn", json_name, evidence, remedy)
+        # JSON's true would pass for the number 1.
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if value is not None and not (is_number and value > 0):
             evidence = f"{key} is {value!r}, must be a number above 0"
-            yield Finding(
-                "schema", "fail", json_name, evidence, "give the number, without quotes or unit"
-            )
-    if record.submission.bytes_total is None and "bytes_total" not in raw:
+            remedy = "give the number, without quotes or unit"
+            yield Finding("schema", "fail", json_name, evidence, remedy)
+    if submission.bytes_total is None and "bytes_total" not in raw:
         evidence = "states no size (bytes_total)"
-        yield Finding(
-            "schema", "warn", json_name, evidence, "give artifact and code of the largest seed"
-        )
-    yield Finding("schema", "ok", json_name, f"{len(raw)} fields read")
+        remedy = "give artifact and code of the largest seed"
+        yield Finding("schema", "warn", json_name, evidence, remedy)
 
 
 def check_figures(record: Record) -> Iterator[Finding]:
     """The figures of submission.json are those of the logs: mean score, sizes, seeds."""
     if record.submission is None or not record.scored or record.is_ours:
         return
-    submission = record.submission
+    faults = [
+        *compare_means(record),
+        *compare_seeds(record),
+        *compare_total_bytes(record),
+        *compare_code_bytes(record),
+    ]
     json_name = record.submission.path.name
+    evidence = f"score, sizes and seeds are those of {len(record.scored)} logs"
+    yield from faults or [Finding("figures", "ok", json_name, evidence)]
+
+
+def compare_means(record: Record) -> Iterator[Finding]:
+    """val_bpb and val_loss are means over the seeds, of a line that all logs share."""
     runs = record.scored
-    wrong = []
     for key in ("val_bpb", "val_loss"):
-        claim = getattr(submission, key)
+        claim = getattr(record.submission, key)
         values = [getattr(run.score, key) for run in runs]
         if claim is None or None in values:
             continue
         mean = statistics.fmean(values)
+        # A claim of fewer decimals is held to four, so that rounding hides no choice of a seed.
         places = max(4, decimals(claim))
         # A run may be scored with and without adaptation: the claim is a line that all logs share.
         shared = [statistics.fmean(row) for row in averages(record)[key]]
         if any(agrees(claim, value, places) for value in [mean, *shared]):
             continue
-        one = [run.path.name for run in runs if agrees(claim, getattr(run.score, key), places)]
-        which = f" is that of {one[0]}," if one else " is"
+        same = [
+            run.path.name
+            for run, value in zip(runs, values, strict=True)
+            if agrees(claim, value, places)
+        ]
+        which = f" is that of {same[0]}," if same else " is"
         listed = ", ".join(f"{value:.5f}" for value in values)
         evidence = f"{key} {claim}{which} not the mean {mean:.5f} of the logs ({listed})"
-        wrong += [Finding("figures", "fail", json_name, evidence, f"give the mean, {mean:.8f}")]
+        remedy = f"give the mean, {mean:.8f}"
+        yield Finding("figures", "fail", record.submission.path.name, evidence, remedy)
+
+
+def compare_seeds(record: Record) -> Iterator[Finding]:
+    """The results of each seed stand in a log of that seed, and each seed has a log."""
+    json_name = record.submission.path.name
     by_seed = runs_by_seed(record)
-    others = []
-    for seed, row in submission.seeds.items():
+    differences = []
+    for seed, row in record.submission.seeds.items():
         logs = by_seed.get(seed, [])
         measured = join_measured(logs)
         for key, claim in row.items():
-            if not measured.get(key) or any(agrees(claim, value) for value in measured[key]):
+            values = measured.get(key)
+            if not values or any(agrees(claim, value) for value in values):
                 continue
             if is_in_logs(repr(claim), logs):
                 continue  # another line of the log states it
-            logged = " or ".join(f"{value:,}" for value in dict.fromkeys(measured[key]))
-            others += [f"seed {seed}: {key} {claim:,} where its log says {logged}"]
-    if others:
-        evidence = "; ".join(others)
+            logged = " or ".join(f"{value:,}" for value in dict.fromkeys(values))
+            differences.append(f"seed {seed}: {key} {claim:,} where its log says {logged}")
+    if differences:
         remedy = "take the numbers of the logs"
-        wrong += [Finding("figures", "fail", json_name, evidence, remedy)]
-    if absent := [str(seed) for seed in submission.seeds if seed not in by_seed]:
+        yield Finding("figures", "fail", json_name, "; ".join(differences), remedy)
+    absent = [str(seed) for seed in record.submission.seeds if seed not in by_seed]
+    if absent:
         evidence = f"lists seeds of which the folder has no log: {', '.join(absent)}"
-        wrong += [Finding("figures", "fail", json_name, evidence, "add train_seed<N>.log of each")]
-    totals = {run.path.name: run.total_bytes for run in runs if run.total_bytes}
-    if submission.bytes_total and totals:
-        log, worst = max(totals.items(), key=lambda item: item[1])
-        evidence = (
-            f"bytes_total {submission.bytes_total:,} stands in no log (largest: {worst:,}, {log})"
-        )
-        if submission.bytes_total < worst:
-            evidence = f"bytes_total {submission.bytes_total:,} is less than the {worst:,} of {log}"
-        if submission.bytes_total not in totals.values() or submission.bytes_total < worst:
-            level = "fail" if submission.bytes_total < worst else "warn"
-            wrong += [Finding("figures", level, json_name, evidence, f"give the largest, {worst}")]
-    codes = {run.code_bytes for run in runs if run.code_bytes}
-    codes |= {path.stat().st_size for path in record.code}
-    if submission.bytes_code and codes and submission.bytes_code not in codes:
-        listed = ", ".join(f"{value:,}" for value in sorted(codes))
-        evidence = (
-            f"bytes_code {submission.bytes_code:,} is neither in a log nor a file's size ({listed})"
-        )
-        remedy = "give the size of the code that is shipped"
-        wrong += [Finding("figures", "warn", json_name, evidence, remedy)]
-    evidence = f"score, sizes and seeds are those of {len(runs)} logs"
-    yield from wrong or [Finding("figures", "ok", json_name, evidence)]
+        yield Finding("figures", "fail", json_name, evidence, "add train_seed<N>.log of each")
+
+
+def compare_total_bytes(record: Record) -> Iterator[Finding]:
+    """bytes_total is the size of the largest seed: less is false, more is merely unexplained."""
+    claim = record.submission.bytes_total
+    totals = {run.path.name: run.total_bytes for run in record.scored if run.total_bytes}
+    if not claim or not totals:
+        return
+    log = max(totals, key=totals.get)
+    largest = totals[log]
+    json_name = record.submission.path.name
+    remedy = f"give the largest, {largest}"
+    if claim < largest:
+        evidence = f"bytes_total {claim:,} is less than the {largest:,} of {log}"
+        yield Finding("figures", "fail", json_name, evidence, remedy)
+    elif claim not in totals.values():
+        evidence = f"bytes_total {claim:,} stands in no log (largest: {largest:,}, {log})"
+        yield Finding("figures", "warn", json_name, evidence, remedy)
+
+
+def compare_code_bytes(record: Record) -> Iterator[Finding]:
+    """bytes_code is what a log counts, or the size of a file that is shipped."""
+    claim = record.submission.bytes_code
+    sizes = {run.code_bytes for run in record.scored if run.code_bytes}
+    sizes |= {path.stat().st_size for path in record.code}
+    if not claim or not sizes or claim in sizes:
+        return
+    listed = ", ".join(f"{value:,}" for value in sorted(sizes))
+    evidence = f"bytes_code {claim:,} is neither in a log nor a file's size ({listed})"
+    remedy = "give the size of the code that is shipped"
+    yield Finding("figures", "warn", record.submission.path.name, evidence, remedy)

@@ -12,6 +12,9 @@ from tools.runs.logs import Run
 from tools.submission import bundle
 from tools.submission.record_folder import Record, read_text
 
+SHRINK = "pack to fewer bytes, as quantize.py CHECKPOINT --target-bytes N does"
+LOG_SIZE = "log its size"
+
 
 def packed_estimate(files: Iterable[Path]) -> int:
     """About how many bytes the files would have as one self-extracting script, nothing minified."""
@@ -21,50 +24,64 @@ def packed_estimate(files: Iterable[Path]) -> int:
 
 def check_size(record: Record) -> Iterator[Finding]:
     """Artifact and code of the largest seed are at most the cap: as shipped, packed and claimed."""
+    folder_name = record.folder.name
     over = [run for run in record.runs if (run.total_bytes or 0) > CAP_BYTES]
-    shrink = "pack to fewer bytes, as quantize.py CHECKPOINT --target-bytes N does"
     if over:
         excess = max(run.total_bytes for run in over) - CAP_BYTES
         listed = ", ".join(f"{run.path.name} {run.total_bytes:,}" for run in over)
         evidence = f"{excess:,} over the cap of {CAP_BYTES:,} by the logs: {listed}"
-        yield Finding("size", "fail", record.folder.name, evidence, shrink)
-    models = {run.seed: run.model_bytes for run in record.runs if run.model_bytes}
-    if not models:
-        if not over:
-            evidence = "no log says how large the artifact is"
-            yield Finding("size", "warn", record.folder.name, evidence, "log its size")
-        return
+        yield Finding("size", "fail", folder_name, evidence, SHRINK)
+    artifacts = {run.seed: run.model_bytes for run in record.runs if run.model_bytes}
+    if artifacts:
+        yield from judge_shipped_bytes(record, artifacts, is_over_by_logs=bool(over))
+    elif not over:
+        yield Finding(
+            "size", "warn", folder_name, "no log says how large the artifact is", LOG_SIZE
+        )
+
+
+def judge_shipped_bytes(
+    record: Record, artifacts: dict[int | None, int], is_over_by_logs: bool
+) -> Iterator[Finding]:
+    """The largest artifact and all code that the folder ships, whatever code the logs count."""
     if not record.code:
-        return
-    seed, model = max(models.items(), key=lambda item: item[1])
-    files = {path.relative_to(record.folder).as_posix(): path for path in record.code}
-    files = {name: path.stat().st_size for name, path in files.items()}
+        return  # check_files says what is wrong with it
+    folder_name = record.folder.name
+    seed = max(artifacts, key=artifacts.get)
+    artifact = artifacts[seed]
+    files = {
+        path.relative_to(record.folder).as_posix(): path.stat().st_size for path in record.code
+    }
     code = sum(files.values())
-    packed = packed_estimate(record.code)
-    listed = " + ".join(f"{name} {n:,}" for name, n in sorted(files.items(), key=lambda f: -f[1]))
-    claims = [record.submission.bytes_total] if record.submission else []
-    claim = f"; submission.json claims {claims[0]:,}" if claims and claims[0] else ""
-    facts = (
-        f"{model + code:,} bytes as shipped: artifact {model:,} (seed {seed}), code {code:,}"
-        f" ({listed}){claim}"
-    )
-    facts += f"; with the code packed about {model + packed:,}" if packed < code else ""
+    shipped = artifact + code
+    packed_code = packed_estimate(record.code)
+
+    largest_first = sorted(files.items(), key=lambda item: -item[1])
+    listed = " + ".join(f"{name} {size:,}" for name, size in largest_first)
+    facts = f"{shipped:,} bytes as shipped: artifact {artifact:,} (seed {seed}), code {code:,}"
+    facts += f" ({listed})"
+    if record.submission and record.submission.bytes_total:
+        facts += f"; submission.json claims {record.submission.bytes_total:,}"
+    if packed_code < code:
+        facts += f"; with the code packed about {artifact + packed_code:,}"
     counted = max((run.code_bytes or 0 for run in record.runs), default=0)
-    uncounted = 0 < counted < code and not record.is_ours
-    if uncounted:
-        others = [name for name, n in files.items() if n != counted]
+    # A folder of ours states both sizes of its code, as run and as shipped.
+    is_uncounted = 0 < counted < code and not record.is_ours
+    if is_uncounted:
+        others = [name for name, size in files.items() if size != counted]
         without = f"without {', '.join(others)}" if counted in files.values() else "of no file here"
         facts += f". The logs count {counted:,} bytes of code, {without}"
-    ship = f"ship the packed file that is counted: {bundle.TOOL} pack FOLDER --out train_gpt.py"
-    if model + code > CAP_BYTES:
-        excess = f"{model + code - CAP_BYTES:,} over the cap: "
-        remedy = ship if model + packed <= CAP_BYTES else shrink
-        yield Finding("size", "fail", record.folder.name, excess + facts, remedy)
-    elif uncounted:
-        yield Finding("size", "warn", record.folder.name, facts, ship)
-    elif not over:
-        margin = f", {CAP_BYTES - model - code:,} below the cap"
-        yield Finding("size", "ok", record.folder.name, facts + margin)
+
+    ship_packed = f"ship the packed file that is counted: {bundle.TOOL} pack FOLDER"
+    ship_packed += " --out train_gpt.py"
+    if shipped > CAP_BYTES:
+        evidence = f"{shipped - CAP_BYTES:,} over the cap: {facts}"
+        fits_packed = artifact + packed_code <= CAP_BYTES
+        yield Finding("size", "fail", folder_name, evidence, ship_packed if fits_packed else SHRINK)
+    elif is_uncounted:
+        yield Finding("size", "warn", folder_name, facts, ship_packed)
+    elif not is_over_by_logs:
+        yield Finding("size", "ok", folder_name, f"{facts}, {CAP_BYTES - shipped:,} below the cap")
 
 
 def late_calibration(run: Run) -> tuple[float, int]:
@@ -90,42 +107,54 @@ def check_time(record: Record) -> Iterator[Finding]:
     """Training and scoring of each seed keep to the track's limits."""
     caps = {"training": record.track.train_cap_seconds, "scoring": record.track.eval_cap_seconds}
     for phase, cap in caps.items():
-        if cap is None:
+        if cap is not None:
+            yield from check_phase(record, phase, cap)
+
+
+def check_phase(record: Record, phase: str, cap: float) -> Iterator[Finding]:
+    """One phase of every seed against its limit in seconds."""
+    slowest = 0.0
+    untimed = []
+    for run in record.scored:
+        time_ms = run.train_time_ms if phase == "training" else run.eval_time_ms
+        if time_ms is None:
+            untimed.append(run.path.name)
             continue
-        slowest = 0.0
-        unknown = []
-        for run in record.scored:
-            time_ms = run.train_time_ms if phase == "training" else run.eval_time_ms
-            late, line = late_calibration(run) if phase == "training" else (0.0, 0)
-            if time_ms is not None and late and time_ms / 1000 <= cap < time_ms / 1000 + late:
-                evidence = f"training took {time_ms / 1000:,.3f} s, and reading training text for"
-                evidence += (
-                    f" calibration {late:,.3f} s after it: {time_ms / 1000 + late - cap:,.3f}"
-                )
-                evidence += f" over {cap:,.0f} (line {line})"
-                remedy = "stop training earlier, so that calibration ends within the time"
-                yield Finding("phases", "fail", run.path.name, evidence, remedy)
-            if time_ms is None:
-                unknown.append(run.path.name)
-                continue
-            seconds = time_ms / 1000
-            name = run.path.name
-            slowest = max(slowest, seconds)
-            if seconds <= cap:
-                continue
-            evidence = f"{phase} took {seconds:,.3f} s, {seconds - cap:,.3f} over {cap:,.0f}"
-            step = seconds / run.steps if run.steps else 0
-            if phase == "training" and seconds - cap <= 2 * step:
-                evidence += f": the last step (of {step:.3f} s on average) began before the cap"
-                remedy = "stop one step earlier; merged records were over by up to 0.137 s"
-                yield Finding("time", "warn", name, evidence, remedy)
-            else:
-                remedy = f"keep more of MAX_WALLCLOCK_SECONDS for what follows the {phase} loop"
-                remedy = remedy if phase == "training" else "score with a larger stride or batch"
-                yield Finding("time", "fail", name, evidence, remedy)
-        if unknown:
-            evidence = f"{', '.join(unknown)}: no time of {phase} in the log"
-            yield Finding("time", "warn", record.folder.name, evidence, "log it")
-        elif record.scored and slowest <= cap:
-            evidence = f"{phase} took at most {slowest:,.3f} of {cap:,.0f} s"
-            yield Finding("time", "ok", record.folder.name, evidence)
+        seconds = time_ms / 1000
+        slowest = max(slowest, seconds)
+        if phase == "training":
+            yield from judge_calibration(run, seconds, cap)
+        if seconds > cap:
+            yield judge_overrun(run, phase, seconds, cap)
+    if untimed:
+        evidence = f"{', '.join(untimed)}: no time of {phase} in the log"
+        yield Finding("time", "warn", record.folder.name, evidence, "log it")
+    elif record.scored and slowest <= cap:
+        evidence = f"{phase} took at most {slowest:,.3f} of {cap:,.0f} s"
+        yield Finding("time", "ok", record.folder.name, evidence)
+
+
+def judge_calibration(run: Run, seconds: float, cap: float) -> Iterator[Finding]:
+    """Training that was in time, until calibration on training text took it over the limit."""
+    late, line = late_calibration(run)
+    if late and seconds <= cap < seconds + late:
+        evidence = f"training took {seconds:,.3f} s, and reading training text for calibration"
+        evidence += f" {late:,.3f} s after it: {seconds + late - cap:,.3f} over {cap:,.0f}"
+        evidence += f" (line {line})"
+        remedy = "stop training earlier, so that calibration ends within the time"
+        yield Finding("phases", "fail", run.path.name, evidence, remedy)
+
+
+def judge_overrun(run: Run, phase: str, seconds: float, cap: float) -> Finding:
+    """A phase that took too long: a fault, unless it is training's last step that began in time."""
+    evidence = f"{phase} took {seconds:,.3f} s, {seconds - cap:,.3f} over {cap:,.0f}"
+    step = seconds / run.steps if run.steps else 0
+    # A single step may take longer than the average of all: twice that is allowed.
+    if phase == "training" and seconds - cap <= 2 * step:
+        evidence += f": the last step (of {step:.3f} s on average) began before the cap"
+        remedy = "stop one step earlier; merged records were over by up to 0.137 s"
+        return Finding("time", "warn", run.path.name, evidence, remedy)
+    remedy = "score with a larger stride or batch"
+    if phase == "training":
+        remedy = "keep more of MAX_WALLCLOCK_SECONDS for what follows the training loop"
+    return Finding("time", "fail", run.path.name, evidence, remedy)

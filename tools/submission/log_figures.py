@@ -13,18 +13,27 @@ NUMBER = re.compile(r"(?<![\w.,])\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\w,])|(?<![\w.]
 
 
 def decimals(number: float) -> int:
+    """How many decimals a number is printed with; 1e-09 has none that a claim could be cut to."""
     text = f"{number!r}"
     return 0 if "e" in text or "." not in text else len(text.split(".")[1])
 
 
 def agrees(claim: float, value: float | None, places: int | None = None) -> bool:
-    """Whether a claim is this value, rounded or cut to as many decimals as it has."""
+    """Whether a claim is this value, rounded or cut to as many decimals as it has.
+
+    >>> agrees(1.15, 1.1504), agrees(1.15, 1.1599), agrees(1.15, 1.16)
+    (True, True, False)
+    """
     places = decimals(claim) if places is None else places
     return value is not None and abs(claim - value) < 10.0**-places * (1 - 1e-9)
 
 
 def is_written(text: str, value: float) -> bool:
-    """Whether a figure of a text is this value, in its own unit or in thousands or millions."""
+    """Whether a figure of a text is this value, in its own unit or in thousands or millions.
+
+    >>> is_written("15.81", 15_811_090)
+    True
+    """
     number = float(text.replace(",", ""))
     places = len(text.split(".")[1]) if "." in text else 0
     return any(agrees(number, value / unit, places) for unit in UNITS)
@@ -84,6 +93,7 @@ def is_in_logs(text: str, runs: list[Run]) -> bool:
     for run in runs:
         numbers = numbers_in(run.path)
         for unit in UNITS:
+            # The smallest number above the lower end: a long log has tens of thousands of them.
             index = bisect.bisect_right(numbers, (number - slack) * unit)
             if index < len(numbers) and numbers[index] < (number + slack) * unit:
                 return True
@@ -94,12 +104,19 @@ def averages(record: Record) -> dict[str, list[list[float]]]:
     """For each kind of figure, the values over all runs of each score that every log states."""
     rows = {}
     for key in ("val_bpb", "val_loss"):
-        chosen = [[getattr(run.score, key) for run in record.scored]]
-        for name in {score.name for run in record.scored for score in run.scores}:
-            chosen += [
-                [getattr(s, key) for run in record.scored for s in run.scores if s.name == name]
-            ]
-        validations = [[p[key] for p in run.curve if p.get(key)][-1:] for run in record.scored]
-        chosen.append([value for last in validations for value in last])
-        rows[key] = [r for r in chosen if len(r) == len(record.scored) and None not in r]
+        candidates = [[getattr(run.score, key) for run in record.scored]]
+        scores = [score for run in record.scored for score in run.scores]
+        for name in {score.name for score in scores}:
+            candidates.append([getattr(score, key) for score in scores if score.name == name])
+        last_validations = []
+        for run in record.scored:
+            validations = [point[key] for point in run.curve if point.get(key)]
+            last_validations += validations[-1:]
+        candidates.append(last_validations)
+        # A score that some logs lack, or state twice, has no mean over the seeds.
+        rows[key] = [
+            values
+            for values in candidates
+            if len(values) == len(record.scored) and None not in values
+        ]
     return rows

@@ -101,16 +101,8 @@ def run_faults(run: Run) -> list[Finding]:
 def list_launches(runs: list[Run], left_out: dict[str, str]) -> tuple[list[dict], list[Finding]]:
     """Every launch of the runs' code and settings, each with the reason why it is left out."""
     packed = {run.path.parent.name for run in runs}
-    kin = {}
+    kin = related_launches(runs, packed)
     faults = []
-    for logs in sorted({run.path.parent.parent for run in runs}):
-        logged = registry.launches(logs)
-        ours = {
-            (row["settings_hash"], row["sources_hash"]) for row in logged if row["run_id"] in packed
-        }
-        for row in logged:
-            if (row["settings_hash"], row["sources_hash"]) in ours or row["run_id"] in packed:
-                kin[row["run_id"]] = row
     for run_id in sorted(kin.keys() - packed - left_out.keys()):
         row = kin[run_id]
         evidence = f"seed {row['seed']} of the same code and settings ({row['status']}) is left out"
@@ -131,6 +123,23 @@ def list_launches(runs: list[Run], left_out: dict[str, str]) -> tuple[list[dict]
         for row in rows
     ]
     return launches, faults
+
+
+def related_launches(runs: list[Run], packed: set[str]) -> dict[str, dict]:
+    """The launches, by run id, that had the code and the settings of a run that is packed."""
+    related = {}
+    for logs in sorted({run.path.parent.parent for run in runs}):
+        logged = registry.launches(logs)
+        recipes = {recipe_of(row) for row in logged if row["run_id"] in packed}
+        for row in logged:
+            if recipe_of(row) in recipes or row["run_id"] in packed:
+                related[row["run_id"]] = row
+    return related
+
+
+def recipe_of(launch: dict) -> tuple[str, str]:
+    """What the seeds of one record share: settings and sources, by their hashes."""
+    return launch["settings_hash"], launch["sources_hash"]
 
 
 def audit_findings(run: Run) -> list[Finding]:

@@ -58,34 +58,42 @@ def denied_cells(record: Record) -> Iterator[tuple[int, str]]:
     """Figures in rows about a seed, or the mean, that no line of its log or logs states."""
     means = {}
     for key, rows in averages(record).items():
-        # The row of the mean may give the best or the worst seed beside it.
-        means[key] = [
-            value for row in rows for value in (statistics.fmean(row), min(row), max(row))
-        ]
+        means[key] = []
+        for row in rows:
+            # The row of the mean may give the best or the worst seed beside it.
+            means[key] += [statistics.fmean(row), min(row), max(row)]
     for number, runs, cells in seed_rows(record):
+        source = " and ".join(run.path.name for run in runs) or "the mean"
         for title, cell in cells.items():
-            kind = "val_bpb" if re.search("bpb|bpp", title) else "val_loss" * ("loss" in title)
-            logged = (join_measured(runs) if runs else means).get(kind, [])
-            if re.search("bytes|artifact|size", title) and runs:
-                sizes = [
-                    size for r in runs for size in (r.model_bytes, r.total_bytes, r.code_bytes)
-                ]
-                logged = [size for size in sizes if size]
-            figures = re.split(r"std|±|\+/-|\(|σ", cell)[0]  # what follows is no mean
-            for text in NUMBER.findall(figures) if logged else ():
+            logged = values_under(title, runs, means)
+            if not logged:
+                continue  # a column of another kind, as the learning rate
+            figures = re.split(r"std|±|\+/-|\(|σ", cell)[0]  # what follows is the deviation
+            for text in NUMBER.findall(figures):
                 is_stated = any(is_written(text, value) for value in logged)
                 if not is_stated and not is_in_logs(text, runs or record.runs):
                     stated = ", ".join(f"{value:.10g}" for value in dict.fromkeys(logged))
-                    source = " and ".join(run.path.name for run in runs) or "the mean"
                     yield number, f"{text} where {source} has {stated}"
+
+
+def values_under(title: str, runs: list[Run], means: dict[str, list[float]]) -> list[float]:
+    """What the logs have for a column with this title; in the row of the mean, the means."""
+    if runs and re.search("bytes|artifact|size", title):
+        sizes = []
+        for run in runs:
+            sizes += [run.model_bytes, run.total_bytes, run.code_bytes]
+        return [size for size in sizes if size]
+    measured = join_measured(runs) if runs else means
+    if re.search("bpb|bpp", title):
+        return measured.get("val_bpb", [])
+    if "loss" in title:
+        return measured.get("val_loss", [])
+    return []
 
 
 def stray_figures(record: Record) -> Iterator[tuple[int, str]]:
     """Figures of the README that look like a score or a size and that no log supports."""
-    supported = sorted({float(t.replace(",", "")) for t in NUMBER.findall(all_text(record))})
-    sizes = [run.total_bytes for run in record.scored if run.total_bytes]
-    rows = [row for rows in averages(record).values() for row in rows] + [sizes] * bool(sizes)
-    supported = sorted([*supported, *map(statistics.fmean, rows), CAP_BYTES])
+    supported = sorted(supported_figures(record))
     judged = {number for number, _, _ in seed_rows(record)}
     for number, line in enumerate(record.readme.splitlines(), 1):
         if number in judged or re.search(r"#\d{2,4}\b|\bPR\b|https?://", line):
@@ -98,10 +106,20 @@ def stray_figures(record: Record) -> Iterator[tuple[int, str]]:
                 continue
             value = float(text.replace(",", ""))
             places = len(text.partition(".")[2])
-            at = bisect.bisect_left(supported, value - 10.0**-places * (1 - 1e-9))
-            if at == len(supported) or not agrees(value, supported[at], places):
+            # Only the first figure above the lower end of the rounding can agree.
+            nearest = bisect.bisect_left(supported, value - 10.0**-places * (1 - 1e-9))
+            if nearest == len(supported) or not agrees(value, supported[nearest], places):
                 yield number, text
 
 
-def all_text(record: Record) -> str:
-    return "\n".join(read_text(run.path) for run in record.runs)
+def supported_figures(record: Record) -> set[float]:
+    """Every number of the logs, the means over the seeds, and the cap."""
+    figures = {CAP_BYTES}
+    for run in record.runs:
+        figures |= {float(text.replace(",", "")) for text in NUMBER.findall(read_text(run.path))}
+    for rows in averages(record).values():
+        figures |= {statistics.fmean(row) for row in rows}
+    sizes = [run.total_bytes for run in record.scored if run.total_bytes]
+    if sizes:
+        figures.add(statistics.fmean(sizes))
+    return figures

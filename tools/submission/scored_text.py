@@ -64,9 +64,12 @@ def check_split(run: Run, track: Track) -> Iterator[Finding]:
         evidence = "val_loss, val_bpb or the number of tokens is not in the log, so no bytes follow"
         yield Finding("validation", "warn", name, evidence, "log all three with 8 decimals")
         return
-    # Half a unit in the last place of both figures, and of a target more or less.
-    slack = sum(10.0 ** -decimals(x) / x for x in (score.val_loss, score.val_bpb)) + 2 / tokens
-    slack = slack * split_bytes + 1
+    # The bytes that follow are as exact as both figures are printed, and a target more or less is
+    # a matter of where the windows end.
+    relative_slack = 2 / tokens
+    for figure in (score.val_loss, score.val_bpb):
+        relative_slack += 10.0 ** -decimals(figure) / figure
+    slack = relative_slack * split_bytes + 1
     facts = f"{tokens:,} tokens imply {implied:,.0f} bytes"
     if abs(implied - split_bytes) <= slack:
         yield Finding("validation", "ok", name, f"{facts}, the whole split")
@@ -113,7 +116,7 @@ def short_splits(tree: ast.Module) -> Iterator[tuple[int, int]]:
     def is_count(name: str) -> bool:
         return bool(re.search(r"val\w*doc|doc\w*val", name.lower().replace("-", "_")))
 
-    def short(node: ast.AST | None) -> bool:
+    def is_short(node: ast.AST | None) -> bool:
         value = node.value if isinstance(node, ast.Constant) else None
         return type(value) is int and 0 < value < FINEWEB_VAL["documents"]
 
@@ -123,15 +126,20 @@ def short_splits(tree: ast.Module) -> Iterator[tuple[int, int]]:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             pairs = [(ast.unparse(target), node.value) for target in targets]
         elif isinstance(node, ast.Call):
+            # add_argument("--val-docs", default=10_000): the option names what is set.
             words = " ".join(arg.value for arg in node.args if is_text(arg))
             pairs = [(words, word.value) for word in node.keywords if word.arg == "default"]
             pairs += [(word.arg or "", word.value) for word in node.keywords]
         elif isinstance(node, ast.arguments):
-            named = [*node.posonlyargs, *node.args][-len(node.defaults) or len(node.args) + 9 :]
-            pairs = [(a.arg, d) for a, d in zip(named, node.defaults, strict=False)]
-            pairs += [(a.arg, d) for a, d in zip(node.kwonlyargs, node.kw_defaults, strict=True)]
+            positional = [*node.posonlyargs, *node.args]
+            # Defaults belong to the last of the positional parameters.
+            first = len(positional) - len(node.defaults)
+            for parameter, value in zip(positional[first:], node.defaults, strict=True):
+                pairs.append((parameter.arg, value))
+            for parameter, value in zip(node.kwonlyargs, node.kw_defaults, strict=True):
+                pairs.append((parameter.arg, value))
         for name, value in pairs:
-            if is_count(name) and short(value):
+            if is_count(name) and is_short(value):
                 yield value.lineno, value.value
 
 

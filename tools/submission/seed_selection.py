@@ -10,6 +10,8 @@ from tools.runs.logs import Run
 from tools.submission.log_figures import named_seed
 from tools.submission.record_folder import Record
 
+# Words by which a README says that seeds were chosen by their scores, as "we report the best 3 of 5
+# seeds" (#1769), "Submitted: seed 1 (best)" or "two runs were dropped".
 SOME = r"(?:\d+|two|three|four|five)"
 PICKED = re.compile(
     r"best\s+\w+\s+(?:out\s+)?of\s+\w+"
@@ -22,6 +24,7 @@ PICKED = re.compile(
     r"|(?:submitted|submission|submitting|chosen|selected|picked|reported?)\b[^.\n|]{0,40}\bbest\b",
     re.IGNORECASE,
 )
+# Ends the text before a wording that is denied: "no seeds were dropped".
 DENIED = re.compile(r"\b(?:no|not|none|never|without|nor)\b[^.\n]{0,30}$", re.IGNORECASE)
 
 
@@ -66,21 +69,26 @@ def repeated(runs: list[Run]) -> Iterator[str]:
     signs = {
         "seed": [run.seed for run in runs],
         "score": [(run.score.val_bpb, run.score.val_loss) for run in runs],
-        "first three training losses": [
-            tuple(point["train_loss"] for point in run.curve[:4] if point.get("train_loss"))[:3]
-            for run in runs
-        ],
+        "first three training losses": [first_losses(run) for run in runs],
     }
     for sign, values in signs.items():
         for value in dict.fromkeys(values):
-            is_told = value is not None and (sign != "first three training losses" or value[2:])
-            if is_told and values.count(value) > 1:
-                names = [run.path.name for run, v in zip(runs, values, strict=True) if v == value]
+            if value is not None and values.count(value) > 1:
+                pairs = zip(runs, values, strict=True)
+                names = [run.path.name for run, other in pairs if other == value]
                 yield f"{', '.join(names)} have the same {sign}, {value}"
+
+
+def first_losses(run: Run) -> tuple[float, ...] | None:
+    """The first three training losses; None where the log has fewer, which would tell nothing."""
+    # The first point may be a validation before training, without a training loss.
+    losses = [point["train_loss"] for point in run.curve[:4] if point.get("train_loss")]
+    return tuple(losses[:3]) if len(losses) >= 3 else None
 
 
 def differing(runs: list[Run]) -> Iterator[str]:
     """What tells the runs apart, but for the seed and names."""
+    # Settings that say which run it is, and where; they differ between honest seeds too.
     ignored = re.compile(r"seed|run_id|resume|path|dir|file|name|rank|host|time|^id$", re.I)
     for run in runs[1:]:
         first = runs[0]
