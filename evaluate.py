@@ -422,40 +422,6 @@ class Ledger:
             raise IllegalScore("one-pass", f"{self.done} of {num_targets} targets were scored")
 
 
-# Probes -------------------------------------------------------------------------------------------
-
-
-def influence(nats_fn, tokens_T: np.ndarray, changed: slice, watched: slice, seed=0) -> float:
-    """Return how far, at most, the nats of watched targets move when changed tokens are others.
-
-    nats_fn(tokens_T) is a fresh evaluation: the nats of each target, float64. Document starts stay
-    where they are. Of targets before a change a causal scorer gives 0.
-    Source: the flip test of upstream PR #1240.
-    """
-    original_T = np.array(tokens_T)
-    ids = np.setdiff1d(original_T, BOS_ID)
-    require(len(ids) > 1, f"{len(ids)} ids besides BOS must be 2 or more; probe with real text")
-    part_T = original_T[changed]
-    # Another id at each place: so many further in the list of all ids, never all the way round.
-    shift_T = np.random.default_rng(seed).integers(1, len(ids), size=len(part_T))
-    others_T = ids[(np.searchsorted(ids, part_T) + shift_T) % len(ids)]
-    flipped_T = original_T.copy()
-    flipped_T[changed] = np.where(part_T == BOS_ID, part_T, others_T)
-    # Two fresh evaluations: what one leaves behind in a model must not reach the other.
-    moved_S = np.abs(nats_fn(flipped_T)[watched] - nats_fn(original_T)[watched])
-    return float(np.nan_to_num(moved_S, nan=math.inf).max(initial=0.0))
-
-
-def total_mass(logp_PV: np.ndarray) -> np.ndarray:
-    """Return the sum of the probabilities at each position, which must be 1."""
-    return np.exp(np.asarray(logp_PV, dtype=np.float64)).sum(axis=-1)
-
-
-def implied_bytes(loss: float, bpb: float, targets: int) -> float:
-    """Return the bytes that a loss (nats per target) and its bpb have been divided by."""
-    return loss / math.log(2) / bpb * targets
-
-
 # Scoring ------------------------------------------------------------------------------------------
 
 

@@ -717,65 +717,6 @@ def test_scoring_with_faulty_windows_is_caught(monkeypatch):
             evaluate.score_windows(Causal(), stream(60), table_of(), SCHEME)
 
 
-def nats_of(model, look_ahead: int):
-    """A whole evaluation of a stream in one pass; a position may also see a later token."""
-
-    def nats_fn(tokens_T: np.ndarray) -> np.ndarray:
-        ids_T = torch.from_numpy(tokens_T.astype(np.int64))
-        logits_TV = model(ids_T[None])[0]
-        if look_ahead:
-            logits_TV = logits_TV + logits_TV.detach().roll(-look_ahead, 0)
-        nats_T = F.cross_entropy(logits_TV[:-1], ids_T[1:], reduction="none")
-        return nats_T.detach().double().numpy()
-
-    return nats_fn
-
-
-def test_influence_is_nothing_of_the_future_and_something_of_the_past():
-    """A causal scorer does not move before a change, and moves after it; one that peeks does."""
-    tokens_T = stream(80, seed=3)
-    causal = nats_of(Causal(), 0)
-    assert evaluate.influence(causal, tokens_T, slice(41, None), slice(0, 40)) == 0.0
-    assert evaluate.influence(causal, tokens_T, slice(30, 41), slice(40, None)) > 0.01
-    peeking = nats_of(Causal(), 2)
-    assert evaluate.influence(peeking, tokens_T, slice(41, None), slice(0, 40)) > 0.01
-    nothing = np.full(79, np.nan)
-    assert evaluate.influence(lambda t: nothing, tokens_T, slice(9), slice(9)) == np.inf
-
-
-def test_influence_changes_every_token_but_document_starts():
-    """Each changed token is another id of the stream; documents begin where they began."""
-    tokens_T = stream(300, seed=4)
-    streams = []
-
-    def nats_fn(tokens_T: np.ndarray) -> np.ndarray:
-        streams.append(tokens_T)
-        return np.zeros(299)
-
-    evaluate.influence(nats_fn, tokens_T, slice(50, 290), slice(9))
-    flipped_T, same_T = streams
-    assert (same_T == tokens_T).all()
-    is_other_T = flipped_T != tokens_T
-    is_changed_T = (np.arange(300) >= 50) & (np.arange(300) < 290)
-    assert (is_other_T == (is_changed_T & (tokens_T != BOS_ID))).all()
-    assert set(flipped_T) <= set(tokens_T)
-
-
-def test_influence_needs_ids_to_change_to():
-    """Of one id there is no other: said with the remedy, before anything is scored."""
-    with pytest.raises(ValueError, match="1 ids besides BOS must be 2 or more"):
-        evaluate.influence(None, np.array([BOS_ID, 5, 5]), slice(2), slice(1))
-
-
-def test_mass_and_implied_bytes():
-    """A softmax weighs one; a loss and its bpb tell the bytes that were divided by."""
-    logp_PV = torch.randn(5, 32).log_softmax(1).numpy()
-    assert evaluate.total_mass(logp_PV) == pytest.approx(np.ones(5), abs=1e-6)
-    assert evaluate.total_mass(logp_PV + np.log(2)) == pytest.approx(np.full(5, 2.0), abs=1e-5)
-    score = Score(nats=123.0, tokens=40, bytes=90)
-    assert evaluate.implied_bytes(score.loss, score.bpb, 40) == pytest.approx(90)
-
-
 def test_training_on_the_past_helps_with_what_repeats():
     """On repeating text TTT scores better than the fixed model; two blocks and all flags stay."""
     tokens_T = np.tile(stream(50, seed=11), 40)

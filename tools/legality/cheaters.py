@@ -25,8 +25,12 @@ from torch import nn
 
 import evaluate
 from engine.shards import write_shard
-from tools.legality import audit
+from tools.legality.alone import audit_alone
+from tools.legality.audit import audit_data, audit_log
+from tools.legality.phases import PhaseClock
+from tools.legality.probes import DEAD_STEPS, audit_features, audit_parameters, audit_scorer
 from tools.legality.rules import Finding
+from tools.legality.scorers import Log, Stream, Windows, logits_of, maker
 
 # A vocabulary small enough to read: pieces as in SentencePiece, U+2581 for a leading space.
 PIECES = ["<unk>", "<s>", "▁", "▁the", "▁cat", "▁sat", "s", "▁on", "<0xC3>", "<0xA9>", "\ue001"]
@@ -102,7 +106,7 @@ def honest(member=None, through: Callable | None = None):
 
 
 def audit_evaluator(make) -> list[Finding]:
-    return audit.audit_scorer(audit.maker(make, make.__name__), place=make.__name__)
+    return audit_scorer(maker(make, make.__name__), place=make.__name__)
 
 
 # Evaluators: the order of scoring and learning ----------------------------------------------------
@@ -444,7 +448,7 @@ class NgramCacheScores(NgramCache):
     """The same cache, reporting scores alone: every id is put in the target's place."""
 
     def evaluate(self, tokens_T, log):
-        full = audit.Log(tokens_T)
+        full = Log(tokens_T)
         super().evaluate(tokens_T, full)
         log.score(0, log.num_targets, full.nats_T)
 
@@ -612,15 +616,13 @@ class ByteLevel:
     """A vocabulary of bytes, as a plain function of the tokens so far."""
 
     def __new__(cls):
-        scorer = audit.Stream(
-            lambda tokens_T: log_softmax(-0.01 * np.abs(np.arange(260) - tokens_T[-1]))
-        )
+        scorer = Stream(lambda tokens_T: log_softmax(-0.01 * np.abs(np.arange(260) - tokens_T[-1])))
         scorer.tokens_T = np.array([BOS, *(4 + byte for byte in "on été ☃".encode())] * 3)
         scorer.count_bytes = lambda tokens_T: (tokens_T[1:] >= 4).astype(int)
         scorer.decode = lambda ids: bytes(i - 4 for i in ids).decode()
         return scorer
 
-    evaluate = audit.Stream.evaluate
+    evaluate = Stream.evaluate
 
 
 # Models: is it on? --------------------------------------------------------------------------------
@@ -655,14 +657,14 @@ class Net(nn.Module):
 def audit_net(make) -> list[Finding]:
     x_BT = torch.from_numpy(TEXT[None, :65])
     model = make()
-    batches = [x_BT] * audit.DEAD_STEPS
-    return audit.audit_parameters(
+    batches = [x_BT] * DEAD_STEPS
+    return audit_parameters(
         model, lambda m, x: m(x[:, :-1], x[:, 1:]), batches, x_BT, make.__name__
     )
 
 
 def audit_claims(make) -> list[Finding]:
-    return audit.audit_features(make(), make.__name__)
+    return audit_features(make(), make.__name__)
 
 
 @honest(through=audit_net)
@@ -729,7 +731,7 @@ def DeadEMA():
 @honest
 def UpstreamModel():
     """model(x, y) -> loss, as upstream's: scored in sliding windows through its cross-entropy."""
-    scorer = audit.Windows(audit.logits_of(Net(table_std=0.5)), 16, 4, vocab_size=V)
+    scorer = Windows(logits_of(Net(table_std=0.5)), 16, 4, vocab_size=V)
     scorer.tokens_T = TEXT[:150]
     return scorer
 
@@ -740,7 +742,7 @@ def UpstreamModel():
 def audit_clock(run) -> list[Finding]:
     """Run with a clock that advances by a hundred seconds at every look."""
     ticks = iter(range(0, 100_000, 100))
-    clock = audit.PhaseClock(cap_seconds=600, clock=lambda: next(ticks))
+    clock = PhaseClock(cap_seconds=600, clock=lambda: next(ticks))
     run(clock)
     return clock.findings(run.__name__)
 
@@ -799,7 +801,7 @@ def audit_text(log) -> list[Finding]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "train.log"
         path.write_text(log())
-        return audit.audit_log(path)
+        return audit_log(path)
 
 
 def final_lines(loss: float, bytes_per_token: float, targets: int, vocab_size: int = 8192) -> str:
@@ -877,7 +879,7 @@ def write_data(folder: Path, train: list[str], val: list[str], claimed: list[str
 def audit_folder(texts) -> list[Finding]:
     with tempfile.TemporaryDirectory() as folder:
         write_data(Path(folder), *texts())
-        return audit.audit_data(Path(folder))
+        return audit_data(Path(folder))
 
 
 TRAIN = [f"training document {i}, été" for i in range(8)]
@@ -920,7 +922,7 @@ def audit_script(write) -> list[Finding]:
         (folder / "scores.txt").write_text("1.05")
         (folder / "eval.py").write_text(write(cache))
         command = [sys.executable, "eval.py"]
-        return audit.audit_alone(command, folder, ["eval.py", "artifact.ptz"], place=write.__name__)
+        return audit_alone(command, folder, ["eval.py", "artifact.ptz"], place=write.__name__)
 
 
 SCORE = "import hashlib\nw = open('artifact.ptz', 'rb').read()\nbpb = 1 + len(w) / 100\n"

@@ -97,9 +97,9 @@ class Judge:
 
     def add(self, pattern: str, frame: Frame, line: int, is_off: bool) -> None:
         finding = say(pattern, f"{frame.file}:{line}", "warn" if is_off else "fail")
-        earlier = self.findings.get((finding.rule, finding.where))
+        earlier = self.findings.get((finding.rule, finding.place))
         if earlier is None or (earlier.level == "warn" and finding.level == "fail"):
-            self.findings[finding.rule, finding.where] = finding
+            self.findings[finding.rule, finding.place] = finding
 
     def report_once_scored(self, pattern: str, node: ast.AST, event: Event) -> None:
         """Report now what concerns validation text, and else when its text is scored."""

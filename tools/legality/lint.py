@@ -60,7 +60,7 @@ def lint_scripts(scripts: Unwrapped) -> list[Finding]:
     findings = {}
     flow = Flow(trees).find_all() if trees else []
     for finding in [*flow, *plain_findings(trees)]:
-        findings.setdefault((finding.rule, finding.where), finding)
+        findings.setdefault((finding.rule, finding.place), finding)
     unread = [say("unread", place, "warn", reason) for place, reason in scripts.unread.items()]
     return [*findings.values(), *unread]
 
@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"tools.legality.lint: {printable(str(error))}", file=sys.stderr)
             return UNREADABLE
         if len(args.places) > 1:
-            findings_here = [replace(f, where=f"{place}: {f.where}") for f in findings_here]
+            findings_here = [replace(f, place=f"{place}: {f.place}") for f in findings_here]
         findings += findings_here
     print(report(findings, args.json, args.verbose))
     return status(findings)

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 # Every rule that audit, lint and check know, in the order in which a report shows them. C1 to C4
 # are the four conditions of upstream issue #1017, the others the challenge's README and rulings.
@@ -30,6 +30,21 @@ RULES = {
     "selection": "every launch is listed; none is left out without a stated reason",
     "significance": "the gain over the row it claims to beat is not noise",
 }
+# What to do about a broken rule, of those that the audit judges by running what it is given.
+REMEDIES = {
+    "causal": "compute the distribution of a target from tokens before it alone",
+    "normalised": "normalise over the whole vocabulary before the target is looked at",
+    "score-first": "score a token first, learn from it afterwards; warm up on made-up tokens",
+    "one-pass": "score every target once, in one pass, head and short last window included",
+    "isolation": "reset what crosses a document start (mask it at BOS), or do not claim isolation",
+    "bytes": "count bytes by evaluate.ByteTable, whose total equals the decoded text",
+    "validation": "score the whole published validation split, and train on none of it",
+    "artifact-only": "put what the score needs into the artifact or the counted code",
+    "network": "fetch everything before scoring; the network is closed then",
+    "phases": "read training data inside the training clock only; calibrate before it ends",
+    "time": "end training, averaging, packing and writing before the cap",
+    "dead-feature": "mend it or remove it; what does not act is not part of the result",
+}
 UNLAWFUL = 1
 UNREADABLE = 2
 UNTIDY = 3
@@ -46,7 +61,7 @@ class Finding:
 
     rule: str  # a key of RULES
     level: str  # "fail": breaks the rule; "warn": a person has to look; "ok": checked and holds
-    where: str  # file, file:line, or what was probed
+    place: str  # file, file:line, or what was probed; "where" in JSON
     evidence: str  # what was found, with its numbers
     remedy: str = ""  # what to do about it; empty where the level is "ok"
 
@@ -54,6 +69,40 @@ class Finding:
         for value, allowed in ((self.rule, RULES), (self.level, LEVELS)):
             if value not in allowed:
                 raise ValueError(f"{value!r} must be one of {', '.join(allowed)}")
+
+    def row(self) -> dict[str, str]:
+        """The finding as reports in JSON and records spell it.
+
+        >>> Finding("time", "ok", "train.log:9", "599 s").row()
+        {'rule': 'time', 'level': 'ok', 'where': 'train.log:9', 'evidence': '599 s', 'remedy': ''}
+        """
+        return {
+            "rule": self.rule,
+            "level": self.level,
+            "where": self.place,
+            "evidence": self.evidence,
+            "remedy": self.remedy,
+        }
+
+    @classmethod
+    def from_row(cls, row: dict[str, str]) -> "Finding":
+        """The finding of a row of such a report.
+
+        Raises: KeyError or TypeError for a row with other keys.
+        """
+        fields = dict(row)
+        place = fields.pop("where")
+        return cls(place=place, **fields)
+
+
+def broken(rule: str, place: str, evidence: str) -> Finding:
+    """The finding that a rule is broken, with the usual remedy."""
+    return Finding(rule, "fail", place, evidence, REMEDIES[rule])
+
+
+def holds(rule: str, place: str, evidence: str) -> Finding:
+    """The finding that a rule was checked and is kept."""
+    return Finding(rule, "ok", place, evidence)
 
 
 def is_unlawful(findings: Iterable[Finding]) -> bool:
@@ -114,13 +163,13 @@ def report(findings: Iterable[Finding], as_json: bool = False, verbose: bool = F
     order = [(level, rule) for level in LEVELS for rule in RULES]
     ranked = sorted(findings, key=lambda f: order.index((f.level, f.rule)))
     if as_json:
-        return json.dumps({"status": status(ranked), "findings": [asdict(f) for f in ranked]})
+        return json.dumps({"status": status(ranked), "findings": [f.row() for f in ranked]})
     faults = (
         [(f, 1) for f in ranked] if verbose else grouped([f for f in ranked if f.level != "ok"])
     )
     lines = []
     for finding, count in faults:
-        place = printable(finding.where) + (f" and {count - 1} more" if count > 1 else "")
+        place = printable(finding.place) + (f" and {count - 1} more" if count > 1 else "")
         evidence = printable(finding.evidence)
         remedy = printable(finding.remedy)
         if not verbose:

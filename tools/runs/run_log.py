@@ -65,7 +65,7 @@ class Run:
         tokens = (score.targets if score else None) or self.val_tokens
         if not (score and score.val_loss and score.val_bpb and tokens):
             return None
-        from evaluate import implied_bytes  # here, because torch takes seconds to load
+        from tools.legality.probes import implied_bytes  # here, because torch takes seconds to load
 
         return implied_bytes(score.val_loss, score.val_bpb, tokens)
 

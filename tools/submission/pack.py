@@ -26,6 +26,7 @@ import shutil
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import quantize
@@ -60,7 +61,7 @@ class Refused(ValueError):
     """What keeps runs from becoming a record; `.findings` has each fault with its remedy."""
 
     def __init__(self, findings: list[Finding]):
-        super().__init__("; ".join(f"{f.where}: {f.evidence}" for f in findings))
+        super().__init__("; ".join(f"{f.place}: {f.evidence}" for f in findings))
         self.findings = findings
 
 
@@ -151,7 +152,8 @@ def audit_findings(run: Run) -> list[Finding]:
         return []
     try:
         rows = json.loads(path.read_text())["findings"]
-        return [Finding(**{**row, "where": f"{AUDIT}{run.seed}: {row['where']}"}) for row in rows]
+        findings = [Finding.from_row(row) for row in rows]
+        return [replace(f, place=f"{AUDIT}{run.seed}: {f.place}") for f in findings]
     except (ValueError, KeyError, TypeError) as error:
         message = f"{path} is no report of tools.legality.audit --json ({error!r})"
         raise ValueError(message) from error
@@ -276,7 +278,7 @@ def pack(
                 quantize.write_atomic(folder / name, data)
             findings = check(folder, stated["track"])
             of_legality = [f for f in findings + audits if f.rule in LEGALITY_RULES]
-            stated["legality"] = [{key: getattr(f, key) for key in LEGALITY} for f in of_legality]
+            stated["legality"] = [{key: f.row()[key] for key in LEGALITY} for f in of_legality]
         if faults := unexplained + [f for f in findings + audits if f.level == "fail"]:
             raise Refused(faults)
         os.rename(folder, target)

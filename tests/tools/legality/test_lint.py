@@ -74,7 +74,7 @@ def fails(text: str) -> set[tuple[str, int]]:
     """Rule and line, counted from a toy's own first line, of everything that fails."""
     found = [f for f in lint(toy(text)) if f.level == "fail"]
     assert all(f.evidence and f.remedy for f in found)
-    return {(f.rule, int(f.where.rpartition(":")[2]) - FIRST + 1) for f in found}
+    return {(f.rule, int(f.place.rpartition(":")[2]) - FIRST + 1) for f in found}
 
 
 # Name -> (rule, line that breaks it, script). Letters are those of the catalogue of violations.
@@ -566,7 +566,7 @@ def test_a_change_to_our_own_trainer_is_found(tmp_path):
         (tmp_path / name).write_text(text)
     [finding] = lint(tmp_path)
     assert (finding.rule, finding.level) == ("score-first", "fail")
-    file, line = finding.where.split(":")
+    file, line = finding.place.split(":")
     assert file == "engine/trainer.py"
     assert "backward()" in (tmp_path / file).read_text().splitlines()[int(line) - 1]
 
@@ -590,14 +590,14 @@ def test_packed_scripts_are_looked_into_and_located():
     payload = base64.b85encode(lzma.compress(text.encode())).decode()
     wrapped = f"import lzma, base64\nP = {payload!r}\nexec(lzma.decompress(base64.b85decode(P)))\n"
     [finding] = lint(wrapped)
-    assert finding.where == f"train_gpt.py/line2.py:{FIRST + 1}"
+    assert finding.place == f"train_gpt.py/line2.py:{FIRST + 1}"
     assert (finding.rule, finding.level) == ("score-first", "fail")
 
 
 def test_code_that_cannot_be_read_is_a_warning():
     """What is executed but not in the file is said to be unchecked."""
     found = lint("import torch\nexec(open(torch.__file__).read())\n")
-    assert [(f.rule, f.level, f.where) for f in found] == [("hidden", "warn", "train_gpt.py:2")]
+    assert [(f.rule, f.level, f.place) for f in found] == [("hidden", "warn", "train_gpt.py:2")]
 
 
 def test_a_program_too_large_to_follow_is_a_warning(monkeypatch):
@@ -615,7 +615,7 @@ def test_a_folder_is_what_its_entry_reaches(tmp_path):
         "def warm(model, tokens):\n    model(tokens[:-1], tokens[1:]).backward()\n"
     )
     (tmp_path / "download.py").write_text("import requests\nrequests.get('https://example.org')\n")
-    assert [(f.rule, f.where) for f in lint(tmp_path)] == [("score-first", "helper.py:2")]
+    assert [(f.rule, f.place) for f in lint(tmp_path)] == [("score-first", "helper.py:2")]
     (tmp_path / "train_gpt.py").unlink()
     assert {f.rule for f in lint(tmp_path)} == {"network"}
 

@@ -37,4 +37,4 @@ def test_what_an_evaluation_calls_runs_while_scoring():
     helper = "import numpy as np\ndef helper():\n    return np.load('table.npz')\n"
     assert lint(helper) == []
     (finding,) = lint(helper + "def eval_val(model):\n    return helper()\n")
-    assert (finding.rule, finding.where) == ("artifact-only", "train_gpt.py:3")
+    assert (finding.rule, finding.place) == ("artifact-only", "train_gpt.py:3")

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tools.legality import rules
 from tools.legality.rules import Finding, report, status
 
 OK = Finding("size", "ok", "folder", "15 of 16 bytes")
@@ -64,3 +65,24 @@ def test_unknown_rules_are_refused(rule, level):
     """A rule's name is one of a list, so that a report can be compared with another."""
     with pytest.raises(ValueError, match="must be one of"):
         Finding(rule, level, "x", "y")
+
+
+def test_a_finding_is_read_back_from_its_row():
+    """Reports in JSON and records call the place `where`; a row with other keys is an error."""
+    finding = Finding("time", "fail", "train.log:9", "took 601 s", "train less")
+    row = finding.row()
+    assert row["where"] == "train.log:9" and Finding.from_row(row) == finding
+    assert "place" not in row
+    for other in ({**row, "seed": "1"}, {"rule": "time", "where": "here"}):
+        with pytest.raises(TypeError):
+            Finding.from_row(other)
+    with pytest.raises(KeyError):
+        Finding.from_row({"rule": "time"})
+
+
+@pytest.mark.parametrize("rule", rules.REMEDIES)
+def test_a_broken_rule_comes_with_its_remedy(rule):
+    """Every remedy is of a rule that exists; what holds needs none."""
+    fault = rules.broken(rule, "here", "it is so")
+    assert (fault.level, fault.remedy) == ("fail", rules.REMEDIES[rule])
+    assert rules.holds(rule, "here", "it is so").remedy == ""

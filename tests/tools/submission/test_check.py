@@ -163,7 +163,7 @@ def test_the_evidence_says_what_is_wrong(folder, spoil, evidence):
 def test_a_stray_log_over_the_cap_is_over_the_cap(folder):
     """The size that a log states is judged, code or no code; what is missing is listed."""
     stray_log(folder)
-    evidence = [f.where + f.evidence for f in check(folder) if f.level == "fail"]
+    evidence = [f.place + f.evidence for f in check(folder) if f.level == "fail"]
     assert any("16,186,500" in text for text in evidence)
     for name in ("README.md", "submission.json", "train_gpt.py"):
         assert any(name in text for text in evidence)
@@ -197,7 +197,7 @@ def test_what_is_no_folder_is_status_2(tmp_path, capsys):
 
 def test_an_empty_folder_fails(tmp_path):
     """Everything that is missing is named; nothing stops the check."""
-    evidence = {f.where for f in check(tmp_path) if f.level == "fail"}
+    evidence = {f.place for f in check(tmp_path) if f.level == "fail"}
     assert {"README.md", "submission.json", "train_gpt.py"} <= evidence
 
 

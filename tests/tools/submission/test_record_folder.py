@@ -36,5 +36,5 @@ def test_what_lies_outside_the_folder_is_not_read(tmp_path):
         (folder / name).unlink(missing_ok=True)
         (folder / name).symlink_to(tmp_path / "secret")
     findings = check(folder)
-    assert {f.where for f in findings if f.rule == "hidden"} == {"README.md", "more.py"}
+    assert {f.place for f in findings if f.rule == "hidden"} == {"README.md", "more.py"}
     assert "password" not in report(findings, verbose=True)
