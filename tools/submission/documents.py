@@ -164,7 +164,8 @@ def submission(folder: Path, stated: dict, packed_by: str = PACKED_BY) -> dict:
     provenance = {}
     bpb = "val_bpb_partial" if any(run.score.is_partial for run in runs) else "val_bpb"
     for run in runs:
-        results[str(run.seed)], places = seed_result(run, bpb, code_bytes)
+        result, places = seed_result(run, bpb, code_bytes)
+        results[str(run.seed)] = result
         provenance |= {f"seed_results.{run.seed}.{key}": text for key, text in places.items()}
 
     first = runs[0]
@@ -220,7 +221,10 @@ def show(cell: object) -> str:
     """A number as people write it: thousands apart, as many decimals as were given."""
     if cell is None:
         return "–"
-    return f"{cell:,}" if isinstance(cell, int) else " ".join(str(cell).replace("|", "\\|").split())
+    if isinstance(cell, int):
+        return f"{cell:,}"
+    # A bar or a line break in a text would end the cell.
+    return " ".join(str(cell).replace("|", "\\|").split())
 
 
 def readme(folder: Path, about: dict) -> str:
@@ -334,9 +338,8 @@ def group_table(groups: dict) -> str:
 
 
 def launch_table(launches: list[dict]) -> str:
-    columns = ["run_id", "seed", "status", "reason"]
     rows = [[row["run_id"], str(row["seed"]), row["status"], row["reason"]] for row in launches]
-    return table(["run", *columns[1:3], "left out because"], rows)
+    return table(["run", "seed", "status", "left out because"], rows)
 
 
 def render(folder: Path, stated: dict, packed_by: str = PACKED_BY) -> dict[str, bytes]:

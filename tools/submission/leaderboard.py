@@ -78,8 +78,11 @@ class Row:
 
     @property
     def name(self) -> str:
+        """#1493, or the name of the folder without its date."""
+        if self.pr:
+            return f"#{self.pr}"
         name = Path(self.folder or "?").name
-        return f"#{self.pr}" if self.pr else name[11:] if is_date(name[:10]) else name
+        return name[11:] if is_date(name[:10]) else name
 
     @property
     def std(self) -> float | None:
@@ -87,8 +90,9 @@ class Row:
 
     @property
     def gpu_minutes(self) -> float | None:
-        on_gpu = self.gpus and self.train_minutes and self.gpu != "cpu"
-        return self.gpus * self.train_minutes if on_gpu else None
+        if not self.gpus or not self.train_minutes or self.gpu == "cpu":
+            return None
+        return self.gpus * self.train_minutes
 
 
 # Reading ------------------------------------------------------------------------------------------
@@ -141,16 +145,23 @@ def parse_row(raw, place: str) -> Row:
     if raw["date"] is not None:
         require(is_date(raw["date"]), "date", FIELDS["date"][2])
     seeds = raw.get("seeds", {})
-    good = all(seed.isdigit() and type(bpb) in NUMBER and bpb > 0 for seed, bpb in seeds.items())
-    require(good, "seeds", FIELDS["seeds"][2])
+    for seed, bpb in seeds.items():
+        is_score = type(bpb) in NUMBER and bpb > 0
+        require(seed.isdigit() and is_score, "seeds", FIELDS["seeds"][2])
     mean = statistics.fmean(seeds.values()) if seeds else raw["bpb"]
     require(abs(mean - raw["bpb"]) < 1e-5 or "note" in raw, "bpb", f"the seeds' mean {mean:.8f}")
-    if p := raw.get("published_p"):
-        good = p.keys() == {"against", "p", "spread"} and type(p["against"]) is int
-        good = good and type(p["p"]) in NUMBER and 0 <= p["p"] <= 1
-        good = good and p["spread"] in ("sample", "population")
-        require(good, "published_p", FIELDS["published_p"][2])
+    if published := raw.get("published_p"):
+        require(is_published_p(published), "published_p", FIELDS["published_p"][2])
     return Row(**{**raw, "seeds": {int(seed): bpb for seed, bpb in seeds.items()}})
+
+
+def is_published_p(published: dict) -> bool:
+    """Whether this is a p as a maintainer printed it: against which row, by which spread."""
+    if published.keys() != {"against", "p", "spread"}:
+        return False
+    is_number = type(published["p"]) in NUMBER and 0 <= published["p"] <= 1
+    is_row = type(published["against"]) is int
+    return is_number and is_row and published["spread"] in ("sample", "population")
 
 
 def is_date(text: str) -> bool:
@@ -451,7 +462,9 @@ KINDS = {  # how a row is drawn, and what the key says
 
 
 def kind_of(row: Row) -> str:
-    return "ours" if row.ours else "other" if row.status == "non-record" else row.status
+    if row.ours:
+        return "ours"
+    return "other" if row.status == "non-record" else row.status
 
 
 def mark(kind: str, x: float, y: float, title: str) -> str:
