@@ -365,7 +365,10 @@ def audit_foreign(path: Path, name: str, count: int = FOREIGN_POSITIONS) -> list
     files = [path.name, *getattr(module, "FILES", [])]
     files = list(dict.fromkeys(files))
     command = [sys.executable, "-c", ALONE.format(root=str(ROOT)), "--total", subject]
-    tools = [*ROOT.glob("*.py"), *ROOT.glob("tools/**/*.py"), *ROOT.glob("**/__pycache__")]
+    # What this command itself imports. Sources alone: training text may lie below the same root.
+    tools = [*ROOT.glob("*.py"), *ROOT.glob("**/__pycache__")]
+    for room in ("codec", "engine", "tools"):
+        tools += ROOT.glob(f"{room}/**/*.py")
     return findings + audit_alone(command, path.parent, files, tools, place=subject)
 
 
