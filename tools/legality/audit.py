@@ -280,8 +280,8 @@ def audit_artifact(
     findings += audit_parameters(model, loss_of, [short_BT] * DEAD_STEPS, short_BT, place)
     is_run = opened.path.is_file() and (folder / "train_gpt.py").is_file()
     if alone and table is not None and is_run:
-        # Alone, the artifact has no settings.json beside it, which says how the run scores. Runs from
-        # before documents were scored alone know no such option.
+        # Alone, the artifact has no settings.json beside it, which says how the run scores. Older
+        # runs have no such setting, and their code no such option.
         options = ["--stride", str(stride), "--device", device]
         if "eval_documents" in settings:
             options.append("--documents" if settings["eval_documents"] else "--stream")
