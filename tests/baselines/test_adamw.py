@@ -499,7 +499,14 @@ def test_a_run_starts_where_another_ended(toy, tmp_path, monkeypatch):
         )
 
 
-@pytest.mark.parametrize("recipe", [*RECIPES.values(), student.RECIPE], ids=lambda r: r.name)
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        gelu_d12.RECIPE,
+        *(pytest.param(r, marks=pytest.mark.slow) for r in [*RECIPES.values(), student.RECIPE]),
+    ],
+    ids=lambda r: r.name,
+)
 def test_a_run_keeps_all_that_it_runs(tmp_path, recipe):
     """The copies that a run keeps, and the log counts, import nothing of ours beside them."""
     for name, text in read_sources(recipe).items():

@@ -35,6 +35,7 @@ def test_rates_are_those_of_the_specification(step, rate):
     assert lr_at(step, gpt2_124m.GPT2Settings()) == pytest.approx(rate, rel=2e-3, abs=1e-15)
 
 
+@pytest.mark.slow
 def test_the_file_trains_packs_and_scores(toy, tmp_path, monkeypatch, capsys):
     """`python -m baselines.gpt2_124m` ends with a score from the packed bytes."""
     folder = run_small(gpt2_124m.RECIPE, toy, tmp_path, monkeypatch)

@@ -100,6 +100,7 @@ def test_a_second_stage_starts_where_the_first_ended(toy, tmp_path, monkeypatch)
         preln_53m.RECIPE.text(tiny_settings("preln_53m_distilled", **wider))
 
 
+@pytest.mark.slow
 def test_the_file_trains_packs_and_scores(toy, tmp_path, monkeypatch, capsys):
     """`PRESET=preln_53m_untied python -m baselines.preln_53m` ends with a score."""
     changes = dict(preset="preln_53m_untied")

@@ -52,6 +52,7 @@ def test_another_mlp_is_refused():
         yat_d12.YatSettings(mlp="gelu")
 
 
+@pytest.mark.slow
 def test_the_file_trains_packs_and_scores(toy, tmp_path, monkeypatch, capsys):
     """`PRESET=yat_neuron_d12 python -m baselines.yat_d12` ends with a score from packed bytes."""
     changes = dict(preset="yat_neuron_d12")

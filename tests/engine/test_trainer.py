@@ -362,6 +362,7 @@ def test_a_run_that_is_told_to_stop_can_go_on(toy, tmp_path, monkeypatch, number
     assert one.run.artifact_path.read_bytes() == uninterrupted.run.artifact_path.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_killed_after_its_choice_trains_no_further(toy, tmp_path, monkeypatch):
     """Between choosing the average and writing the artifact, a kill repeats neither."""
     trainer = trainer_on(toy, tmp_path, monkeypatch, max_wallclock_seconds=600.0)

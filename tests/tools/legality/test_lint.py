@@ -552,6 +552,7 @@ def test_our_own_sources_have_no_finding(tmp_path, form):
     assert lint(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_change_to_our_own_trainer_is_found(tmp_path):
     """One line in our trainer that trains on validation text fails, across files."""
     for name in SOURCES:
