@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codec import container, curvature, gptq, rans, rows, search, trellis, viterbi, viterbi_gpu
+from codec import container, gptq, rans, search
 from codec.container import (
     CHECKSUM_BYTES,
     MAGIC,
@@ -96,10 +96,6 @@ STATES = 32  # of the trellis: 16 cost 0.009 bit a weight more and take nearly a
 # A token, by the Hessians; where it was measured, up to twice that (LOG.md).
 NEGLIGIBLE_NATS = 1e-4
 STEP_LOSS = 0.115  # nats a token that a weight of base step 1 adds, in units of its Hessian
-
-# What an artifact needs to be read and written: sources that count, beside those of the model.
-MODULES = (container, curvature, gptq, rans, rows, search, trellis, viterbi, viterbi_gpu)
-SOURCES = (*(module.__file__ for module in MODULES), __file__)
 
 Hessians = Mapping[str, Hessian | Tensor]  # a tensor: all rows alike
 

@@ -19,9 +19,7 @@ V vocabulary, N matrices of one shape, R and C their rows and columns.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -31,7 +29,7 @@ from torch import Tensor, nn
 import evaluate
 import quantize
 from engine.ranks import Ranks
-from engine.recipe import Recipe, State
+from engine.recipe import Budget, MeasureHessians, Recipe, State
 from engine.settings import Checked, RunSettings
 from engine.trainer import train
 
@@ -613,9 +611,6 @@ class OurRecipe(Recipe):
     Settings = Settings
     presets = PRESETS
 
-    def source_files(self) -> list[Path]:
-        return [Path(__file__)]
-
     def model_settings(self, settings: Settings) -> dict:
         return {field.name: getattr(settings, field.name) for field in fields(Shape)}
 
@@ -635,16 +630,15 @@ class OurRecipe(Recipe):
         return Averages(model, settings)
 
     def pack(
-        self,
-        weights: State,
-        model_settings: dict,
-        most_bytes: float,
-        hessians: Callable[[], quantize.Hessians],
-        seconds_left: Callable[[], float],
+        self, weights: State, model_settings: dict, budget: Budget, hessians: MeasureHessians
     ) -> bytes:
         """As fine as the cap allows, or as makes a difference by the Hessians."""
         return quantize.encode_trellis(
-            weights, hessians(), model_settings, most_bytes, seconds_left=seconds_left
+            weights,
+            hessians(),
+            model_settings,
+            budget.most_bytes,
+            seconds_left=budget.seconds_left,
         )
 
     def adapter(self, model: GPT, seq_len: int, ranks: Ranks) -> evaluate.AdaptFunction:

@@ -6,7 +6,6 @@ its model. There is no cap on bytes: the artifact holds int8 rows.
 
 import dataclasses
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -14,15 +13,14 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-import baselines
 import evaluate
 import quantize
-from baselines import models, teachers
+from baselines import teachers
 from baselines.teachers import TeacherSettings
 from data import gpt2_tokenizer
 from engine.open_model import read_weights
 from engine.ranks import Ranks, compute_dtype
-from engine.recipe import LossFunction, Recipe, State, packed_settings
+from engine.recipe import Budget, LossFunction, MeasureHessians, Recipe, State, packed_settings
 from engine.text import RandomWindows, TrainingText
 
 
@@ -136,10 +134,6 @@ class AdamWRecipe(Recipe):
     # Settings that Config has under the same name, beside sizes that all have.
     shape: tuple[str, ...] = ()
 
-    def source_files(self) -> list[Path]:
-        modules = (baselines, models, self.models, teachers, gpt2_tokenizer)
-        return [Path(module.__file__) for module in modules] + [Path(__file__)]
-
     def text(self, settings: AdamWSettings) -> TrainingText:
         """Also refuses teachers and beginnings that do not fit the model."""
         if settings.start_from:
@@ -190,7 +184,7 @@ class AdamWRecipe(Recipe):
             )
         return weights
 
-    def loss(self, model: nn.Module, settings: AdamWSettings) -> LossFunction:
+    def training_loss(self, model: nn.Module, settings: AdamWSettings) -> LossFunction:
         device = next(model.parameters()).device
         return teachers.student_loss(model, settings, device)
 
@@ -198,12 +192,7 @@ class AdamWRecipe(Recipe):
         return AdamW(model, settings, ranks)
 
     def pack(
-        self,
-        weights: State,
-        model_settings: dict,
-        most_bytes: float,
-        hessians: Callable[[], quantize.Hessians],
-        seconds_left: Callable[[], float],
+        self, weights: State, model_settings: dict, budget: Budget, hessians: MeasureHessians
     ) -> bytes:
         state = {name: weight.float().cpu() for name, weight in weights.items()}
         return quantize.encode(state, quantize.int8_plan(state), model_settings)

@@ -6,7 +6,6 @@ Betas, weight decay, warm-up, end of the cosine and clipping are not published: 
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from baselines.adamw import AdamWRecipe, AdamWSettings
 from baselines.models import d12
@@ -40,9 +39,6 @@ class GeluD12(AdamWRecipe):
     models = d12
     default = d12.CONFIGS["gelu_d12"]
     shape = ("num_kv_heads",)
-
-    def source_files(self) -> list[Path]:
-        return [*super().source_files(), Path(__file__)]
 
 
 RECIPE = GeluD12()

@@ -4,7 +4,6 @@ torchrun --standalone --nproc_per_node=8 -m baselines.gpt2_124m
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from baselines.adamw import AdamWRecipe, AdamWSettings
 from baselines.models import gpt2
@@ -33,9 +32,6 @@ class GPT2(AdamWRecipe):
     presets = {"gpt2_124m": {}}
     models = gpt2
     default = gpt2.CONFIGS["gpt2_124m"]
-
-    def source_files(self) -> list[Path]:
-        return [*super().source_files(), Path(__file__)]
 
 
 RECIPE = GPT2()

@@ -17,20 +17,16 @@ V vocabulary.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import baselines
 import evaluate
 import quantize
-import train_gpt
 from engine.ranks import Ranks
-from engine.recipe import Recipe, State
+from engine.recipe import Budget, MeasureHessians, Recipe, State
 from engine.settings import Checked, RunSettings
 from engine.trainer import train
 from train_gpt import Linear, Muon, norm, rotary_angles, rotate
@@ -475,9 +471,6 @@ class PR334(Recipe):
     Settings = Settings
     presets = PRESETS
 
-    def source_files(self) -> list[Path]:
-        return [Path(module.__file__) for module in (baselines, train_gpt)] + [Path(__file__)]
-
     def model_settings(self, settings: Settings) -> dict:
         return {field.name: getattr(settings, field.name) for field in fields(Shape)}
 
@@ -497,19 +490,14 @@ class PR334(Recipe):
         return Averages(model, settings)
 
     def pack(
-        self,
-        weights: State,
-        model_settings: dict,
-        most_bytes: float,
-        hessians: Callable[[], quantize.Hessians],
-        seconds_left: Callable[[], float],
+        self, weights: State, model_settings: dict, budget: Budget, hessians: MeasureHessians
     ) -> bytes:
         """Rows of 5 bits, 8 for the embedding; coarser ones where those do not fit."""
         state = {name: weight.float().cpu() for name, weight in weights.items()}
         blob = quantize.encode(state, quantize.DEFAULT_PLAN, model_settings)
-        if len(blob) > most_bytes:
+        if len(blob) > budget.most_bytes:
             plan = quantize.DEFAULT_PLAN
-            blob, _ = quantize.encode_to_target(state, plan, model_settings, int(most_bytes))
+            blob, _ = quantize.encode_to_target(state, plan, model_settings, int(budget.most_bytes))
         return blob
 
     def adapter(self, model: GPT, seq_len: int, ranks: Ranks) -> evaluate.AdaptFunction:

@@ -9,7 +9,6 @@ Betas, weight decay and precision (that which MLX computes in) are not published
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from baselines.adamw import AdamWRecipe, AdamWSettings
 from baselines.models import preln
@@ -68,9 +67,6 @@ class Preln(AdamWRecipe):
     models = preln
     default = preln.CONFIGS["preln_53m"]
     shape = ("dropout", "tied")
-
-    def source_files(self) -> list[Path]:
-        return [*super().source_files(), Path(__file__)]
 
 
 RECIPE = Preln()

@@ -4,9 +4,7 @@ TEACHER=logs/<run_id>/checkpoint.pt golf.py train student
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
-import baselines
 import train_gpt
 from baselines import teachers
 from engine.recipe import LossFunction
@@ -27,14 +25,10 @@ class Student(train_gpt.OurRecipe):
     name = "baselines.student"
     Settings = StudentSettings
 
-    def source_files(self) -> list[Path]:
-        own = [Path(module.__file__) for module in (baselines, teachers)]
-        return [*super().source_files(), *own, Path(__file__)]
-
     def text(self, settings: StudentSettings) -> TrainingText:
         return teachers.text_of(settings)
 
-    def loss(self, model: train_gpt.GPT, settings: StudentSettings) -> LossFunction:
+    def training_loss(self, model: train_gpt.GPT, settings: StudentSettings) -> LossFunction:
         device = next(model.parameters()).device
         return teachers.student_loss(model, settings, device)
 

@@ -5,7 +5,6 @@ PRESET=yat_neuron_d12 torchrun ... -m baselines.yat_d12       # a bias for each 
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from baselines.gelu_d12 import D12Settings, GeluD12
 from baselines.models import d12
@@ -34,9 +33,6 @@ class YatD12(GeluD12):
     }
     default = d12.CONFIGS["yat_d12"]
     shape = ("num_kv_heads", "mlp")
-
-    def source_files(self) -> list[Path]:
-        return [*super().source_files(), Path(__file__)]
 
 
 RECIPE = YatD12()

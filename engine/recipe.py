@@ -14,8 +14,9 @@ the checkpoint, in the artifact and in the record, and open_model finds the modu
 Shapes: B rows, T tokens, V vocabulary.
 """
 
+import math
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -30,6 +31,18 @@ from engine.text import TrainingText
 State = dict[str, Tensor]
 # (tokens_BT, weights_BT or None) -> nats, summed over the targets, each times its weight
 LossFunction = Callable[[Tensor, Tensor | None], Tensor]
+
+
+# Tells, when called, what errors of each matrix cost (codec.curvature).
+MeasureHessians = Callable[[], quantize.Hessians]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What packing may take."""
+
+    most_bytes: float  # of the artifact
+    seconds_left: Callable[[], float] = lambda: math.inf  # where it runs out, coarser will do
 
 
 class Model(Protocol):
@@ -109,10 +122,6 @@ class Recipe(Protocol):
     presets: dict[str, dict]  # changes of the defaults; the first is taken, or smoke without CUDA
     cap_bytes: float = quantize.CAP_BYTES  # code and artifact together; math.inf: none
 
-    def source_files(self) -> list[Path]:
-        """Files that count beside the engine's: the recipe's own, and what they import of ours."""
-        ...
-
     def text(self, settings: RunSettings) -> TrainingText:
         """What it trains on. Raises: ValueError naming the setting that does not fit; OSError."""
         return TrainingText(settings)
@@ -137,8 +146,8 @@ class Recipe(Protocol):
         """Set the weights that training begins with."""
         model.init_weights(settings.seed)
 
-    def loss(self, model: Model, settings: RunSettings) -> LossFunction:
-        """What training minimises."""
+    def training_loss(self, model: Model, settings: RunSettings) -> LossFunction:
+        """What training minimises; the model's own loss unless there is a teacher, say."""
         return lambda tokens_BT, weights_BT: model.loss(tokens_BT)
 
     def optimizer(self, model: Model, settings: RunSettings, ranks: Ranks) -> Optimizer: ...
@@ -147,16 +156,11 @@ class Recipe(Protocol):
         return RawWeights(model)
 
     def pack(
-        self,
-        weights: State,
-        model_settings: dict,
-        most_bytes: float,
-        hessians: Callable[[], quantize.Hessians],
-        seconds_left: Callable[[], float],
+        self, weights: State, model_settings: dict, budget: Budget, hessians: MeasureHessians
     ) -> bytes:
-        """The artifact. hessians() tells what errors of each matrix cost (codec.curvature).
+        """The artifact, within the budget.
 
-        Where seconds_left() runs out it may be coarser. Raises: TimeoutError where no time is left.
+        Raises: TimeoutError where no time is left; ValueError where nothing fits.
         """
         ...
 

@@ -8,6 +8,7 @@ from the bytes on disk, as a reader of them would.
 Shapes: B rows, T tokens.
 """
 
+import ast
 import contextlib
 import dataclasses
 import functools
@@ -35,26 +36,11 @@ from codec.curvature import Curvature
 from engine import log_lines
 from engine.open_model import open_model
 from engine.ranks import Clock, Ranks
-from engine.recipe import Recipe, State, packed_settings
+from engine.recipe import Budget, Recipe, State, packed_settings
 from engine.run_folder import RunFolder
 from engine.settings import ROOT, Choice, RunSettings, read_settings
 from engine.text import Batches, Rows, TrainingText
 
-# What a run imports of ours beside the recipe's files and quantize.SOURCES: all that is code which
-# counts against the cap.
-COUNTED_MODULES = (
-    "engine.log_lines",
-    "engine.open_model",
-    "engine.progress",
-    "engine.ranks",
-    "engine.recipe",
-    "engine.run_folder",
-    "engine.settings",
-    "engine.shards",
-    "engine.text",
-    "engine.trainer",
-    "evaluate",
-)
 # Held-out tokens that show what errors of packing cost: at most these, and at most a quarter of
 # them. On the smoke model 2,816 tokens did as well as 11,264: packing added 0.0011 nats with either
 # (n = 1).
@@ -98,7 +84,8 @@ def train(recipe: Recipe) -> None:
     )
     code_bytes = sum(len(source) for source in sources.values())
     if not run.artifact_path.exists():
-        train_and_pack(recipe, settings, ranks, run, text, table, val_T, code_bytes)
+        trainer = Trainer(recipe, settings, ranks, run, text, table)
+        train_and_pack(trainer, val_T, code_bytes)
     ranks.wait()  # until the artifact is on disk
 
     model_bytes = run.artifact_path.stat().st_size
@@ -119,18 +106,10 @@ def train(recipe: Recipe) -> None:
         sys.exit(f"error: {total_bytes} bytes are over the cap of {recipe.cap_bytes}")
 
 
-def train_and_pack(
-    recipe: Recipe,
-    settings: RunSettings,
-    ranks: Ranks,
-    run: RunFolder,
-    text: TrainingText,
-    table: evaluate.ByteTable,
-    val_T: np.ndarray,
-    code_bytes: int,
-) -> None:
+def train_and_pack(trainer: "Trainer", val_T: np.ndarray, code_bytes: int) -> None:
     """All that the clock measures, from the first step to the artifact on disk; resumed or not."""
-    trainer = Trainer(recipe, settings, ranks, run, text, table)
+    run = trainer.run
+    settings = trainer.settings
     parameters = sum(p.numel() for p in trainer.model.parameters())
     run.log(log_lines.PARAMETERS.write(model_params=parameters))
     if run.checkpoint_path.exists():
@@ -142,9 +121,10 @@ def train_and_pack(
 
     def validate() -> None:
         score = trainer.score_blocks(val_T)
+        metric = trainer.table.metric
         fields = dict(step=trainer.step, iterations=settings.iterations, val_loss=score.loss)
-        run.log(log_lines.VALIDATION.write(**fields, metric=table.metric, bpb=score.bpb))
-        run.metrics(step=trainer.step, val_loss=score.loss, **{table.metric: score.bpb})
+        run.log(log_lines.VALIDATION.write(**fields, metric=metric, bpb=score.bpb))
+        run.metrics(step=trainer.step, val_loss=score.loss, **{metric: score.bpb})
 
     # A run that was killed between the choice of weights and the artifact trains no further.
     if trainer.exported is None:
@@ -159,7 +139,7 @@ def train_and_pack(
     run.log(log_lines.TRAINED.write(steps=trainer.step, train_ms=1000 * seconds, cap_ms=1000 * cap))
     if 0 < cap < seconds:
         run.log(log_lines.OVERTIME.write(seconds=seconds, cap=cap))
-    if ranks.device.type == "cuda":
+    if trainer.ranks.device.type == "cuda":
         allocated = torch.cuda.max_memory_allocated() // 2**20
         reserved = torch.cuda.max_memory_reserved() // 2**20
         run.log(log_lines.MEMORY.write(allocated=allocated, reserved=reserved))
@@ -174,14 +154,38 @@ def final_scheme(settings: RunSettings) -> evaluate.Scheme:
 
 
 def read_sources(recipe: Recipe) -> dict[str, bytes]:
-    """The files that count, by their place in the project, as they are when the run starts."""
-    files = [Path(file) for file in quantize.SOURCES]
-    files += [Path(sys.modules[name].__file__) for name in COUNTED_MODULES]
-    files += recipe.source_files()
-    # Resolved: in a packed script all of them are that one file, and a checkout may be reached
-    # through a link.
-    places = [file.resolve() for file in files]
-    return {os.path.relpath(place, ROOT): place.read_bytes() for place in places}
+    """The files that count, by their place in the project, as they are when the run starts.
+
+    They are the recipe's file, all that it imports of ours when it starts, and so on. A packed
+    script imports nothing beside itself, and so is its only source.
+    """
+    module = sys.modules.get(recipe.name) or sys.modules["__main__"]
+    # Resolved: a checkout may be reached through a link.
+    waiting = [Path(module.__file__).resolve()]
+    sources = {}
+    while waiting:
+        path = waiting.pop()
+        name = os.path.relpath(path, ROOT)
+        if name not in sources:
+            sources[name] = path.read_bytes()
+            waiting += imported_files(sources[name])
+    return dict(sorted(sources.items()))
+
+
+def imported_files(source: bytes) -> list[Path]:
+    """The files of this project that a source imports when it starts, not inside a function.
+
+    b"import numpy\\nfrom engine import text, ranks"  ->  [engine/text.py, engine/ranks.py]
+    """
+    modules = []
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Import):
+            modules += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules.append(node.module)
+            modules += [f"{node.module}.{alias.name}" for alias in node.names]
+    paths = [ROOT / (module.replace(".", "/") + ".py") for module in modules]
+    return [path for path in paths if path.is_file()]
 
 
 @contextlib.contextmanager
@@ -342,7 +346,7 @@ class Trainer:
         model = recipe.model(self.model_settings, recipe.dtype(settings, ranks.device))
         recipe.init_weights(model, settings)
         self.model = model.to(ranks.device)
-        loss = recipe.loss(model, settings)
+        loss = recipe.training_loss(model, settings)
         self.loss_fn = torch.compile(loss) if settings.compile else loss
         self.logits_fn = torch.compile(model) if settings.compile else model
         self.optimizer = recipe.optimizer(model, settings, ranks)
@@ -586,7 +590,8 @@ class Trainer:
         """Score of the model as it is, in blocks of the training length."""
         length = self.settings.train_seq_len
         scheme = evaluate.Scheme(length, length, batch_tokens=self.settings.micro_batch_tokens)
-        return evaluate.score_windows(self.logits_fn, tokens_T, self.table, scheme, self.ranks)
+        with as_scored(self.model):
+            return evaluate.score_windows(self.logits_fn, tokens_T, self.table, scheme, self.ranks)
 
     @torch.no_grad()
     def choose(self, holdout_T: np.ndarray) -> dict[str, evaluate.Score]:
@@ -612,7 +617,8 @@ class Trainer:
         tokens_T = torch.from_numpy(tokens_T[: count * T + 1].astype(np.int64))
         rows_BT = tokens_T.unfold(0, T + 1, T)
         batch_tokens = min(CALIBRATION_BATCH_TOKENS, self.settings.micro_batch_tokens)
-        with Curvature(self.model.named_parameters()) as curvature:
+        curvature = Curvature(self.model.named_parameters())
+        with as_scored(self.model), curvature:
             for part_BT in rows_BT.split(max(1, batch_tokens // T)):
                 self.model.loss(part_BT.to(self.ranks.device)).backward()
         self.model.zero_grad(set_to_none=True)
@@ -641,10 +647,10 @@ class Trainer:
         foreseen = math.inf
         if self.run.is_writer:
             settings = packed_settings(self.recipe, self.settings)
-            most_bytes = self.recipe.cap_bytes - code_bytes
+            budget = Budget(self.recipe.cap_bytes - code_bytes, seconds_left)
             hessians = functools.cache(lambda: self.hessians(weights, holdout_T))
             try:
-                blob = self.recipe.pack(weights, settings, most_bytes, hessians, seconds_left)
+                blob = self.recipe.pack(weights, settings, budget, hessians)
                 foreseen = quantize.foreseen_nats(blob, hessians)
             except TimeoutError:
                 blob = quantize.encode(weights, quantize.int8_plan(weights), settings)
@@ -714,6 +720,17 @@ class Trainer:
         if self.run.is_writer:
             quantize.write_atomic(self.run.artifact_path, blob)
         self.clock.pause()
+
+
+@contextlib.contextmanager
+def as_scored(model: torch.nn.Module):
+    """Within it the model is in eval mode: what only training does, as dropout, is off."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 class Speed:

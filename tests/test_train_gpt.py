@@ -11,11 +11,11 @@ import torch.nn.functional as F
 import evaluate
 import quantize
 import train_gpt
+from engine.recipe import Budget
 from tests.tiny_runs import (
     CPU,
     TINY,
     environment,
-    forever,
     plain_table,
     run,
     tiny,
@@ -281,7 +281,7 @@ def test_the_artifact_is_packed_by_the_trellis():
     weights = model.state_dict()
     settings = {"recipe": "train_gpt", **train_gpt.RECIPE.model_settings(tiny())}
     blob = train_gpt.RECIPE.pack(
-        weights, settings, 16_000, lambda: quantize.flat_hessians(weights), forever
+        weights, settings, Budget(16_000), lambda: quantize.flat_hessians(weights)
     )
     decoded, saved = quantize.decode(blob)
     assert len(blob) <= 16_000 and saved == settings

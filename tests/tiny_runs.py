@@ -1,7 +1,6 @@
 """Runs so small that tests can have many: settings, models, text, processes."""
 
 import json
-import math
 import os
 import subprocess
 import sys
@@ -42,11 +41,6 @@ TINY = dict(
     bigram_dim=8,
     muon_momentum_warmup_steps=5,
 )
-
-
-def forever() -> float:
-    """Seconds left where no clock runs."""
-    return math.inf
 
 
 def tiny(**changes) -> train_gpt.Settings:

@@ -15,11 +15,10 @@ from baselines import evaluations, pr334
 from baselines.evaluations import EVALUATIONS, Evaluation, score_at, window_starts
 from engine.open_model import open_model
 from engine.ranks import Ranks
-from engine.recipe import packed_settings
+from engine.recipe import Budget, packed_settings
 from engine.shards import read_split, write_shard
 from tests.baselines.test_adamw import RECIPES, tiny_fields
 from tests.conftest import MERGES, write_vocabulary
-from tests.tiny_runs import forever
 
 V = 50
 RNG = np.random.default_rng(0)
@@ -167,7 +166,7 @@ def write_run(folder: Path, toy: Path, system: str, **changes) -> Path:
     own = packed_settings(recipe, settings)
     model = recipe.model(recipe.model_settings(settings), torch.float32).init_weights(0)
     weights = {name: p.detach() for name, p in model.named_parameters()}
-    blob = recipe.pack(weights, own, 1e9, lambda: quantize.flat_hessians(weights), forever)
+    blob = recipe.pack(weights, own, Budget(1e9), lambda: quantize.flat_hessians(weights))
     quantize.write_atomic(folder / "artifact.pgz", blob)
     exported = {name: w.clone() for name, w in quantize.decode(blob)[0].items()}
     checkpoint = {"model": weights, "averages": {"ema": exported}, "exported": "ema"}

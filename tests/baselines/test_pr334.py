@@ -17,9 +17,9 @@ import quantize
 from baselines import pr334
 from engine.open_model import open_model
 from engine.ranks import Ranks
+from engine.recipe import Budget
 from engine.settings import read_settings
 from tests.baselines.test_adamw import run_small
-from tests.tiny_runs import forever
 
 RECIPE = pr334.RECIPE
 GOLDEN_LOSSES = [
@@ -69,7 +69,7 @@ def first_losses(steps: int) -> list[float]:
     settings = smoke_settings(train_batch_tokens=512, micro_batch_tokens=512)
     model = RECIPE.model(RECIPE.model_settings(settings), torch.float32)
     RECIPE.init_weights(model, settings)
-    loss_fn = RECIPE.loss(model, settings)
+    loss_fn = RECIPE.training_loss(model, settings)
     optimizer = RECIPE.optimizer(model, settings, Ranks())
     losses = []
     for step in range(steps):
@@ -100,7 +100,7 @@ def made_up_artifact() -> bytes:
     settings = smoke_settings()
     model_settings = {"recipe": RECIPE.name, **RECIPE.model_settings(settings)}
     weights = made_up_weights(settings)
-    return RECIPE.pack(weights, model_settings, quantize.CAP_BYTES, None, forever)
+    return RECIPE.pack(weights, model_settings, Budget(quantize.CAP_BYTES), None)
 
 
 def stored_zstd():
@@ -156,7 +156,7 @@ def test_what_does_not_fit_is_packed_more_coarsely():
     weights = made_up_weights(settings)
     model_settings = RECIPE.model_settings(settings)
     most_bytes = int(0.9 * GOLDEN_BYTES)
-    blob = RECIPE.pack(weights, model_settings, most_bytes, None, forever)
+    blob = RECIPE.pack(weights, model_settings, Budget(most_bytes), None)
     assert len(blob) <= most_bytes
 
 

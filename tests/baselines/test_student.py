@@ -11,6 +11,7 @@ import train_gpt
 from baselines import student
 from engine.open_model import open_model
 from engine.settings import read_settings
+from engine.trainer import read_sources
 from tests.baselines.test_adamw import baseline_trainer, run_small, tiny_fields, trainer_of
 from tests.baselines.test_teachers import mixed_loss
 from tests.tiny_runs import toy_paths
@@ -112,7 +113,7 @@ def test_a_student_is_of_train_gpt_but_for_its_teacher():
     for name in ("presets", "cap_bytes", "model", "model_settings", "optimizer", "averages"):
         assert getattr(theirs, name) is getattr(ours, name), name
     assert theirs.pack is ours.pack and theirs.adapter is ours.adapter
-    assert set(train_gpt.RECIPE.source_files()) < set(student.RECIPE.source_files())
+    assert set(read_sources(train_gpt.RECIPE)) < set(read_sources(student.RECIPE))
 
 
 def test_the_file_trains_packs_and_scores(toy, tmp_path, monkeypatch, capsys):

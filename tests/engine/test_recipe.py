@@ -35,7 +35,7 @@ def test_what_a_recipe_need_not_write():
 
     recipe, model = Plain(), tiny_model()
     tokens_BT = tokens(2, 9)
-    loss_fn = recipe.loss(model, tiny())
+    loss_fn = recipe.training_loss(model, tiny())
     assert torch.equal(loss_fn(tokens_BT, None), model.loss(tokens_BT))
     assert recipe.dtype(tiny(), torch.device("cpu")) == torch.float32
     assert list(recipe.averages(model, tiny()).candidates()) == ["raw"]

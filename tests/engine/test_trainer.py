@@ -390,6 +390,17 @@ def test_twenty_kills_at_random_moments_change_nothing(toy, tmp_path):
     assert not list((tmp_path / "logs/killed").glob("*.tmp"))
 
 
+def test_scoring_and_calibration_see_the_model_as_it_is_scored(toy, tmp_path, monkeypatch):
+    """In eval mode, where dropout is off; training goes on in training mode."""
+    trainer = trainer_on(toy, tmp_path, monkeypatch)
+    modes = []
+    trainer.model.register_forward_pre_hook(lambda module, inputs: modes.append(module.training))
+    trainer.train_step(trainer.batches.get(0), progress=0.1)
+    trainer.score_blocks(trainer.text.holdout_T)
+    trainer.hessians(trainer.averages.candidates()["raw"], trainer.text.holdout_T)
+    assert modes[0] and not any(modes[1:]) and trainer.model.training
+
+
 def test_a_damaged_checkpoint_is_one_line(toy, tmp_path, monkeypatch):
     """The file is named, not a traceback of the library that reads it."""
     trainer = trainer_on(toy, tmp_path, monkeypatch)

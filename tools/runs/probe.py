@@ -57,7 +57,7 @@ class Probe:
         uncompiled = dataclasses.replace(settings, compile=False)
         self.optimizer = recipe.optimizer(self.model, uncompiled, self.ranks)
         self.averages = recipe.averages(self.model, settings)
-        self.loss = recipe.loss(self.model, uncompiled)
+        self.loss = recipe.training_loss(self.model, uncompiled)
 
     def passed(self) -> float:
         return time.perf_counter() - self.started

@@ -10,7 +10,7 @@ import torch
 
 import quantize
 from codec import viterbi
-from tests.tiny_runs import forever
+from engine.recipe import Budget
 from tools.runs.probe import USUAL_BITS, Probe, run_probe, trellis_seconds
 from train_gpt import GPT, PRESETS, RECIPE, Settings
 
@@ -53,7 +53,7 @@ def test_packing_is_forecast_from_as_many_columns_as_it_takes(monkeypatch):
 
     monkeypatch.setattr(viterbi.ColumnQuantizer, "points", count)
     hessians = quantize.flat_hessians(weights)
-    RECIPE.pack(weights, RECIPE.model_settings(TINY), quantize.CAP_BYTES, lambda: hessians, forever)
+    RECIPE.pack(weights, RECIPE.model_settings(TINY), Budget(quantize.CAP_BYTES), lambda: hessians)
     packing, shapes[:] = Counter(shapes), []
     assert trellis_seconds(weights, lambda call: bool(len(call())), CPU) == packing.total()
     assert set(shapes) == set(packing)
