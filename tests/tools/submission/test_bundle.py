@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -95,8 +96,10 @@ TOY = {name: text.encode() for name, text in TOY.items()}
 
 
 def run(folder: Path, *command: str, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    """A process that finds no module of ours but those of the folder."""
     command = (sys.executable, "-B", *command)
-    return subprocess.run(command, cwd=cwd or folder, capture_output=True, text=True)
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(command, cwd=cwd or folder, capture_output=True, text=True, env=env)
 
 
 def write(folder: Path, files: dict[str, bytes]) -> Path:
