@@ -452,6 +452,22 @@ def test_every_module_that_a_run_imports_is_counted():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
+def test_a_checkout_reached_through_a_link_weighs_all_its_sources(tmp_path):
+    """As much as when it is reached by its own path."""
+    link = tmp_path / "link"
+    link.symlink_to(ROOT)
+    code = (
+        f"import sys; sys.path.insert(0, {str(link)!r}); import train_gpt;"
+        "from engine.trainer import read_sources;"
+        "print(*sorted(read_sources(train_gpt.RECIPE)))"
+    )
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert done.stdout.split() == list(read_sources(RECIPE)), done.stderr
+
+
 def choice_of(toy, **overrides):
     settings = tiny(**{**toy_paths(toy), **overrides})
     return Choice(settings, "smoke", "as asked", overrides)
