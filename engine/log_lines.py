@@ -113,6 +113,10 @@ ARTIFACT = Line(
     " cap_bytes:{cap_bytes}"
 )
 
+# Any long phase, once a minute --------------------------------------------------------------------
+
+PROGRESS = Line("{label:s} {percent:.0f}%, about {seconds_left:.0f} s left")
+
 # Scoring ------------------------------------------------------------------------------------------
 
 PLAN = Line(

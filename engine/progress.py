@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
+from engine import log_lines
+
 TERMINAL_SECONDS = 0.5  # between two changes of the terminal's last line
 LOG_SECONDS = 60.0
 
@@ -32,10 +34,13 @@ class Progress:
         if now - self.last < (TERMINAL_SECONDS if is_terminal else LOG_SECONDS):
             return
         self.last = now
-        line = f"{self.label} {done_frac:.0%}"
-        if done_frac > 0:
-            seconds_left = (now - self.started) * (1 - done_frac) / done_frac
-            line += f", about {seconds_left:.0f} s left"
+        if done_frac <= 0:
+            return  # nothing is done by which to tell the time
+        line = log_lines.PROGRESS.write(
+            label=self.label,
+            percent=100 * done_frac,
+            seconds_left=(now - self.started) * (1 - done_frac) / done_frac,
+        )
         if is_terminal:
             print("\r\033[K" + line, end="\r", file=self.stream, flush=True)
         else:

@@ -90,7 +90,7 @@ def test_rooms_import_one_way(importer, allowed):
 def test_the_score_needs_only_leaves_of_the_engine():
     """evaluate.py stands below the engine: what it takes from there imports nothing of ours."""
     for need in IMPORTS["evaluate"]:
-        assert not IMPORTS[need] - {"engine"}, need
+        assert not IMPORTS[need] - {"engine", "engine.log_lines"}, need  # itself a leaf
 
 
 def test_nothing_but_tools_and_tests_imports_tools():
