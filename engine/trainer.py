@@ -69,7 +69,7 @@ def train(recipe: Recipe) -> None:
         table = recipe.byte_table(settings.tokenizer_path, settings.vocab_size)
         val_T, table = evaluate.read_validation(settings.data_path, table)
         text = recipe.text(settings)
-        refuse_oversize(recipe, settings)
+        refuse_unfit(recipe, settings)
         run = RunFolder(recipe.name, choice, ranks, sources)
 
     log_start(run, choice, sources, ranks)
@@ -232,8 +232,8 @@ def check_data(recipe: Recipe, choice: Choice, ranks: Ranks) -> str:
     return output
 
 
-def refuse_oversize(recipe: Recipe, settings: RunSettings) -> None:
-    """Raises: ValueError for a model of more parameters than any artifact may hold."""
+def refuse_unfit(recipe: Recipe, settings: RunSettings) -> None:
+    """Raises: ValueError for a model that no artifact could hold, or that could not be scored."""
     # On the meta device a tensor has a shape and no memory.
     with torch.device("meta"):
         model = recipe.model(recipe.model_settings(settings), torch.float32)
@@ -242,6 +242,11 @@ def refuse_oversize(recipe: Recipe, settings: RunSettings) -> None:
         raise ValueError(
             f"the model would have {parameters:,} parameters, an artifact holds"
             f" {quantize.MAX_NUMBERS:,} at most; lower NUM_LAYERS or MODEL_DIM"
+        )
+    if settings.eval_stride == 0 and not getattr(model, "takes_memory", False):
+        raise ValueError(
+            f"EVAL_STRIDE=0 needs a model that takes a memory, {recipe.name}'s does not; set"
+            " EVAL_STRIDE to 1 or more"
         )
 
 

@@ -22,7 +22,7 @@ from codec import container
 from engine import trainer as engine_trainer
 from engine.ranks import Ranks
 from engine.settings import Choice
-from engine.trainer import check_data, peak_flops, plain_errors, read_sources, refuse_oversize
+from engine.trainer import check_data, peak_flops, plain_errors, read_sources, refuse_unfit
 from tests.tiny_runs import (
     CPU,
     ROOT,
@@ -423,9 +423,9 @@ def test_a_loss_that_is_not_a_number_in_rehearsal_says_what_to_lower(toy, tmp_pa
 
 def test_a_model_that_no_artifact_holds_is_refused():
     """By its parameters, counted without memory for them."""
-    refuse_oversize(RECIPE, tiny())
+    refuse_unfit(RECIPE, tiny())
     with pytest.raises(ValueError, match=r"would have \d[\d,]+ parameters, an artifact holds"):
-        refuse_oversize(RECIPE, tiny(model_dim=10**6))
+        refuse_unfit(RECIPE, tiny(model_dim=10**6))
 
 
 def test_sources_are_named_by_their_place():
