@@ -248,8 +248,8 @@ def read_text(
 def settle(recipe: Recipe, choice: Choice, ranks: Ranks) -> Choice:
     """The choice with what follows from the size of the model: the steps, and whether to compile.
 
-    Raises: ValueError for a model of more parameters than any artifact may hold, and for a bound on
-    FLOPs that leaves no step.
+    Raises: ValueError for a model that no artifact could hold or that could not be scored, and for
+    a bound on FLOPs that leaves no step.
     """
     settings = choice.settings
     # On the meta device a tensor has a shape and no memory.
@@ -260,6 +260,11 @@ def settle(recipe: Recipe, choice: Choice, ranks: Ranks) -> Choice:
         raise ValueError(
             f"the model would have {parameters:,} parameters, an artifact holds"
             f" {quantize.MAX_NUMBERS:,} at most; lower NUM_LAYERS or MODEL_DIM"
+        )
+    if settings.eval_stride == 0 and not getattr(model, "takes_memory", False):
+        raise ValueError(
+            f"EVAL_STRIDE=0 needs a model that takes a memory, {recipe.name}'s does not; set"
+            " EVAL_STRIDE to 1 or more"
         )
     step_flops = model.flops_per_token(settings.train_seq_len) * settings.train_batch_tokens
     iterations = settings.iterations

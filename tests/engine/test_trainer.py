@@ -557,6 +557,16 @@ def test_the_artifact_has_a_bound_of_its_own(toy, tmp_path, monkeypatch):
     assert len(trainer.pack_and_check(trainer.averages.candidates()["raw"], 0)) <= 30_000
 
 
+def test_one_pass_without_a_memory_is_refused_before_training(monkeypatch):
+    """A model that takes no memory cannot be scored with EVAL_STRIDE=0; the remedy is named."""
+    monkeypatch.setattr(train_gpt.GPT, "takes_memory", False, raising=False)
+    one_pass = dict(eval_stride=0, eval_documents=True)
+    with pytest.raises(ValueError, match="EVAL_STRIDE=0 needs a model .*; set EVAL_STRIDE to 1"):
+        settled(**one_pass)
+    monkeypatch.setattr(train_gpt.GPT, "takes_memory", True, raising=False)
+    assert settled(**one_pass).eval_stride == 0
+
+
 def test_sources_are_named_by_their_place():
     """The recipe's and the engine's files, once each, as they lie in the project."""
     sources = read_sources(RECIPE)
