@@ -10,9 +10,9 @@ packing. To try an idea, change it here. What every recipe shares is in engine/;
 defined in evaluate.py, the artifact's format in quantize.py. Settings are upper-case environment
 variables, see `Settings`.
 
-The model began as that of upstream PR #334, which stands unchanged in baselines/pr334.py. It is
-packed by the trellis codec, which at equal bytes loses about ten times less than int5 rows
-(records/LOG.md).
+The model began as that of upstream PR #334, which stands unchanged in baselines/pr334.py. The
+trellis codec loses about ten times less at equal bytes than int5 rows, so bytes are cheap here, and
+this model spends them where they cost no FLOPs: on tables that are looked up (records/LOG.md).
 
 Dimensions: B rows, T tokens, D model_dim, H query heads, G key/value heads, E head_dim,
 V vocabulary, N matrices of one shape, R and C their rows and columns.
@@ -28,6 +28,8 @@ from torch import Tensor, nn
 
 import evaluate
 import quantize
+from engine.adapters import LowRank
+from engine.memory import Memory
 from engine.ranks import Ranks
 from engine.recipe import Budget, MeasureHessians, Recipe, State
 from engine.settings import Checked, RunSettings
@@ -53,13 +55,13 @@ class Shape(Checked):
     rope_dims: int = 16  # of each head's dimensions; the rest carry no position
     rope_base: float = 50_000.0
     logit_softcap: float = 30.0
-    bigram_vocab_size: int = 2048  # hash rows
-    bigram_dim: int = 64
+    pair_rows: int = 5120  # of the table of token pairs, hashed: 5 for each token of the vocabulary
+    pair_dim: int = 128  # of each row, before it is projected to model_dim
 
     def __post_init__(self):
         self.require_at_least(1, "num_layers", "num_heads", "num_kv_heads", "mlp_mult")
-        self.require_at_least(1, "train_seq_len", "bigram_dim", "logit_softcap")
-        self.require_at_least(2, "bigram_vocab_size")
+        self.require_at_least(1, "train_seq_len", "pair_dim", "logit_softcap")
+        self.require_at_least(2, "pair_rows")
         self.require(self.num_layers <= 1000, "num_layers", "at most 1000")
         self.require(self.train_seq_len <= 2**20, "train_seq_len", "at most 2**20")
         heads = self.num_heads
@@ -84,9 +86,10 @@ class Settings(RunSettings, Shape):
     Raises: ValueError naming the variable, its value, the requirement and what to set instead.
     """
 
-    # Scoring: half a window has 97 % of the gain of a quarter at half its cost, and documents apart
-    # are never worse than a stream (n = 2 models, issue of scoring; records/LOG.md)
-    eval_stride: int = 512
+    # Scoring: one pass over each document, every layer attending to train_seq_len inputs, costs
+    # 1.0 forward tokens a target and is no worse than windows moved by a quarter, which cost 4.0
+    # (1.9033 against 1.9037 bpb on web text, 2.0077 against 2.0078 on C4; records/LOG.md)
+    eval_stride: int = 0
     eval_documents: bool = True
     # Schedule
     lr_warmup_frac: float = 0.01  # of the run
@@ -122,7 +125,6 @@ PRESETS = {
         train_batch_tokens=2048,
         train_seq_len=256,
         micro_batch_tokens=2048,
-        eval_stride=128,
         warmup_steps=1,
         lr_warmup_frac=0.02,
         val_loss_every=0,
@@ -132,7 +134,7 @@ PRESETS = {
         num_heads=4,
         num_kv_heads=2,
         rope_dims=4,
-        bigram_dim=16,
+        pair_dim=16,
         muon_momentum_warmup_steps=50,
     ),
 }
@@ -171,10 +173,32 @@ def rotate(x_BTHE: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, a * sin + b * cos, rest], dim=-1)
 
 
-class Attention(nn.Module):
-    """Causal grouped-query attention; q and k RMS-normed, q scaled by a learned gain per head."""
+def causal_attention(q_BHTE: Tensor, k_BGTE: Tensor, v_BGTE: Tensor) -> Tensor:
+    """y_BHTE: each position attends to itself and what precedes it; H/G query heads share a key."""
+    if q_BHTE.is_cuda or not torch.compiler.is_compiling():
+        return F.scaled_dot_product_attention(
+            q_BHTE, k_BGTE, v_BGTE, is_causal=True, enable_gqa=True
+        )
+    # Compiled for a CPU, the definition is faster than the kernel: in bf16 one layer takes 5.9 ms,
+    # not 11.0, forward and backward (8 x 256 positions, 3 heads of 32; n = 1). The queries of all
+    # heads that share a key are rows of one product.
+    B, H, T, E = q_BHTE.shape
+    G = k_BGTE.size(1)
+    shared_q = (q_BHTE * E**-0.5).reshape(B, G, H // G * T, E)
+    scores = (shared_q @ k_BGTE.mT).view(B, G, H // G, T, T)
+    is_seen_TT = torch.ones(T, T, dtype=torch.bool, device=q_BHTE.device).tril()
+    weights = scores.masked_fill(~is_seen_TT, -math.inf).softmax(dim=-1)
+    return (weights.view(B, G, H // G * T, T) @ v_BGTE).view(B, H, T, E)
 
-    def __init__(self, shape: Shape):
+
+class Attention(nn.Module):
+    """Causal grouped-query attention; q and k RMS-normed, q scaled by a learned gain per head.
+
+    Every other layer adds a row of its own table, that of the token, to the values: what a token
+    passes on need not be computed from the stream. A table costs bytes and no FLOPs.
+    """
+
+    def __init__(self, shape: Shape, has_table: bool):
         super().__init__()
         D = shape.model_dim
         self.H = shape.num_heads
@@ -185,12 +209,26 @@ class Attention(nn.Module):
         self.v = Linear(D, self.G * self.E)
         self.proj = Linear(self.H * self.E, D)
         self.q_gain = nn.Parameter(torch.empty(self.H))
+        self.value_table = None
+        if has_table:
+            self.value_table = nn.Embedding(shape.vocab_size, self.G * self.E)
+            self.value_scale = nn.Parameter(torch.empty(()))
 
-    def forward(self, x_BTD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(
+        self,
+        x_BTD: Tensor,
+        tokens_BT: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        memory: Memory | None = None,
+    ) -> Tensor:
         B, T, _ = x_BTD.shape
         q_BTHE = self.q(x_BTD).view(B, T, self.H, self.E)
         k_BTGE = self.k(x_BTD).view(B, T, self.G, self.E)
-        v_BTGE = self.v(x_BTD).view(B, T, self.G, self.E)
+        v = self.v(x_BTD)
+        if self.value_table is not None:
+            v = v + self.value_scale.to(v.dtype) * self.value_table(tokens_BT).to(v.dtype)
+        v_BTGE = v.view(B, T, self.G, self.E)
         # With q and k normed, no score grows with the weights: training is stable at high rates.
         # The gain alone says how sharply a head looks (1.5 -> 4 at the start: -0.004 bpb, upstream
         # #1125, with 16 of 64 dimensions rotated).
@@ -199,13 +237,13 @@ class Attention(nn.Module):
         k_BTGE = rotate(norm(k_BTGE), cos, sin)
         # Two query heads share one key and value head: half the bytes of k and v, and every record
         # of the field does it.
-        y_BHTE = F.scaled_dot_product_attention(
-            q_BTHE.transpose(1, 2),
-            k_BTGE.transpose(1, 2),
-            v_BTGE.transpose(1, 2),
-            is_causal=True,
-            enable_gqa=True,
-        )
+        q_BHTE = q_BTHE.transpose(1, 2)
+        k_BGTE = k_BTGE.transpose(1, 2)
+        v_BGTE = v_BTGE.transpose(1, 2)
+        if memory is None:
+            y_BHTE = causal_attention(q_BHTE, k_BGTE, v_BGTE)
+        else:
+            y_BHTE = memory.attend(self, q_BHTE, k_BGTE, v_BGTE)
         y_BTD = y_BHTE.transpose(1, 2).reshape(B, T, self.H * self.E)
         return self.proj(y_BTD)
 
@@ -225,24 +263,35 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: mix with the first embedding, attention, MLP, each with a scale per channel."""
+    """One layer: mix in the first embedding and the pairs, then attention and MLP, each scaled."""
 
     def __init__(self, shape: Shape, layer: int):
         super().__init__()
         D = shape.model_dim
-        self.attn = Attention(shape)
+        self.attn = Attention(shape, has_table=layer % 2 == 1)
         self.mlp = MLP(shape)
+        self.pair_weight = nn.Parameter(torch.empty(()))
         self.attn_scale = nn.Parameter(torch.empty(D))
         self.mlp_scale = nn.Parameter(torch.empty(D))
         self.resid_mix = nn.Parameter(torch.empty(2, D))
         # Deeper layers see smaller inputs, and so add less to a stream that has grown.
         self.damping = 1 / math.sqrt(layer + 1)
 
-    def forward(self, x: Tensor, x0: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        # Each layer can bring the token itself back, which the stream has long written over.
+    def forward(
+        self,
+        x: Tensor,
+        x0: Tensor,
+        pairs: Tensor,
+        tokens_BT: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        memory: Memory | None = None,
+    ) -> Tensor:
+        # Each layer can bring the token itself back, which the stream has long written over, and
+        # its pair with the token before.
         keep, first = self.resid_mix.to(x.dtype)
-        x = keep * x + first * x0
-        attended = self.attn(norm(x) * self.damping, cos, sin)
+        x = keep * x + first * x0 + self.pair_weight.to(x.dtype) * pairs
+        attended = self.attn(norm(x) * self.damping, tokens_BT, cos, sin, memory)
         x = x + self.attn_scale.to(x.dtype) * attended
         return x + self.mlp_scale.to(x.dtype) * self.mlp(norm(x) * self.damping)
 
@@ -262,18 +311,17 @@ class SmearGate(nn.Module):
         return torch.lerp(x_BTD, before_BTD, share)
 
 
-class BigramHash(nn.Module):
+class PairTable(nn.Module):
     """An embedding of (previous token, token), hashed to few rows; the last row: no previous.
 
-    The table starts at zero and the projection does not: with both at zero, as in upstream PR #334,
-    neither would ever get a gradient.
+    Rows are short and projected: at equal bytes, 5 rows a token of a third of the width do better
+    than 2 of the full width (2.0507 against 2.0632 bpb at 250,000 bytes; n = 1).
     """
 
     def __init__(self, shape: Shape):
         super().__init__()
-        self.table = nn.Embedding(shape.bigram_vocab_size, shape.bigram_dim)
-        self.proj = Linear(shape.bigram_dim, shape.model_dim)
-        self.scale = nn.Parameter(torch.empty(()))
+        self.table = nn.Embedding(shape.pair_rows, shape.pair_dim)
+        self.proj = Linear(shape.pair_dim, shape.model_dim)
 
     def rows(self, tokens_BT: Tensor, starts_BT: Tensor) -> Tensor:
         """With 2,048 rows, the pair (5, 7) has row (36313 * 7 ^ 27191 * 5) % 2047 = 1082."""
@@ -283,25 +331,27 @@ class BigramHash(nn.Module):
         return torch.where(starts_BT, no_previous, hashed_BT)
 
     def forward(self, tokens_BT: Tensor, starts_BT: Tensor, dtype: torch.dtype) -> Tensor:
-        x = self.table(self.rows(tokens_BT, starts_BT)).to(dtype)
-        return self.proj(x) * self.scale.to(dtype)
+        return self.proj(self.table(self.rows(tokens_BT, starts_BT)).to(dtype))
 
 
 class GPT(nn.Module):
     """tokens_BT -> softcapped logits_BTV in fp32.
 
-    Beyond a textbook GPT: tied embedding; a hashed bigram embedding and a smear of neighbouring
-    embeddings at the input; partial RoPE; normed inputs damped by 1/sqrt(layer + 1); the first half
-    of the layers hands its outputs to the second half (U-Net); every layer can mix in the first
-    embedding. Attention may look across a document start; smear and bigram never do.
+    Beyond a textbook GPT: tied embedding; a smear of neighbouring embeddings at the input; partial
+    RoPE; normed inputs damped by 1/sqrt(layer + 1); the first half of the layers hands its outputs
+    to the second half (U-Net); every layer can mix in the first embedding, and an embedding of the
+    token with the one before; every other layer has a table of values by token. Attention may look
+    across a document start; smear and pairs never do.
     """
+
+    takes_memory = True  # scoring may read each document in one pass
 
     def __init__(self, shape: Shape, compute_dtype: torch.dtype):
         super().__init__()
         self.shape = shape
         self.compute_dtype = compute_dtype
         self.tok_emb = nn.Embedding(shape.vocab_size, shape.model_dim)
-        self.bigram = BigramHash(shape)
+        self.pairs = PairTable(shape)
         self.smear = SmearGate(shape)
         self.blocks = nn.ModuleList(Block(shape, i) for i in range(shape.num_layers))
         self.num_skips = shape.num_layers // 2
@@ -310,19 +360,28 @@ class GPT(nn.Module):
     def forward(self, tokens_BT: Tensor) -> Tensor:
         return self.head(self.features(tokens_BT))
 
-    def logits_at(self, tokens_BT: Tensor, place_S: Tensor) -> Tensor:
+    def logits_at(self, tokens_BT: Tensor, place_S: Tensor, memory: Memory | None = None) -> Tensor:
         """logits_SV at places of the flattened tokens: scoring needs no others."""
-        return self.head(self.features(tokens_BT).flatten(0, 1)[place_S])
+        return self.head(self.features(tokens_BT, memory).flatten(0, 1)[place_S])
 
-    def features(self, tokens_BT: Tensor) -> Tensor:
-        """What the layers make of the tokens, (B, T, D)."""
+    def features(self, tokens_BT: Tensor, memory: Memory | None = None) -> Tensor:
+        """What the layers make of the tokens, (B, T, D); with a memory, after all it holds."""
+        T = tokens_BT.size(1)
+        position = 0
+        if memory is not None:
+            tokens_BT = memory.recall(tokens_BT)
+            position = memory.position - T
         starts_BT = tokens_BT == evaluate.BOS_ID
         starts_BT[:, 0] = True  # a window does not tell what precedes it
         x = self.tok_emb(tokens_BT).to(self.compute_dtype)
         # Normed, so that the first layer sees inputs of one size whatever the embedding's rate did.
-        x = norm(x + self.bigram(tokens_BT, starts_BT, x.dtype))
-        x0 = x = self.smear(x, starts_BT)  # (B, T, D)
-        cos, sin = rotary_angles(x.size(1), self.shape.rope_dims, self.shape.rope_base, x)
+        # The tokens recalled are there for their neighbours' sake, and go no further.
+        x0 = x = self.smear(norm(x), starts_BT)[:, -T:]  # (B, T, D)
+        pairs = self.pairs(tokens_BT, starts_BT, x.dtype)[:, -T:]
+        tokens_BT = tokens_BT[:, -T:]
+        cos, sin = rotary_angles(position + T, self.shape.rope_dims, self.shape.rope_base, x)
+        cos = cos[position:]
+        sin = sin[position:]
         # The last layer of the first half is the first to be handed over, as in a U-Net: with 11
         # layers 4 -> 5, 3 -> 6, 2 -> 7, 1 -> 8, 0 -> 9, and layer 10 gets none.
         skips = []
@@ -330,7 +389,7 @@ class GPT(nn.Module):
             if i >= self.num_skips and skips:
                 weight = self.skip_weights[i - self.num_skips].to(x.dtype)
                 x = x + weight * skips.pop()
-            x = block(x, x0, cos, sin)
+            x = block(x, x0, pairs, tokens_BT, cos, sin, memory)
             if i < self.num_skips:
                 skips.append(x)
         return norm(x)
@@ -353,10 +412,9 @@ class GPT(nn.Module):
     def init_weights(self, seed: int, embed_std: float = 0.005, q_gain: float = 1.5) -> "GPT":
         """Set every parameter; drawn on the CPU, so that every device starts from the same weights.
 
-        Embedding normal(embed_std); gains of queries q_gain; bigram table, gates and the output
-        projections of attention and MLP zero; other matrices orthogonal, those that write into the
-        residual stream times 1/sqrt(2L); scales and skip weights one; residual mix (1, 0); bigram
-        scale 0.05.
+        Embedding normal(embed_std); gains of queries q_gain; tables of values and pairs, gates and
+        the output projections of attention and MLP zero; other matrices orthogonal; scales and skip
+        weights one; residual mix (1, 0); weight of pairs 0.1.
 
         Raises: AssertionError for a parameter that has no rule.
         """
@@ -367,21 +425,18 @@ class GPT(nn.Module):
             match name.split(".")[0], name.removesuffix(".weight").split(".")[-1]:
                 case "tok_emb", _:
                     p.normal_(std=embed_std, generator=rng)
-                case "bigram", "proj":
-                    gain = (2 * len(self.blocks)) ** -0.5
-                    nn.init.orthogonal_(p, gain=gain, generator=rng)
-                case "blocks", "q" | "k" | "v" | "fc":
+                case ("blocks", "q" | "k" | "v" | "fc") | ("pairs", "proj"):
                     nn.init.orthogonal_(p, generator=rng)
-                case _, "table" | "gate" | "proj":
+                case _, "table" | "value_table" | "gate" | "proj":
                     p.zero_()
-                case _, "attn_scale" | "mlp_scale" | "skip_weights":
+                case _, "attn_scale" | "mlp_scale" | "value_scale" | "skip_weights":
                     p.fill_(1.0)
                 case "blocks", "resid_mix":
                     p.copy_(torch.tensor([1.0, 0.0])[:, None].expand_as(p))
                 case "blocks", "q_gain":
                     p.fill_(q_gain)
-                case "bigram", "scale":
-                    p.fill_(0.05)
+                case "blocks", "pair_weight":
+                    p.fill_(0.1)
                 case _:
                     raise AssertionError(f"init_weights has no rule for {name}")
         return self
@@ -640,8 +695,9 @@ class OurRecipe(Recipe):
             seconds_left=budget.seconds_left,
         )
 
-    def adapter(self, model: GPT, seq_len: int, ranks: Ranks) -> evaluate.AdaptFunction:
-        return evaluate.sgd_adapter(model, seq_len=seq_len, ranks=ranks)
+    def adapter(self, model: GPT, seq_len: int, ranks: Ranks) -> LowRank:
+        # The MLP's matrices alone have all but 2 % of what adapting every matrix gains.
+        return LowRank(model, ("mlp.fc", "mlp.proj"))
 
 
 RECIPE = OurRecipe()

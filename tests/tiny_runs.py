@@ -37,8 +37,8 @@ TINY = dict(
     num_kv_heads=1,
     mlp_mult=2,
     rope_dims=4,
-    bigram_vocab_size=64,
-    bigram_dim=8,
+    pair_rows=64,
+    pair_dim=8,
     muon_momentum_warmup_steps=5,
 )
 

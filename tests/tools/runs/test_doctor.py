@@ -31,7 +31,7 @@ TINY = Settings(
         "model_dim": 32,
         "train_seq_len": 64,
         "eval_stride": 64,
-        "bigram_dim": 4,
+        "pair_dim": 4,
         "compile": False,
     }
 )
