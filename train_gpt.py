@@ -96,7 +96,7 @@ class Settings(RunSettings, Shape):
     warmdown_frac: float = 0.75  # of the run, linear
     min_lr: float = 0.1  # floor of the warmdown, relative to the peak
     # Initial weights
-    qk_gain_init: float = 1.5
+    qk_gain_init: float = 4.0
     tied_embed_init_std: float = 0.005
     # Optimizer
     tied_embed_lr: float = 0.05
@@ -191,6 +191,18 @@ def causal_attention(q_BHTE: Tensor, k_BGTE: Tensor, v_BGTE: Tensor) -> Tensor:
     return (weights.view(B, G, H // G * T, T) @ v_BGTE).view(B, H, T, E)
 
 
+def without_own_value(y_BHTE: Tensor, v_BGTE: Tensor) -> Tensor:
+    """Take out of each head's output its part along the position's own value.
+
+    A layer has its own input already, in the residual stream: attention is left to bring what other
+    positions hold. For y = (3, 4) and v = (2, 0): (0, 4). Source: XSA, upstream PR #265.
+    """
+    own_BG1TE = F.normalize(v_BGTE, dim=-1)[:, :, None]
+    y_BGRTE = y_BHTE.unflatten(1, (v_BGTE.size(1), -1))
+    along_BGRT1 = (y_BGRTE * own_BG1TE).sum(dim=-1, keepdim=True)
+    return (y_BGRTE - along_BGRT1 * own_BG1TE).flatten(1, 2)
+
+
 class Attention(nn.Module):
     """Causal grouped-query attention; q and k RMS-normed, q scaled by a learned gain per head.
 
@@ -230,8 +242,7 @@ class Attention(nn.Module):
             v = v + self.value_scale.to(v.dtype) * self.value_table(tokens_BT).to(v.dtype)
         v_BTGE = v.view(B, T, self.G, self.E)
         # With q and k normed, no score grows with the weights: training is stable at high rates.
-        # The gain alone says how sharply a head looks (1.5 -> 4 at the start: -0.004 bpb, upstream
-        # #1125, with 16 of 64 dimensions rotated).
+        # The gain alone says how sharply a head looks.
         gain = self.q_gain.to(x_BTD.dtype)[:, None]
         q_BTHE = rotate(norm(q_BTHE), cos, sin) * gain
         k_BTGE = rotate(norm(k_BTGE), cos, sin)
@@ -244,12 +255,13 @@ class Attention(nn.Module):
             y_BHTE = causal_attention(q_BHTE, k_BGTE, v_BGTE)
         else:
             y_BHTE = memory.attend(self, q_BHTE, k_BGTE, v_BGTE)
+        y_BHTE = without_own_value(y_BHTE, v_BGTE)
         y_BTD = y_BHTE.transpose(1, 2).reshape(B, T, self.H * self.E)
         return self.proj(y_BTD)
 
 
 class MLP(nn.Module):
-    """Two matrices with a squared ReLU between them."""
+    """Two matrices with a squared leaky ReLU between them: x**2 above zero, x**2 / 4 below."""
 
     def __init__(self, shape: Shape):
         super().__init__()
@@ -258,8 +270,9 @@ class MLP(nn.Module):
         self.proj = Linear(width, shape.model_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        # A squared ReLU, as in every record of the field: one product and no exponential.
-        return self.proj(F.relu(self.fc(x)).square())
+        # Squared, as in every record of the field: one product and no exponential. Where a plain
+        # ReLU is zero no gradient passes; half the slope lets it through (upstream PR #549).
+        return self.proj(F.leaky_relu(self.fc(x), 0.5).square())
 
 
 class Block(nn.Module):
@@ -409,7 +422,7 @@ class GPT(nn.Module):
         return F.cross_entropy(logits_BTV.flatten(0, 1), targets, reduction="sum")
 
     @torch.no_grad()
-    def init_weights(self, seed: int, embed_std: float = 0.005, q_gain: float = 1.5) -> "GPT":
+    def init_weights(self, seed: int, embed_std: float = 0.005, q_gain: float = 4.0) -> "GPT":
         """Set every parameter; drawn on the CPU, so that every device starts from the same weights.
 
         Embedding normal(embed_std); gains of queries q_gain; tables of values and pairs, gates and

@@ -107,15 +107,20 @@ def recipe_name(saved: dict) -> str:
 
     Raises: ValueError for settings that name none.
     """
-    if "recipe" in saved:
+    if "recipe" in saved and not is_early_train_gpt(saved):
         return str(saved["recipe"])
     if "system" in saved:
         if saved["system"] not in OLDER_SYSTEMS:
             raise ValueError(f"system {saved['system']!r} is not one of {', '.join(OLDER_SYSTEMS)}")
         return OLDER_SYSTEMS[saved["system"]]
-    if "bigram_vocab_size" in saved:  # all that train_gpt.py trained was pull request 334's model
+    if "bigram_vocab_size" in saved:
         return "baselines.pr334"
     raise ValueError("its settings name no recipe; give a file of a run of this project")
+
+
+def is_early_train_gpt(saved: dict) -> bool:
+    """Whether train_gpt.py still trained the model of pull request 334: it had hashed bigrams."""
+    return saved.get("recipe") == "train_gpt" and "bigram_vocab_size" in saved
 
 
 def recipe_of_run(saved: dict) -> str:
@@ -126,7 +131,7 @@ def recipe_of_run(saved: dict) -> str:
     Raises: ValueError for settings that name none.
     """
     if "recipe" in saved:
-        return str(saved["recipe"])
+        return recipe_name(saved)
     preset = str(saved.get("preset"))
     if preset in OLDER_SYSTEMS:
         return OLDER_SYSTEMS[preset]
