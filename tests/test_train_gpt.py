@@ -97,7 +97,7 @@ def test_a_pair_needs_a_previous_token():
 
 
 def test_attention_equals_its_definition():
-    """Grouped heads, RMS-normed q and k, partial rotation, gain, and no own value, against loops in float64."""
+    """Grouped heads, q and k normed and turned, gain, no own value, against loops in float64."""
     settings = tiny(num_heads=4, num_kv_heads=2, model_dim=32)
     attn, T, E = tiny_model(num_heads=4, num_kv_heads=2, model_dim=32).blocks[0].attn.double(), 7, 8
     x = torch.randn(1, T, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
