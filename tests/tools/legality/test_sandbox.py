@@ -270,8 +270,7 @@ print(reply, refused, "done")
 
 @needs_bubblewrap
 def test_an_isolated_script_is_kept_in(tmp_path):
-    """No file outside, not by a link; no network by a child; no daemon or fork left; short output.
-    """
+    """No file outside or by a link, no network by a child, no daemon or fork left, short output."""
     folder = tmp_path / "alone"
     folder.mkdir()
     outside = tmp_path / "outside"
