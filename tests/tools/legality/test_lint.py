@@ -629,7 +629,7 @@ def lint_changed(file: str, place: str, lines: str) -> list:
 
 @pytest.mark.parametrize("file, place, lines", EARLY_LEARNERS.values(), ids=EARLY_LEARNERS)
 def test_an_adapter_of_ours_that_learns_before_the_score_is_found(file, place, lines):
-    """Through the Recipe interface: adapter() hands a function to the score loop, which calls it."""
+    """Through the Recipe interface: adapter() hands a function out, the score loop calls it."""
     findings = lint_changed(file, place, lines.lstrip("\n").rstrip(" "))
     assert {(f.rule, f.level) for f in findings} == {("score-first", "fail")}
 
