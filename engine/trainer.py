@@ -39,7 +39,7 @@ from engine.ranks import Clock, Ranks
 from engine.recipe import Budget, Recipe, State, packed_settings
 from engine.run_folder import RunFolder
 from engine.settings import ROOT, Choice, RunSettings, read_settings
-from engine.text import Batches, Rows, TrainingText
+from engine.text import HEAD_TOKENS, Batches, Rows, TrainingText
 
 # Held-out tokens that show what errors of packing cost: at most these, and at most a quarter of
 # them. On the smoke model 2,816 tokens did as well as 11,264: packing added 0.0011 nats with either
@@ -54,6 +54,10 @@ UNSEEN_FACTOR = 4
 # and on what else the machine does; where it needs longer, it ends coarser, but in time.
 RESERVE_FACTOR = 1.2
 RESERVE_SECONDS = 1.0
+# On a CPU compiling takes 60 to 100 s and makes the smoke model's step 1.4 to 2.3 times as fast, in
+# fp32 and where bf16 is fast (n = 1), so it pays from about 3 minutes; from 10 it surely does.
+COMPILE_FROM_SECONDS = 600.0
+CPU_FLOPS = 40e9  # a second and thread, not compiled: 33e9 to 58e9 on small models (n = 2)
 RATE_MEMORY = 0.95  # of the running mean of tokens a second, from step to step
 
 
@@ -63,16 +67,22 @@ def train(recipe: Recipe) -> None:
     sources = read_sources(recipe)
     with plain_errors():
         ranks = Ranks.start(os.environ)
-        choice = read_settings(recipe, os.environ, torch.cuda.is_available())
+        # Rank 0's environment, and its disk where a run is resumed, decide for every node.
+        has_cuda = torch.cuda.is_available()
+        choice = ranks.first(lambda: read_settings(recipe, os.environ, has_cuda))
         settings = choice.settings
-        data_note = check_data(recipe, choice, ranks)
-        table = recipe.byte_table(settings.tokenizer_path, settings.vocab_size)
-        val_T, table = evaluate.read_validation(settings.data_path, table)
-        text = recipe.text(settings)
-        refuse_oversize(recipe, settings)
+        data_note = ranks.each(lambda: check_data(recipe, choice, ranks))
+        text, val_T, table = ranks.each(lambda: read_text(recipe, settings))
+        ranks.require_same("sources", *sources.values())
+        heads = [shard[:HEAD_TOKENS] for shard in text.shards]
+        ranks.require_same("training text", text.ends, text.holdout_T, *heads)
+        ranks.require_same("validation text", val_T)
+        choice = settle(recipe, choice, ranks)
+        settings = choice.settings
         run = RunFolder(recipe.name, choice, ranks, sources)
 
     log_start(run, choice, sources, ranks)
+    log_speed(run, recipe, settings, ranks)
     run.log(data_note)
     run.log(
         log_lines.DATA.write(
@@ -83,12 +93,10 @@ def train(recipe: Recipe) -> None:
         )
     )
     code_bytes = sum(len(source) for source in sources.values())
-    if not run.artifact_path.exists():
+    if not ranks.first(run.artifact_path.exists):
         trainer = Trainer(recipe, settings, ranks, run, text, table)
         train_and_pack(trainer, val_T, code_bytes)
-    ranks.wait()  # until the artifact is on disk
-
-    model_bytes = run.artifact_path.stat().st_size
+    model_bytes = run.share_artifact()
     total_bytes = model_bytes + code_bytes
     run.log(
         log_lines.ARTIFACT.write(
@@ -112,9 +120,9 @@ def train_and_pack(trainer: "Trainer", val_T: np.ndarray, code_bytes: int) -> No
     settings = trainer.settings
     parameters = sum(p.numel() for p in trainer.model.parameters())
     run.log(log_lines.PARAMETERS.write(model_params=parameters))
-    if run.checkpoint_path.exists():
+    if trainer.ranks.first(run.checkpoint_path.exists):
         with plain_errors():
-            trainer.load(read_checkpoint(run.checkpoint_path))
+            trainer.load(read_checkpoint(run.checkpoint_path, trainer.ranks))
         run.drop_metrics_after(trainer.step)
         train_ms = 1000 * trainer.clock.seconds()
         run.log(log_lines.RESUMED.write(step=trainer.step, train_ms=train_ms))
@@ -200,11 +208,14 @@ def plain_errors():
 def check_data(recipe: Recipe, choice: Choice, ranks: Ranks) -> str:
     """Make the smoke preset's text where it is used and absent; have any other checked.
 
-    Returns a line for the log. Raises: ValueError naming what is wrong, and the remedy.
+    Once on every node, for each may have a disk of its own. Returns a line for the log.
+    Raises: ValueError naming what is wrong, and the remedy.
     """
     settings = choice.settings
     if not (ROOT / "data" / "prepare.py").exists():
         return f"warning: {settings.data_path} is not verified: no data/prepare.py beside the code"
+    if not ranks.is_first_of_node:
+        return ""
     commands = []
     toy_path = recipe.presets.get("smoke", {}).get("data_path")
     if settings.data_path == toy_path and "data_path" not in choice.overrides:
@@ -213,27 +224,34 @@ def check_data(recipe: Recipe, choice: Choice, ranks: Ranks) -> str:
     verify = ["verify", os.path.abspath(settings.data_path), "--tokenizer", tokenizer, "--start"]
     commands.append([*verify, str(settings.vocab_size)])
     # In a process of its own: data/ is a tool, not a part of what is counted.
-    failed, output = 0, ""
-    if ranks.is_first:
-        for command in commands:
-            done = subprocess.run(
-                [sys.executable, "-m", "data.prepare", *command],
-                cwd=ROOT,
-                capture_output=True,
-                text=True,
-            )
-            failed = done.returncode
-            output = (done.stderr if failed else done.stdout).strip()
-            if failed:
-                break
-    failed, output = ranks.broadcast((failed, output))
-    if failed:
-        raise ValueError(output.removeprefix("data.prepare verify: "))
-    return output
+    for command in commands:
+        done = subprocess.run(
+            [sys.executable, "-m", "data.prepare", *command],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise ValueError(done.stderr.strip().removeprefix("data.prepare verify: "))
+    return done.stdout.strip()
 
 
-def refuse_oversize(recipe: Recipe, settings: RunSettings) -> None:
-    """Raises: ValueError for a model of more parameters than any artifact may hold."""
+def read_text(
+    recipe: Recipe, settings: RunSettings
+) -> tuple[TrainingText, np.ndarray, evaluate.ByteTable]:
+    """The text to train on, and the tokens to score with the bytes that they stand for."""
+    table = recipe.byte_table(settings.tokenizer_path, settings.vocab_size)
+    val_T, table = evaluate.read_validation(settings.data_path, table)
+    return recipe.text(settings), val_T, table
+
+
+def settle(recipe: Recipe, choice: Choice, ranks: Ranks) -> Choice:
+    """The choice with what follows from the size of the model: the steps, and whether to compile.
+
+    Raises: ValueError for a model that no artifact could hold or that could not be scored, and for
+    a bound on FLOPs that leaves no step.
+    """
+    settings = choice.settings
     # On the meta device a tensor has a shape and no memory.
     with torch.device("meta"):
         model = recipe.model(recipe.model_settings(settings), torch.float32)
@@ -243,6 +261,38 @@ def refuse_oversize(recipe: Recipe, settings: RunSettings) -> None:
             f"the model would have {parameters:,} parameters, an artifact holds"
             f" {quantize.MAX_NUMBERS:,} at most; lower NUM_LAYERS or MODEL_DIM"
         )
+    if settings.eval_stride == 0 and not getattr(model, "takes_memory", False):
+        raise ValueError(
+            f"EVAL_STRIDE=0 needs a model that takes a memory, {recipe.name}'s does not; set"
+            " EVAL_STRIDE to 1 or more"
+        )
+    step_flops = model.flops_per_token(settings.train_seq_len) * settings.train_batch_tokens
+    iterations = settings.iterations
+    if settings.max_train_flops:
+        iterations = min(iterations, int(settings.max_train_flops / step_flops))
+    if not iterations:
+        raise ValueError(
+            f"MAX_TRAIN_FLOPS={settings.max_train_flops:g} must be at least {step_flops:g}, the"
+            " FLOPs of one step; or lower TRAIN_BATCH_TOKENS"
+        )
+    # Compiling takes a minute or two of a CPU, before the clock starts. Who asks for it gets it.
+    seconds = iterations * step_flops / (CPU_FLOPS * torch.get_num_threads() * ranks.world_size)
+    seconds = min(seconds, settings.max_wallclock_seconds or math.inf)
+    pays = ranks.device.type == "cuda" or seconds >= COMPILE_FROM_SECONDS
+    is_asked = "compile" in choice.overrides or bool(settings.resume)
+    compiled = settings.compile and (pays or is_asked)
+    settings = dataclasses.replace(settings, iterations=iterations, compile=compiled)
+    return dataclasses.replace(choice, settings=settings)
+
+
+def log_speed(run: RunFolder, recipe: Recipe, settings: RunSettings, ranks: Ranks) -> None:
+    """Say what was settled about the run's length and speed."""
+    if settings.max_train_flops:
+        fields = dict(iterations=settings.iterations, max_flops=settings.max_train_flops)
+        run.log(log_lines.LENGTH.write(**fields))
+    if ranks.device.type == "cpu":
+        dtype = str(recipe.dtype(settings, ranks.device)).removeprefix("torch.")
+        run.log(log_lines.ON_CPU.write(compiled=settings.compile, dtype=dtype))
 
 
 def log_start(run: RunFolder, choice: Choice, sources: dict[str, bytes], ranks: Ranks) -> None:
@@ -257,8 +307,6 @@ def log_start(run: RunFolder, choice: Choice, sources: dict[str, bytes], ranks: 
         run.log(log_lines.SOURCE.write(file=name, sha256=digest), console=False)
     for line in describe_machine(ranks):
         run.log(line, console=False)
-    if ranks.device.type == "cpu":
-        run.log(log_lines.ON_CPU.write())
 
 
 def describe_machine(ranks: Ranks) -> list[str]:
@@ -300,10 +348,14 @@ def peak_flops(settings: RunSettings, ranks: Ranks) -> float | None:
     return (settings.peak_flops or of_table) * ranks.world_size or None
 
 
-def read_checkpoint(path: Path) -> dict:
-    """What Trainer.state returned. Raises: ValueError where the file is damaged."""
+def read_checkpoint(path: Path, ranks: Ranks) -> dict:
+    """What Trainer.state returned, read by rank 0 for all, since other nodes may not have it.
+
+    Raises: ValueError where the file is damaged.
+    """
+    blob = ranks.broadcast_bytes(path.read_bytes() if ranks.is_first else b"")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(io.BytesIO(blob), map_location="cpu", weights_only=True)
     except Exception as error:  # of ten kinds
         raise ValueError(f"{path} is damaged ({type(error).__name__}); start a new run") from error
 
@@ -547,8 +599,9 @@ class Trainer:
                 self.clock.pause()
                 validate()
                 self.clock.run()
-            # A signal may reach one rank alone, and a step later than another.
-            is_stopped = self.ranks.broadcast_float(bool(stop_signals))
+            # A signal may reach one rank alone, as of a node that is taken away, or a step later
+            # than another.
+            is_stopped = self.ranks.any(bool(stop_signals))
             if is_stopped or 0 < settings.checkpoint_seconds <= seconds - last_saved:
                 last_saved = seconds
                 self.save()
@@ -624,6 +677,11 @@ class Trainer:
         self.model.zero_grad(set_to_none=True)
         return curvature.hessians(count * T)
 
+    def most_bytes(self, code_bytes: int) -> float:
+        """Of the artifact: its own bound, and what the cap leaves beside the code."""
+        own = self.settings.max_artifact_bytes or math.inf
+        return min(own, self.recipe.cap_bytes - code_bytes)
+
     def seconds_left(self) -> float:
         """Until the cap, less what checking the artifact takes; without a cap there is no end."""
         cap = self.settings.max_wallclock_seconds
@@ -647,7 +705,7 @@ class Trainer:
         foreseen = math.inf
         if self.run.is_writer:
             settings = packed_settings(self.recipe, self.settings)
-            budget = Budget(self.recipe.cap_bytes - code_bytes, seconds_left)
+            budget = Budget(self.most_bytes(code_bytes), seconds_left)
             hessians = functools.cache(lambda: self.hessians(weights, holdout_T))
             try:
                 blob = self.recipe.pack(weights, settings, budget, hessians)
@@ -683,7 +741,7 @@ class Trainer:
             plan = quantize.int8_plan(weights)
             rows_blob = quantize.encode(weights, plan, packed_settings(self.recipe, self.settings))
             rows_lost = math.inf
-            if len(rows_blob) + code_bytes <= self.recipe.cap_bytes:
+            if len(rows_blob) <= self.most_bytes(code_bytes):
                 rows_lost = self.packed_loss(rows_blob, holdout_T) - unpacked
             kept = "rows" if rows_lost < lost else "first"
             self.run.log(
