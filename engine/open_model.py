@@ -42,6 +42,7 @@ class Opened:
     model_settings: dict  # what recipe.model took, or the folder's config
     run_settings: dict  # settings.json of the run it lies in; empty where there is none
     path: Path  # the file or folder that holds the weights
+    repeat_weights: tuple[float, ...] = ()  # of a document's repeats; see evaluate.Scheme
 
     @property
     def seq_len(self) -> int:
