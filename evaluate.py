@@ -1029,7 +1029,7 @@ def chosen_scheme(args: argparse.Namespace, opened) -> Scheme:
     if stride is None:
         stride = min(saved.get("eval_stride", 64), seq_len)
     isolate = saved.get("eval_documents", False) if args.isolate is None else args.isolate
-    return Scheme(seq_len, stride, isolate)
+    return Scheme(seq_len, stride, isolate, repeat_weights=opened.repeat_weights)
 
 
 def log_plan(model, tokens_T, table: ByteTable, scheme: Scheme, ranks: Ranks, log) -> None:

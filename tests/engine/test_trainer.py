@@ -22,6 +22,7 @@ import quantize
 import train_gpt
 from codec import container
 from engine import trainer as engine_trainer
+from engine.open_model import open_model
 from engine.ranks import Ranks
 from engine.settings import Choice
 from engine.shards import read_shard, write_shard
@@ -520,6 +521,24 @@ def test_a_model_that_no_artifact_holds_is_refused():
     refuse_unfit(RECIPE, tiny())
     with pytest.raises(ValueError, match=r"would have \d[\d,]+ parameters, an artifact holds"):
         refuse_unfit(RECIPE, tiny(model_dim=10**6))
+
+
+def test_weights_of_repeats_travel_in_the_artifact(toy, tmp_path, monkeypatch):
+    """A recipe that mixes repeats packs their weights; whoever opens the artifact has them."""
+    monkeypatch.setattr(type(RECIPE), "mixes_repeats", True)
+    trainer = trainer_on(toy, tmp_path, monkeypatch)
+    holdout_T = trainer.text.holdout_T
+    weights = trainer.averages.candidates()["raw"]
+    blob, _ = trainer.pack(weights, holdout_T, code_bytes=0, seconds_left=lambda: math.inf)
+    (tmp_path / "artifact.pgz").write_bytes(blob)
+    opened = open_model(tmp_path / "artifact.pgz")
+    assert len(opened.repeat_weights) == 8
+    assert list(opened.repeat_weights) == trainer.repeat_weights(weights, holdout_T)
+    assert "repeat_weights" not in opened.model_settings
+    monkeypatch.setattr(type(RECIPE), "mixes_repeats", False)
+    blob, _ = trainer.pack(weights, holdout_T, code_bytes=0, seconds_left=lambda: math.inf)
+    (tmp_path / "artifact.pgz").write_bytes(blob)
+    assert open_model(tmp_path / "artifact.pgz").repeat_weights == ()
 
 
 def test_one_pass_without_a_memory_is_refused_before_training(monkeypatch):
