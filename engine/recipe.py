@@ -145,7 +145,7 @@ class Recipe(Protocol):
 
     def dtype(self, settings: RunSettings, device: torch.device) -> torch.dtype:
         """Of the products in training."""
-        return compute_dtype(device)
+        return compute_dtype(device, settings.compile)
 
     def init_weights(self, model: Model, settings: RunSettings) -> None:
         """Set the weights that training begins with."""
