@@ -272,7 +272,12 @@ def audit_artifact(
     if adapter and not hasattr(adapter, "learn"):
         adaptive = dict(stride=stride or seq_len // 2, chunk_tokens=seq_len, adapt=learning)
         modes["test-time training"] = adaptive
-    shape = dict(seq_len=seq_len, vocab_size=vocab_size, device=device)
+    shape = dict(
+        seq_len=seq_len,
+        vocab_size=vocab_size,
+        repeat_weights=opened.repeat_weights,
+        device=device,
+    )
     scorers = {mode: Windows(model, **shape, **special) for mode, special in modes.items()}
     if getattr(model, "takes_memory", False):
         scorers["one pass"] = OnePass(model, **shape)
