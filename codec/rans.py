@@ -279,7 +279,7 @@ def coded_bytes(matrices: list[Points]) -> list[float]:
     return sizes
 
 
-def parts(stream: bytes, matrices: int) -> tuple[int, int]:
+def bytes_beside_and_of_words(stream: bytes, matrices: int) -> tuple[int, int]:
     """Bytes of all that describes the points of so many matrices, and of the coded words."""
     first, *_, lanes, logs_bytes, exponents_bytes = PREFIX.unpack_from(stream)
     side_bytes = PREFIX.size + logs_bytes + exponents_bytes + 4 * (matrices + lanes)

@@ -18,16 +18,18 @@ class Ranks:
     device: torch.device = torch.device("cpu")
 
     @classmethod
-    def start(cls, environ) -> "Ranks":
+    def start(cls, environ, device_type: str | None = None) -> "Ranks":
         """Read torchrun's variables (absent: one process) and join the process group.
 
+        device_type is "cpu" or "cuda"; without it CUDA is taken where it is available.
         Raises: ValueError for a number of processes that is not supported.
         """
         world_size = int(environ.get("WORLD_SIZE", 1))
         if not 1 <= world_size <= MOST_RANKS:
             raise ValueError(f"WORLD_SIZE={world_size} must be between 1 and {MOST_RANKS}")
+        device_type = device_type or ("cuda" if torch.cuda.is_available() else "cpu")
         device = torch.device("cpu")
-        if torch.cuda.is_available():
+        if device_type == "cuda":
             device = torch.device("cuda", int(environ.get("LOCAL_RANK", 0)))
             torch.cuda.set_device(device)
         if world_size > 1:

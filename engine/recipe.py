@@ -172,3 +172,17 @@ class Recipe(Protocol):
 def packed_settings(recipe: Recipe, settings: RunSettings) -> dict:
     """The settings that a checkpoint and an artifact carry: the recipe's name and the model's."""
     return {"recipe": recipe.name, **recipe.model_settings(settings)}
+
+
+def load_model(recipe: Recipe, weights: State, saved: dict, device: torch.device, compile: bool):
+    """The model of an artifact's weights and settings, ready to score; compiled on CUDA if asked.
+
+    Raises: ValueError, RuntimeError or TypeError where weights, settings and recipe do not fit.
+    """
+    model_settings = {name: value for name, value in saved.items() if name != "recipe"}
+    model = recipe.model(model_settings, compute_dtype(device))
+    model.load_state_dict(weights)
+    model.to(device).eval()
+    if compile and device.type == "cuda":
+        model.compile(dynamic=True)  # windows come in a few lengths
+    return model

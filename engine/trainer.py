@@ -34,9 +34,8 @@ import evaluate
 import quantize
 from codec.curvature import Curvature
 from engine import log_lines
-from engine.open_model import open_model
 from engine.ranks import Clock, Ranks
-from engine.recipe import Budget, Recipe, State, packed_settings
+from engine.recipe import Budget, Recipe, State, load_model, packed_settings
 from engine.run_folder import RunFolder
 from engine.settings import ROOT, Choice, RunSettings, read_settings
 from engine.text import Batches, Rows, TrainingText
@@ -99,7 +98,8 @@ def train(recipe: Recipe) -> None:
         )
     )
     # From the bytes, never from the weights in memory: the score is that of the artifact.
-    model = open_model(run.artifact_path, ranks.device, compile=settings.compile).model
+    weights, saved = quantize.decode(run.artifact_path.read_bytes())
+    model = load_model(recipe, weights, saved, ranks.device, settings.compile)
     evaluate.score_and_log(model, val_T, table, final_scheme(settings), ranks, log=run.log)
     ranks.leave()
     if total_bytes > recipe.cap_bytes:

@@ -18,7 +18,7 @@ SOURCES = [
     if not {"logs", ".venv", "build"} & set(path.relative_to(ROOT).parts)
     and not path.match("records/*/*/*.py")  # frozen
 ]
-TEST_HELPERS = ("conftest.py", "test_style.py", "tiny_runs.py")
+TEST_HELPERS = ("conftest.py", "scoring_texts.py", "test_style.py", "tiny_runs.py")
 
 
 def module_name(path: Path) -> str:
@@ -115,6 +115,7 @@ def test_one_place_reads_the_environment():
             text = path.read_text()
             readers[name] = text.count("os.environ") + text.count("getenv")
     assert readers.pop("engine.trainer") == 2
+    assert readers.pop("engine.score_command") == 1  # which of its ranks torchrun started
     assert readers.pop("data.fetch") == 1  # the field names its repositories by variables
     assert not any(readers.values()), {name: n for name, n in readers.items() if n}
 

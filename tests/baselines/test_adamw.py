@@ -553,7 +553,7 @@ def test_a_run_from_start_to_score(toy, tmp_path, system):
     assert "final val_loss:" in done.stdout and "cap_bytes:inf" in done.stdout
     folder = tmp_path / "logs/run"
     again = subprocess.run(
-        [sys.executable, str(folder / "evaluate.py"), str(folder / "artifact.pgz")]
+        [sys.executable, str(ROOT / "evaluate.py"), str(folder / "artifact.pgz")]
         + ["--device", "cpu"],
         capture_output=True,
         text=True,

@@ -97,7 +97,7 @@ def test_size_is_within_half_a_percent_of_the_models_entropy():
     stream = rans.encode(matrices, [1.0, 2.0], 8)
     ideal = sum(rans.coded_bytes(matrices))
     assert ideal < len(stream) < 1.005 * ideal
-    side, words = rans.parts(stream, 2)
+    side, words = rans.bytes_beside_and_of_words(stream, 2)
     assert side + words == len(stream) and abs(words / ideal - 1) < 0.001
 
 
@@ -246,7 +246,7 @@ def test_points_beyond_the_tables_come_back():
     for one, two in zip(matrices, decoded, strict=True):
         assert_equal(one, two)
     assert decoded[1].points_RC[8, 8] > 3_900_000
-    side_bytes, word_bytes = rans.parts(stream, 2)
+    side_bytes, word_bytes = rans.bytes_beside_and_of_words(stream, 2)
     apart = rans.LARGE.size + rans.LARGE.unpack_from(stream, large_at(stream))[1]
     small = [
         Points.of(trellis.folded(p.points_RC), p.row_step, p.column_step, rows_sorted=False)

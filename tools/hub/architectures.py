@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines import pr334
-from engine.open_model import find_recipe, read_weights, recipe_name
+from engine.open_model import current_settings, find_recipe, read_weights
 
 REMOTE_CODE = Path(__file__).parent / "remote_code"
 SHARED_CODE = "shared_gpt.py"
@@ -256,15 +256,6 @@ def load(settings: dict, weights: dict[str, Tensor]) -> nn.Module:
     model = build(settings)
     model.load_state_dict(weights)
     return model.eval()
-
-
-def current_settings(saved: dict) -> dict:
-    """A file's settings under today's names: older files of the baselines name a system."""
-    settings = {"recipe": recipe_name(saved)}
-    for name, value in saved.items():
-        if name not in ("recipe", "system"):
-            settings["train_seq_len" if name == "seq_len" else name] = value
-    return settings
 
 
 def read_model(path: Path) -> tuple[dict[str, Tensor], dict]:

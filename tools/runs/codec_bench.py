@@ -664,7 +664,7 @@ def side_information(blob: bytes) -> dict:
     points = [points for _, points, _ in quantize.read_points(blob, entries, start)]
     stream_start = quantize.points_start(entries, start)
     stream = blob[stream_start : -quantize.CHECKSUM_BYTES]
-    side_bytes, word_bytes = rans.parts(stream, len(points))
+    side_bytes, word_bytes = rans.bytes_beside_and_of_words(stream, len(points))
     return {
         "words_over_entropy": word_bytes / sum(rans.coded_bytes(points)) - 1,
         "side_share": side_bytes / len(blob),

@@ -1,0 +1,128 @@
+"""Local variables get short names, whatever else has names stays, and the code does the same."""
+
+import ast
+
+import pytest
+
+from tools.submission.shorten import shorten
+
+EXAMPLE = """def mean(values):
+    total = 0
+    for term in values:
+        total += term
+    return total / len(values)
+"""
+
+
+def run(source: str) -> object:
+    """What the source leaves in `result`."""
+    space = {"__name__": "source"}
+    exec(source, space)
+    return space["result"]
+
+
+def test_local_variables_get_their_first_letter():
+    """And a number where another name has it."""
+    shortened = shorten(EXAMPLE)
+    assert "t = 0" in shortened and "for t2 in values" in shortened
+    assert "def mean(values)" in shortened and "total" not in shortened
+    assert shorten(shortened) == shortened
+
+
+# Each has a name that a careless renaming would break.
+HARD = {
+    "an argument by its name": "def f(size=1):\n    size = size + 1\n    return size\n"
+    "result = f(size=4)",
+    "a global": "total = 1\ndef f():\n    global total\n    total = 5\nf()\nresult = total",
+    "a variable of the function around": """def f():
+    count = 0
+    def inner():
+        nonlocal count
+        count += 1
+        return count
+    inner()
+    return inner()
+result = f()""",
+    "a variable that an inner function reads": """def f():
+    factor = 3
+    def inner(number):
+        doubled = 2 * number
+        return factor * doubled
+    return [inner(number) for number in range(4)]
+result = f()""",
+    "attributes of an inner class": """def f():
+    width = 3
+    class Box:
+        width = 4
+        def area(self):
+            height = 2
+            return self.width * height
+    return Box().area() + width
+result = f()""",
+    "an exception": """def f():
+    try:
+        raise ValueError("seven")
+    except ValueError as error:
+        return str(error)
+result = f()""",
+    "a default and a decorator": """total = 3
+def twice(function):
+    return lambda *values: 2 * function(*values)
+@twice
+def f(value=total):
+    total = value + 1
+    return total
+result = f()""",
+    "a pattern": """def f(pair):
+    match pair:
+        case {"name": name, **others}:
+            return name, others
+        case [first, *others]:
+            return first, others
+result = f([1, 2, 3]), f({"name": 1, "age": 2})""",
+    "an import": "def f():\n    import math as numbers\n    return numbers.pi\nresult = f()",
+    "a text with a name in it": 'def f():\n    size = 2\n    return f"{size=}"\nresult = f()',
+    "short names that are taken": """def f(t):
+    total = 1
+    t2 = 2
+    term = 4
+    return t, total, t2, term
+result = f(0)""",
+    "names looked up": "def f():\n    total = 3\n    return locals()['total']\nresult = f()",
+    "a comprehension and a lambda": """def f():
+    rows = [[value for value in row] for row in ((1, 2), (3, 4))]
+    largest = max(rows, key=lambda row: sum(row))
+    return largest, (last := rows[-1]), last
+result = f()""",
+    "a method": """class Box:
+    size = 4
+    def grown(self):
+        size = self.size + 1
+        return size
+result = Box().grown()""",
+}
+
+
+@pytest.mark.parametrize("source", HARD.values(), ids=HARD)
+def test_the_code_does_the_same(source):
+    """Whatever Python offers to name something."""
+    assert run(shorten(source)) == run(source)
+
+
+def test_a_source_of_the_library_does_the_same():
+    """A long one: textwrap, with all its methods and arguments."""
+    import textwrap
+
+    with open(textwrap.__file__) as file:
+        source = file.read()
+    code = 'result = fill("some words in lines of ten " * 4, 10, initial_indent="> ")'
+    shortened = shorten(f"{source}\n{code}")
+    assert run(shortened) == run(f"{source}\n{code}")
+
+    def kept_names(text: str) -> list[str]:
+        nodes = list(ast.walk(ast.parse(text)))
+        attributes = [node.attr for node in nodes if isinstance(node, ast.Attribute)]
+        return attributes + [node.arg for node in nodes if isinstance(node, ast.arg)]
+
+    assert kept_names(shortened) == kept_names(f"{source}\n{code}")
+    assert len(shortened) < 0.98 * len(ast.unparse(ast.parse(source)))
