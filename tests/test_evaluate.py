@@ -472,7 +472,7 @@ def test_a_model_may_project_scored_positions_only():
     scheme = Scheme(seq_len=64, stride=16)
 
     class Places:
-        asked = 0
+        calls = 0
 
         def __call__(self, tokens_BT):
             return Peeking()(tokens_BT)

@@ -380,11 +380,11 @@ def test_a_run_killed_after_its_choice_trains_no_further(toy, tmp_path, monkeypa
 def test_twenty_kills_at_random_moments_change_nothing(toy, tmp_path):
     """Training, packing and scoring survive kill -9 at 20 random moments, with the same weights."""
     settings = dict(iterations=300, checkpoint_seconds=0.2)
-    whole = run(tmp_path, environment(toy, run_id="whole", **settings))
+    unbroken = run(tmp_path, environment(toy, run_id="whole", **settings))
     rng = random.Random(0)
     delays = [rng.uniform(2.0, 12.0) for _ in range(20)]
     killed = kill_and_resume(tmp_path, toy, "killed", delays, **settings)
-    assert final_line(killed) == final_line(whole)
+    assert final_line(killed) == final_line(unbroken)
     artifacts = [(tmp_path / f"logs/{n}/artifact.pgz").read_bytes() for n in ("whole", "killed")]
     assert artifacts[0] == artifacts[1]
     assert not list((tmp_path / "logs/killed").glob("*.tmp"))

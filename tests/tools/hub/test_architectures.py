@@ -138,8 +138,8 @@ def test_code_and_config_agree_on_the_names(system):
     """Every class that config.json names is defined where it says, under that model type."""
     files = architectures.code_files(SETTINGS[system]["recipe"])
     config = architectures.config_json(SETTINGS[system], torch.float32)
-    for where in config["auto_map"].values():
-        file, name = where.split(".")
+    for reference in config["auto_map"].values():
+        file, name = reference.split(".")
         assert f"class {name}(" in files[f"{file}.py"]
     kind = config["model_type"]
     assert f'model_type = "{kind}"' in files[f"configuration_{kind}.py"]

@@ -188,8 +188,8 @@ def test_sampling_does_as_it_is_told(tokenizer, tmp_path, capsys, own_modules):
     path = checkpoint(tmp_path, "golf")
 
     def text(*options):
-        how = ["--prompt", "fox", "--tokens", 20, "--tokenizer", tokenizer, *options]
-        return run(capsys, path, *how)[1]
+        words = ["--prompt", "fox", "--tokens", 20, "--tokenizer", tokenizer, *options]
+        return run(capsys, path, *words)[1]
 
     likeliest = text("--temperature", 0)
     hot = text("--temperature", 5, "--seed", 1)
@@ -315,7 +315,7 @@ def test_models_and_folders_that_do_not_fit_are_refused(tokenizer, tmp_path, cap
     (spoilt / "model.safetensors").write_bytes(b"no weights")
     large = tmp_path / "large.model"
     large.write_bytes(tokenizers.train_bpe([TEXT.replace(".", c * 9) for c in "abcdef"], 345))
-    for source, how, message in (
+    for source, options, message in (
         (other, options, "is of the type 'bert'; it must be one of gelu_gpt, golf_gpt"),
         (empty, options, "config.json"),
         (spoilt, options, "spoilt could not be loaded"),
@@ -323,14 +323,14 @@ def test_models_and_folders_that_do_not_fit_are_refused(tokenizer, tmp_path, cap
         (empty, options[:2], "holds no tokenizer; give"),
         (path, [*options[:2], "--tokenizer", large], "has 345 tokens, the model only 340"),
     ):
-        status, out, err = run(capsys, source, *how)
+        status, out, err = run(capsys, source, *options)
         assert (status, out, err.count("\n")) == (2, "", 1) and message in err
 
 
 def test_a_stopped_text_ends_its_line(tmp_path, capsys, monkeypatch):
     """Ctrl-C is no error: what was written stays."""
 
-    def interrupted(*how):
+    def interrupted(*arguments):
         print("half a", end="")
         raise KeyboardInterrupt
 

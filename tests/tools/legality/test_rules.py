@@ -55,9 +55,9 @@ def test_a_report_shows_the_worst_first_with_its_remedy():
 
 def test_json_holds_everything():
     """One object with the exit status and every finding."""
-    found = json.loads(report([OK, FAIL], as_json=True))
-    assert found["status"] == 1
-    assert [f["rule"] for f in found["findings"]] == ["causal", "size"]
+    content = json.loads(report([OK, FAIL], as_json=True))
+    assert content["status"] == 1
+    assert [f["rule"] for f in content["findings"]] == ["causal", "size"]
 
 
 @pytest.mark.parametrize("rule, level", [("casual", "fail"), ("causal", "bad")])
