@@ -56,7 +56,7 @@ class Command(NamedTuple):
     extras: tuple[str, ...] = ()  # of pyproject.toml
     # Extras that only some arguments need: (test of one argument, extra).
     extras_by_argument: tuple[tuple[Callable[[str], bool], str], ...] = ()
-    takes_gpus: bool = False  # --gpus N starts it in N processes, by torchrun
+    takes_gpus: bool = False  # --gpus N starts it in N processes, by torchrun; see Processes
 
 
 GROUPS = {
@@ -385,6 +385,9 @@ def describe(command: Command) -> str:
         lines.append("settings stand in front: SEED=42 MATRIX_LR=0.03 python3 golf.py train")
     if command.takes_gpus:
         lines.append("--gpus N starts N processes by torchrun, one for each GPU of this machine")
+        lines.append(
+            "--nodes M --node K --head HOST, typed on each of M machines: see docs/scale.md"
+        )
     words = " ".join([command.module, *command.arguments])
     lines.append(f"runs python -m {words}")
     extras = [*command.extras, *(extra for _, extra in command.extras_by_argument)]
@@ -429,20 +432,74 @@ def recipe_module(words: list[str]) -> str:
         sys.exit(f"golf.py: {error}")
 
 
-def take_gpus(words: list[str]) -> tuple[int, list[str]]:
-    """The number after --gpus, 0 without it, and the other words.
+class Processes(NamedTuple):
+    """The processes of one command: on one machine, or the same number on each of several."""
 
-    ["pr334", "--gpus", "8"] gives 8 and ["pr334"]. Raises: SystemExit for what is not a number.
+    gpus: int = 0  # of each machine; 0: one process, without torchrun
+    nodes: int = 1
+    node: int = 0  # which of them this machine is
+    head: str = ""  # HOST or HOST:PORT of node 0
+
+    def launcher(self) -> list[str]:
+        """What stands in front of the command: nothing, or torchrun's module and its options."""
+        if self.gpus == 0:
+            return []
+        place = ["--standalone"]
+        if self.nodes > 1:
+            host, _, port = self.head.partition(":")
+            # Each node is told its number, for rank 0 has to be where the run's folder is. Left to
+            # themselves the nodes are numbered as they arrive.
+            place = [f"--nnodes={self.nodes}", f"--node_rank={self.node}"]
+            place += [f"--master_addr={host}", f"--master_port={port or 29500}"]
+        return ["torch.distributed.run", *place, f"--nproc_per_node={self.gpus}", "--no-python"]
+
+
+ALONE = Processes()
+
+
+def take_processes(words: list[str]) -> tuple[Processes, list[str]]:
+    """What --gpus, --nodes, --node and --head say, and the other words.
+
+    ["pr334", "--gpus", "8"] gives Processes(8) and ["pr334"].
+    Raises: SystemExit for what is not a number, or where one is missing.
     """
-    # --gpus=8 is taken apart at a character that no word can hold.
-    words = [part for word in words for part in re.sub("^--gpus=", "--gpus\0", word).split("\0")]
-    if "--gpus" not in words:
-        return 0, words
-    place = words.index("--gpus")
-    count = "".join(words[place + 1 : place + 2])
-    if not re.fullmatch(r"[1-9]\d*", count):
-        sys.exit(f"golf.py: --gpus {count} must be a number from 1")
-    return int(count), words[:place] + words[place + 2 :]
+    gpus, words = take_number(words, "--gpus", 0, least=1)
+    nodes, words = take_number(words, "--nodes", 1, least=1)
+    node, words = take_number(words, "--node", 0, least=0)
+    head, words = take_option(words, "--head")
+    if nodes > 1 and not (gpus and head and node < nodes):
+        sys.exit(
+            f"golf.py: --nodes {nodes} needs, on each of them, --gpus N, --node 0 to {nodes - 1},"
+            " and --head HOST of node 0"
+        )
+    return Processes(gpus, nodes, node, head), words
+
+
+def take_number(words: list[str], name: str, default: int, least: int) -> tuple[int, list[str]]:
+    """The number after an option, the default without it, and the other words."""
+    text, words = take_option(words, name)
+    if not text:
+        return default, words
+    if not text.isdecimal() or int(text) < least:
+        sys.exit(f"golf.py: {name} {text} must be a number from {least}")
+    return int(text), words
+
+
+def take_option(words: list[str], name: str) -> tuple[str, list[str]]:
+    """The value of an option, empty without it, and the other words.
+
+    Raises: SystemExit for an option without a value.
+    """
+    for place, word in enumerate(words):
+        option, _, value = word.partition("=")
+        if option == name:
+            rest = words[place + 1 :]
+            if option == word:
+                value, rest = "".join(rest[:1]), rest[1:]
+            if not value:
+                sys.exit(f"golf.py: {name} needs a value")
+            return value, words[:place] + rest
+    return "", words
 
 
 def shell_line(*words) -> str:
@@ -712,17 +769,15 @@ def child_environment() -> dict[str, str]:
     }
 
 
-def program(python: str, module: str, gpus: int) -> list[str]:
+def program(python: str, module: str, processes: Processes = ALONE) -> list[str]:
     """The start of the command line of a module: alone, or as one of several processes.
 
     -P keeps the folder where the user stands out of what is imported: a folder of theirs that is
     named data must not hide ours.
     """
     alone = [python, "-P", "-m", module]
-    if gpus == 0:
-        return alone
-    torchrun = [python, "-P", "-m", "torch.distributed.run"]
-    return [*torchrun, "--standalone", f"--nproc_per_node={gpus}", "--no-python", *alone]
+    launcher = processes.launcher()
+    return [python, "-P", "-m", *launcher, *alone] if launcher else alone
 
 
 def smoke(python: str) -> int:
@@ -732,9 +787,9 @@ def smoke(python: str) -> int:
     environ |= {"PRESET": "smoke", "RUN_ID": run_id}
     folder = ROOT / "logs" / run_id
     print("golf.py: about 2 minutes: text, 1 minute of training, packing, scoring", flush=True)
-    if subprocess.run(program(python, "train_gpt", 0), cwd=ROOT, env=environ).returncode:
+    if subprocess.run(program(python, "train_gpt"), cwd=ROOT, env=environ).returncode:
         sys.exit(f"golf.py: the run {run_id} failed, as the lines above say")
-    size = [*program(python, "tools.submission.size", 0), f"logs/{run_id}"]
+    size = [*program(python, "tools.submission.size"), f"logs/{run_id}"]
     status = subprocess.run(size, cwd=ROOT, env=child_environment()).returncode
     artifact = os.path.relpath(folder / "artifact.pgz")
     say_next("generate", artifact, "--prompt", "The module")
@@ -761,9 +816,10 @@ def main(arguments: list[str]) -> None:
         if any(map(needs_extra, words)):
             extras.append(extra)
 
-    module, gpus = command.module, 0
+    module = command.module
+    processes = ALONE
     if command.takes_gpus:
-        gpus, words = take_gpus(words)
+        processes, words = take_processes(words)
     asks_help = "-h" in words or "--help" in words
     if asks_help and command.group:
         print(describe(command))
@@ -781,7 +837,7 @@ def main(arguments: list[str]) -> None:
         sys.exit(smoke(python))
     if command.name == "test":
         os.chdir(ROOT)  # pytest finds its settings, and the tests, where it stands
-    line = [*program(python, module, gpus), *command.arguments, *words]
+    line = [*program(python, module, processes), *command.arguments, *words]
     # Replacing this process, and not waiting for another: signals and the exit status need no care.
     os.execve(line[0], line, child_environment())
 

@@ -1,12 +1,16 @@
-"""This process among those of a run: its rank, its device, what it shares, and the clock."""
+"""This process among those of a run: its rank, its device, what it shares, and the clock.
 
+The ranks may be on several machines (nodes) without a common disk. So what a file decides, rank 0
+reads and tells: whether there is a checkpoint, what it holds, which settings the run began with.
+"""
+
+import hashlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-
-MOST_RANKS = 8  # one machine; several do not share a disk, which checkpoints still need
 
 
 @dataclass(frozen=True)
@@ -16,6 +20,7 @@ class Ranks:
     rank: int = 0
     world_size: int = 1
     device: torch.device = torch.device("cpu")
+    local_rank: int = 0  # among those of this node
 
     @classmethod
     def start(cls, environ, device_type: str | None = None) -> "Ranks":
@@ -25,23 +30,71 @@ class Ranks:
         Raises: ValueError for a number of processes that is not supported.
         """
         world_size = int(environ.get("WORLD_SIZE", 1))
-        if not 1 <= world_size <= MOST_RANKS:
-            raise ValueError(f"WORLD_SIZE={world_size} must be between 1 and {MOST_RANKS}")
+        local_rank = int(environ.get("LOCAL_RANK", 0))
+        if world_size < 1:
+            raise ValueError(f"WORLD_SIZE={world_size} must be at least 1")
         device_type = device_type or ("cuda" if torch.cuda.is_available() else "cpu")
         device = torch.device("cpu")
         if device_type == "cuda":
-            device = torch.device("cuda", int(environ.get("LOCAL_RANK", 0)))
+            device = torch.device("cuda", local_rank)
             torch.cuda.set_device(device)
         if world_size > 1:
             # gloo beside nccl: the clock is agreed on the CPU, without waiting for the GPU.
             backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
             dist.init_process_group(backend)
-        return cls(int(environ.get("RANK", 0)), world_size, device)
+        return cls(int(environ.get("RANK", 0)), world_size, device, local_rank)
 
     @property
     def is_first(self) -> bool:
         """Whether this process is the one that writes and prints."""
         return self.rank == 0
+
+    @property
+    def is_first_of_node(self) -> bool:
+        """Whether this process is the one that writes what each node needs on its own disk."""
+        return self.local_rank == 0
+
+    def first(self, read: Callable):
+        """What read() returns on rank 0, on every rank.
+
+        Raises: on every rank the ValueError or OSError that it raises on rank 0; without this the
+        others would wait for it.
+        """
+        value, error = outcome(read) if self.is_first else (None, None)
+        value, error = self.broadcast((value, error))
+        if error is not None:
+            raise error
+        return value
+
+    def each(self, read: Callable):
+        """What read() returns on this rank, once it has returned on every rank.
+
+        Raises: on every rank the first ValueError or OSError that it raises on any.
+        """
+        value, error = outcome(read)
+        for error_of_rank in self.gather(error):
+            if error_of_rank is not None:
+                raise error_of_rank
+        return value
+
+    def require_same(self, name: str, *parts) -> None:
+        """Raises: ValueError where the parts, each bytes or an array, differ from rank to rank.
+
+        Each node reads its own disk. Two that differ would train one model on two texts or by two
+        recipes, and nothing would show it.
+        """
+        if self.world_size == 1:
+            return
+        digest = hashlib.sha256()
+        for part in parts:
+            digest.update(part)
+        digests = self.gather(digest.hexdigest())
+        for rank, digest_of_rank in enumerate(digests):
+            if digest_of_rank != digests[0]:
+                raise ValueError(
+                    f"rank {rank} has other {name} than rank 0; copy the same sources and shards"
+                    " to every node"
+                )
 
     def broadcast(self, value):
         """Rank 0's value, on every rank."""
@@ -58,6 +111,32 @@ class Ranks:
             dist.broadcast(box, src=0)
         return box.item()
 
+    def broadcast_bytes(self, blob: bytes) -> bytes:
+        """Rank 0's bytes, on every rank, without the copies that pickling makes of a checkpoint."""
+        if self.world_size == 1:
+            return blob
+        count = self.broadcast(len(blob))
+        numbers = torch.empty(count, dtype=torch.uint8)
+        if self.is_first and count:
+            numbers.copy_(torch.frombuffer(bytearray(blob), dtype=torch.uint8))
+        dist.broadcast(numbers, src=0)
+        return numbers.numpy().tobytes()
+
+    def gather(self, value) -> list:
+        """Every rank's value, in the order of the ranks, on every rank."""
+        if self.world_size == 1:
+            return [value]
+        values = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is true on any rank; cheap enough for every step."""
+        box = torch.tensor(float(flag))
+        if self.world_size > 1:
+            dist.all_reduce(box, op=dist.ReduceOp.MAX)
+        return bool(box.item())
+
     def wait(self) -> None:
         """Wait until every rank is here."""
         # A broadcast promises no wait to its sender, and dist.barrier goes through the GPU.
@@ -73,6 +152,14 @@ class Ranks:
         """End the process group."""
         if self.world_size > 1:
             dist.destroy_process_group()
+
+
+def outcome(read: Callable) -> tuple:
+    """(what read() returns, None), or (None, the ValueError or OSError that it raises)."""
+    try:
+        return read(), None
+    except (ValueError, OSError) as error:
+        return None, error
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:

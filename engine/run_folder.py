@@ -7,6 +7,9 @@ settings.json     every setting, the preset and the recipe's name; written last 
 *.py, engine/...  the sources as they ran
 checkpoint.pt     everything needed to go on (engine.trainer.Trainer.state)
 artifact.pgz      the model as packed (quantize.py)
+
+Of several nodes, the one of rank 0 has all of it. The others get the artifact alone, which every
+rank scores.
 """
 
 import dataclasses
@@ -34,13 +37,16 @@ class RunFolder:
 
     def __init__(self, recipe_name: str, choice: Choice, ranks: Ranks, sources: dict[str, bytes]):
         settings = choice.settings
-        self.run_id = ranks.broadcast(self._choose_run_id(settings))
+        self.run_id = ranks.first(lambda: self._choose_run_id(settings))
         self.path = Path("logs") / self.run_id
         self.checkpoint_path = self.path / "checkpoint.pt"
         self.artifact_path = self.path / "artifact.pgz"
+        self.ranks = ranks
         self.is_writer = ranks.is_first
-        if not self.is_writer:
-            return
+        ranks.first(lambda: self._open(recipe_name, choice, sources))
+
+    def _open(self, recipe_name: str, choice: Choice, sources: dict[str, bytes]) -> None:
+        settings = choice.settings
         if not settings.resume:
             self._make()
         self._lock()
@@ -89,6 +95,18 @@ class RunFolder:
                     f"{name} differs from {copy}, which began this run; restore those sources, or"
                     " start a new run"
                 )
+
+    def share_artifact(self) -> int:
+        """Put rank 0's artifact, once it is written, on every node's disk; returns its bytes."""
+        blob = self.artifact_path.read_bytes() if self.is_writer else b""
+        blob = self.ranks.broadcast_bytes(blob)
+        path = self.artifact_path
+        is_there = path.exists() and path.read_bytes() == blob
+        if self.ranks.is_first_of_node and not is_there:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, blob)
+        self.ranks.wait()  # the other ranks of a node read what its first one wrote
+        return len(blob)
 
     def _end_cut_line(self) -> None:
         log = self.path / "train.log"

@@ -38,7 +38,7 @@ from engine.ranks import Clock, Ranks
 from engine.recipe import Budget, Recipe, State, load_model, packed_settings
 from engine.run_folder import RunFolder
 from engine.settings import ROOT, Choice, RunSettings, read_settings
-from engine.text import Batches, Rows, TrainingText
+from engine.text import HEAD_TOKENS, Batches, Rows, TrainingText
 
 # Held-out tokens that show what errors of packing cost: at most these, and at most a quarter of
 # them. On the smoke model 2,816 tokens did as well as 11,264: packing added 0.0011 nats with either
@@ -62,12 +62,16 @@ def train(recipe: Recipe) -> None:
     sources = read_sources(recipe)
     with plain_errors():
         ranks = Ranks.start(os.environ)
-        choice = read_settings(recipe, os.environ, torch.cuda.is_available())
+        # Rank 0's environment, and its disk where a run is resumed, decide for every node.
+        has_cuda = torch.cuda.is_available()
+        choice = ranks.first(lambda: read_settings(recipe, os.environ, has_cuda))
         settings = choice.settings
-        data_note = check_data(recipe, choice, ranks)
-        table = recipe.byte_table(settings.tokenizer_path, settings.vocab_size)
-        val_T, table = evaluate.read_validation(settings.data_path, table)
-        text = recipe.text(settings)
+        data_note = ranks.each(lambda: check_data(recipe, choice, ranks))
+        text, val_T, table = ranks.each(lambda: read_text(recipe, settings))
+        ranks.require_same("sources", *sources.values())
+        heads = [shard[:HEAD_TOKENS] for shard in text.shards]
+        ranks.require_same("training text", text.ends, text.holdout_T, *heads)
+        ranks.require_same("validation text", val_T)
         refuse_oversize(recipe, settings)
         run = RunFolder(recipe.name, choice, ranks, sources)
 
@@ -82,12 +86,10 @@ def train(recipe: Recipe) -> None:
         )
     )
     code_bytes = sum(len(source) for source in sources.values())
-    if not run.artifact_path.exists():
+    if not ranks.first(run.artifact_path.exists):
         trainer = Trainer(recipe, settings, ranks, run, text, table)
         train_and_pack(trainer, val_T, code_bytes)
-    ranks.wait()  # until the artifact is on disk
-
-    model_bytes = run.artifact_path.stat().st_size
+    model_bytes = run.share_artifact()
     total_bytes = model_bytes + code_bytes
     run.log(
         log_lines.ARTIFACT.write(
@@ -112,9 +114,9 @@ def train_and_pack(trainer: "Trainer", val_T: np.ndarray, code_bytes: int) -> No
     settings = trainer.settings
     parameters = sum(p.numel() for p in trainer.model.parameters())
     run.log(log_lines.PARAMETERS.write(model_params=parameters))
-    if run.checkpoint_path.exists():
+    if trainer.ranks.first(run.checkpoint_path.exists):
         with plain_errors():
-            trainer.load(read_checkpoint(run.checkpoint_path))
+            trainer.load(read_checkpoint(run.checkpoint_path, trainer.ranks))
         run.drop_metrics_after(trainer.step)
         train_ms = 1000 * trainer.clock.seconds()
         run.log(log_lines.RESUMED.write(step=trainer.step, train_ms=train_ms))
@@ -200,11 +202,14 @@ def plain_errors():
 def check_data(recipe: Recipe, choice: Choice, ranks: Ranks) -> str:
     """Make the smoke preset's text where it is used and absent; have any other checked.
 
-    Returns a line for the log. Raises: ValueError naming what is wrong, and the remedy.
+    Once on every node, for each may have a disk of its own. Returns a line for the log.
+    Raises: ValueError naming what is wrong, and the remedy.
     """
     settings = choice.settings
     if not (ROOT / "data" / "prepare.py").exists():
         return f"warning: {settings.data_path} is not verified: no data/prepare.py beside the code"
+    if not ranks.is_first_of_node:
+        return ""
     commands = []
     toy_path = recipe.presets.get("smoke", {}).get("data_path")
     if settings.data_path == toy_path and "data_path" not in choice.overrides:
@@ -213,23 +218,25 @@ def check_data(recipe: Recipe, choice: Choice, ranks: Ranks) -> str:
     verify = ["verify", os.path.abspath(settings.data_path), "--tokenizer", tokenizer, "--start"]
     commands.append([*verify, str(settings.vocab_size)])
     # In a process of its own: data/ is a tool, not a part of what is counted.
-    failed, output = 0, ""
-    if ranks.is_first:
-        for command in commands:
-            done = subprocess.run(
-                [sys.executable, "-m", "data.prepare", *command],
-                cwd=ROOT,
-                capture_output=True,
-                text=True,
-            )
-            failed = done.returncode
-            output = (done.stderr if failed else done.stdout).strip()
-            if failed:
-                break
-    failed, output = ranks.broadcast((failed, output))
-    if failed:
-        raise ValueError(output.removeprefix("data.prepare verify: "))
-    return output
+    for command in commands:
+        done = subprocess.run(
+            [sys.executable, "-m", "data.prepare", *command],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise ValueError(done.stderr.strip().removeprefix("data.prepare verify: "))
+    return done.stdout.strip()
+
+
+def read_text(
+    recipe: Recipe, settings: RunSettings
+) -> tuple[TrainingText, np.ndarray, evaluate.ByteTable]:
+    """The text to train on, and the tokens to score with the bytes that they stand for."""
+    table = recipe.byte_table(settings.tokenizer_path, settings.vocab_size)
+    val_T, table = evaluate.read_validation(settings.data_path, table)
+    return recipe.text(settings), val_T, table
 
 
 def refuse_oversize(recipe: Recipe, settings: RunSettings) -> None:
@@ -300,10 +307,14 @@ def peak_flops(settings: RunSettings, ranks: Ranks) -> float | None:
     return (settings.peak_flops or of_table) * ranks.world_size or None
 
 
-def read_checkpoint(path: Path) -> dict:
-    """What Trainer.state returned. Raises: ValueError where the file is damaged."""
+def read_checkpoint(path: Path, ranks: Ranks) -> dict:
+    """What Trainer.state returned, read by rank 0 for all, since other nodes may not have it.
+
+    Raises: ValueError where the file is damaged.
+    """
+    blob = ranks.broadcast_bytes(path.read_bytes() if ranks.is_first else b"")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(io.BytesIO(blob), map_location="cpu", weights_only=True)
     except Exception as error:  # of ten kinds
         raise ValueError(f"{path} is damaged ({type(error).__name__}); start a new run") from error
 
@@ -547,8 +558,9 @@ class Trainer:
                 self.clock.pause()
                 validate()
                 self.clock.run()
-            # A signal may reach one rank alone, and a step later than another.
-            is_stopped = self.ranks.broadcast_float(bool(stop_signals))
+            # A signal may reach one rank alone, as of a node that is taken away, or a step later
+            # than another.
+            is_stopped = self.ranks.any(bool(stop_signals))
             if is_stopped or 0 < settings.checkpoint_seconds <= seconds - last_saved:
                 last_saved = seconds
                 self.save()

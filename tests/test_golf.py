@@ -161,8 +161,10 @@ def test_help_shows_the_options_where_they_can_be_had(box, launched):
         (["train", "a", "b"], "one recipe and --gpus N, not 'a b'"),
         (["train", "--seed", "1"], "one recipe and --gpus N"),
         (["train", "SEED=1", "A=b c"], "settings stand in front: SEED=1 'A=b c' python3 golf.py"),
-        (["train", "--gpus"], "--gpus  must be a number from 1"),
+        (["train", "--gpus"], "--gpus needs a value"),
         (["train", "--gpus=0"], "--gpus 0 must be a number from 1"),
+        (["train", "--gpus=2", "--nodes", "2"], "--nodes 2 needs, on each of them"),
+        (["train", "--gpus=2", "--nodes=2", "--head=a", "--node=2"], "--node 0 to 1"),
     ],
 )
 def test_wrong_words_are_refused_before_anything_is_installed(box, launched, arguments, answer):
@@ -233,6 +235,17 @@ def test_gpus_start_as_many_processes_each_with_our_folder_first(box, launched):
     each = ["--no-python", box.python, "-P", "-m"]
     assert launched[0][1] == [*start, "--nproc_per_node=8", *each, "train_gpt"]
     assert launched[1][1] == [*start, "--nproc_per_node=2", *each, "evaluate", "A.pgz", "--ttt"]
+
+
+def test_several_nodes_are_numbered_and_meet_at_the_first(box, launched):
+    """--nodes, --node and --head become torchrun's options, on each machine."""
+    box.env("ABSENT", "")
+    golf.main(["train", "--nodes=2", "--gpus", "8", "--head", "10.0.0.1"])
+    golf.main(["train", "--nodes=2", "--gpus", "8", "--node=1", "--head", "10.0.0.1:4000"])
+    place = ["--nnodes=2", "--node_rank=0", "--master_addr=10.0.0.1", "--master_port=29500"]
+    assert launched[0][1][4:9] == [*place, "--nproc_per_node=8"]
+    place = ["--nnodes=2", "--node_rank=1", "--master_addr=10.0.0.1", "--master_port=4000"]
+    assert launched[1][1][4:9] == [*place, "--nproc_per_node=8"]
 
 
 def test_train_takes_the_name_of_a_baseline(box, launched):
@@ -606,7 +619,7 @@ def test_every_command_in_a_document_exists(name):
             command, rest = golf.find_command(words)
             assert command.group, words
             if command.name == "train":
-                golf.recipe_module(golf.take_gpus(rest)[1])
+                golf.recipe_module(golf.take_processes(rest)[1])
     for other_form in ("python -m", "--with", "python3 -m"):
         assert other_form not in text
 

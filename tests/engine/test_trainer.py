@@ -6,7 +6,9 @@ import math
 import os
 import random
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,6 +24,7 @@ from codec import container
 from engine import trainer as engine_trainer
 from engine.ranks import Ranks
 from engine.settings import Choice
+from engine.shards import read_shard, write_shard
 from engine.trainer import check_data, peak_flops, plain_errors, read_sources, refuse_oversize
 from tests.tiny_runs import (
     CPU,
@@ -154,6 +157,97 @@ def test_two_ranks_train_like_one(finished, toy, tmp_path):
     assert len(one) == len(two) and max(abs(a - b) for a, b in zip(one, two, strict=True)) < 1e-4
     bpb = [float(final_line(text).split("val_bpb:")[1].split()[0]) for text in (output, both)]
     assert bpb[0] == pytest.approx(bpb[1], abs=2e-3)  # int5 rounding can tip a weight over an edge
+
+
+def start_node(folder: Path, env: dict, node: int, port: int, each: int) -> subprocess.Popen:
+    """One of two nodes: so many ranks that stand in a folder of their own."""
+    place = ["--nnodes=2", f"--node_rank={node}", "--master_addr=127.0.0.1"]
+    torchrun = ["-m", "torch.distributed.run", *place, f"--master_port={port}"]
+    return subprocess.Popen(
+        [sys.executable, *torchrun, f"--nproc_per_node={each}", str(ROOT / "train_gpt.py")],
+        cwd=folder,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def outputs_of(nodes: list[subprocess.Popen]) -> list[str]:
+    return [node.communicate(timeout=240)[0] for node in nodes]
+
+
+@pytest.fixture
+def two_disks(toy, tmp_path) -> list[Path]:
+    """Two folders, each with its own copy of the text, in the same place below it."""
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders:
+        shutil.copytree(toy, folder / "text")
+    return folders
+
+
+@pytest.mark.slow
+def test_two_nodes_without_a_shared_disk_stop_and_go_on_in_other_numbers(finished, toy, two_disks):
+    """Node 1 is told to stop, and both do; with two ranks, four, and two the losses are one's.
+
+    Only the first folder ever holds the checkpoint, and both end with the same artifact.
+    """
+    relative = dict(data_path="text/datasets/toy_sp1024")
+    relative |= dict(tokenizer_path="text/tokenizers/toy_1024_bpe.model")
+    # Steps that take long enough for a signal between them.
+    more = dict(run_id="far", iterations=200, checkpoint_seconds=0.0, **relative)
+    env = environment(toy, **more)
+    alone = two_disks[0].parent / "alone"
+    shutil.copytree(toy, alone / "text")
+    run(alone, env)
+
+    metrics = two_disks[0] / "logs/far/metrics.jsonl"
+    for each, env_of_part, until in ((1, env, 20), (2, resuming(toy, "far"), 60)):
+        port = free_port()
+        nodes = [start_node(two_disks[node], env_of_part, node, port, each) for node in (0, 1)]
+        deadline = time.monotonic() + 200
+        while not (metrics.exists() and len(metrics.read_text().splitlines()) > until):
+            assert time.monotonic() < deadline and nodes[0].poll() is None, outputs_of(nodes)
+            time.sleep(0.02)
+        nodes[1].send_signal(signal.SIGTERM)  # the scheduler takes this node alone
+        outputs = outputs_of(nodes)
+        assert "continue with RESUME=far" in outputs[0], outputs
+        assert (two_disks[0] / "logs/far/checkpoint.pt").exists()
+        assert not (two_disks[1] / "logs").exists()
+    port = free_port()
+    nodes = [start_node(two_disks[i], resuming(toy, "far"), i, port, 1) for i in (0, 1)]
+    outputs = outputs_of(nodes)
+    assert [node.returncode for node in nodes] == [0, 0], outputs
+    one, two = losses(alone / "logs/far"), losses(two_disks[0] / "logs/far")
+    assert len(one) == len(two) == 200
+    # Sums over ranks are added in another order: at most 6e-6 was seen.
+    assert max(abs(a - b) for a, b in zip(one, two, strict=True)) < 1e-4
+    artifacts = [(folder / "logs/far/artifact.pgz").read_bytes() for folder in two_disks]
+    assert artifacts[0] == artifacts[1]
+
+
+@pytest.mark.slow
+def test_nodes_of_differing_text_are_refused_on_both(toy, two_disks):
+    """One changed token in the second node's training text; nobody waits for anybody."""
+    shard = two_disks[1] / "text/datasets/toy_sp1024/toy_train_000000.bin"
+    changed = np.array(read_shard(shard))
+    changed[5] ^= 1
+    write_shard(shard, changed)
+    (shard.parent / "manifest.json").unlink(missing_ok=True)
+    relative = dict(data_path="text/datasets/toy_sp1024")
+    relative |= dict(tokenizer_path="text/tokenizers/toy_1024_bpe.model")
+    port = free_port()
+    env = environment(toy, run_id="never", **relative)
+    nodes = [start_node(two_disks[node], env, node, port, 1) for node in (0, 1)]
+    for output in outputs_of(nodes):
+        assert "error: rank 1 has other training text than rank 0" in output
+    assert not any((folder / "logs").exists() for folder in two_disks)
 
 
 def test_the_peak_is_that_of_all_ranks():
@@ -355,7 +449,7 @@ def test_a_run_that_is_told_to_stop_can_go_on(toy, tmp_path, monkeypatch, number
     assert "stopped step:3 continue with RESUME=one\n" in (one.run.path / "train.log").read_text()
     assert not one.run.artifact_path.exists()
     one.train_step = train_step
-    one.load(engine_trainer.read_checkpoint(one.run.checkpoint_path))
+    one.load(engine_trainer.read_checkpoint(one.run.checkpoint_path, CPU))
     assert one.step == 3
     one.train(validate=None)
     one.finish(code_bytes=0)
@@ -408,7 +502,7 @@ def test_a_damaged_checkpoint_is_one_line(toy, tmp_path, monkeypatch):
     path = trainer.run.checkpoint_path
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ValueError, match="checkpoint.pt is damaged"):
-        engine_trainer.read_checkpoint(path)
+        engine_trainer.read_checkpoint(path, CPU)
     with pytest.raises(ValueError, match="the checkpoint is not of this recipe"):
         trainer.load({"model": trainer.model.state_dict()})
 

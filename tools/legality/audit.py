@@ -61,10 +61,10 @@ from tools.legality.alone import audit_alone
 from tools.legality.probes import (
     DEAD_STEPS,
     POSITIONS,
+    audit_on_both_texts,
     audit_parameters,
     audit_scorer,
     implied_bytes,
-    text_of_scorer,
 )
 from tools.legality.rules import (
     REMEDIES,
@@ -72,7 +72,6 @@ from tools.legality.rules import (
     Finding,
     broken,
     holds,
-    is_unlawful,
     printable,
     report,
     status,
@@ -378,11 +377,7 @@ def audit_foreign(path: Path, name: str, count: int = FOREIGN_POSITIONS) -> list
     with contextlib.chdir(path.parent):
         try:
             make, module = load_scorer(subject)
-            findings = audit_scorer(make, place=subject, count=count)
-            text_T = text_of_scorer(make)
-            if text_T is not None and not is_unlawful(findings):
-                place = f"{subject} [text of its own]"
-                findings += audit_scorer(make, text_T, place, count)
+            findings = audit_on_both_texts(make, subject, count)
         except Exception as error:  # of any kind: it is foreign code
             raise ValueError(f"{subject} fails: {type(error).__name__}: {error}") from error
     files = [path.name, *getattr(module, "FILES", [])]

@@ -28,7 +28,12 @@ from engine.shards import write_shard
 from tools.legality.alone import audit_alone
 from tools.legality.audit import audit_data, audit_log
 from tools.legality.phases import PhaseClock
-from tools.legality.probes import DEAD_STEPS, audit_features, audit_parameters, audit_scorer
+from tools.legality.probes import (
+    DEAD_STEPS,
+    audit_features,
+    audit_on_both_texts,
+    audit_parameters,
+)
 from tools.legality.rules import Finding
 from tools.legality.scorers import Log, Stream, Windows, logits_of, maker
 
@@ -106,7 +111,7 @@ def honest(member=None, through: Callable | None = None):
 
 
 def audit_evaluator(make) -> list[Finding]:
-    return audit_scorer(maker(make, make.__name__), place=make.__name__)
+    return audit_on_both_texts(maker(make, make.__name__), place=make.__name__)
 
 
 # Evaluators: the order of scoring and learning ----------------------------------------------------
@@ -380,6 +385,23 @@ class BestTemperature(Plain):
         tried = [log_softmax(logits_SV / heat) for heat in (0.5, 1.0, 2.0)]
         rows_SV = min(tried, key=lambda rows: picked(rows, target_S).sum())
         log.score(first, end, picked(rows_SV, target_S), rows_SV)
+
+
+@honest
+class FixedTemperature(Plain):
+    """One temperature for all windows, probed on the default text."""
+
+    tokens_T = None
+
+    def logits(self, input_T):
+        return super().logits(input_T) / 2.0
+
+
+@cheats("causal", "C1")
+class BestTemperatureOfNoise(BestTemperature):
+    """As BestTemperature, probed on the default text: on its noise the hottest always fits best."""
+
+    tokens_T = None
 
 
 @cheats("causal", "#1420")

@@ -27,6 +27,8 @@ EXACT = 1e-6  # nats or probability; in fp32 on a CPU a causal scorer changes by
 MASS_TOLERANCE = 1e-4
 POSITIONS = 16  # targets from which on the tokens are changed
 SUBSTITUTED_IDS = 4096  # largest vocabulary whose ids are all put in a target's place
+SHARPER = 8.0  # than what a scorer gives: nearly its likeliest token
+DRAWING_ROUNDS = 32  # as many as two stretches of 16 tokens that follow each other
 DEAD_STEPS = 3  # gradient steps; see dead_parameters for why they are enough
 
 
@@ -62,12 +64,16 @@ def implied_bytes(loss: float, bpb: float, targets: int) -> float:
     return loss / math.log(2) / bpb * targets
 
 
-def text_of_scorer(make: Callable[[], Scorer], rounds: int = 4, seed: int = 0) -> np.ndarray | None:
+def text_of_scorer(make: Callable[[], Scorer], seed: int = 0) -> np.ndarray | None:
     """A text that the scorer itself finds likely; None where it has one, or gives no distributions.
 
     On uniform noise every choice by fit chooses alike: of three temperatures always the highest. So
-    half of each stretch of 16 tokens is drawn from the scorer's distributions, round by round, each
-    after the text of the round before.
+    of each 48 tokens 16 stay noise, 16 are drawn from the scorer's distributions, and 16 from these
+    distributions made sharper: a text drawn from the hottest is again fitted best by the hottest.
+
+    A token is drawn after those before it, yet one evaluation gives the distributions of all. So
+    all are drawn anew until none changes, each time with the same random numbers: after k rounds
+    the first k of every stretch are what drawing them one by one would have given.
     """
     scorer = make()
     vocab_size = getattr(scorer, "vocab_size", None)
@@ -75,16 +81,22 @@ def text_of_scorer(make: Callable[[], Scorer], rounds: int = 4, seed: int = 0) -
         return None
     rng = np.random.default_rng(seed)
     tokens_T = made_up_tokens(vocab_size, 400)
-    is_drawn_T = np.arange(1, len(tokens_T)) % 32 < 16
-    is_drawn_T &= tokens_T[1:] != evaluate.BOS_ID
-    for _ in range(rounds):
+    stretch_T = np.arange(1, len(tokens_T)) // 16 % 3  # 0: noise, 1: drawn, 2: drawn sharply
+    sharpness_T = np.where(stretch_T == 2, SHARPER, 1.0)
+    is_drawn_T = (stretch_T > 0) & (tokens_T[1:] != evaluate.BOS_ID)
+    noise_TV = rng.gumbel(size=(len(tokens_T) - 1, vocab_size))
+    for _ in range(DRAWING_ROUNDS):
         log = Log(tokens_T.copy())
         make().evaluate(tokens_T.copy(), log)
-        if log.logp_TV is None:
+        if log.logp_TV is None or log.logp_TV.shape != noise_TV.shape:
             return None
-        noise_TV = rng.gumbel(size=log.logp_TV.shape)  # the argmax of the sum is a sample
-        drawn_T = np.argmax(np.nan_to_num(log.logp_TV, nan=-1e9) + noise_TV, axis=1)
-        tokens_T[1:] = np.where(is_drawn_T, drawn_T, tokens_T[1:])
+        logp_TV = np.nan_to_num(log.logp_TV, nan=-1e9)
+        # The argmax of log-probabilities and Gumbel noise is a sample.
+        drawn_T = np.argmax(sharpness_T[:, None] * logp_TV + noise_TV, axis=1)
+        drawn_T = np.where(is_drawn_T, drawn_T, tokens_T[1:])
+        if np.array_equal(drawn_T, tokens_T[1:]):
+            break
+        tokens_T[1:] = drawn_T
     return tokens_T
 
 
@@ -336,6 +348,19 @@ def audit_scorer(
         findings += probe_bytes(scorer, tokens_T, place)
     if hasattr(scorer, "features"):
         findings += audit_features(scorer.features(), place)
+    return findings
+
+
+def audit_on_both_texts(
+    make: Callable[[], Scorer], place: str = "scorer", count: int = POSITIONS
+) -> list[Finding]:
+    """Findings on the scorer's default text and, where that breaks no rule, on one of its own."""
+    findings = audit_scorer(make, place=place, count=count)
+    if is_unlawful(findings):
+        return findings
+    text_T = text_of_scorer(make)
+    if text_T is not None:
+        findings += audit_scorer(make, text_T, f"{place} [text of its own]", count)
     return findings
 
 

@@ -41,10 +41,10 @@ class Code:
 
     def command(self, gpus: int) -> list[str]:
         """The command that trains it, in so many processes."""
-        from golf import program
+        from golf import ALONE, Processes, program
 
         if self.module:
-            return program(sys.executable, self.module, gpus if gpus > 1 else 0)
+            return program(sys.executable, self.module, Processes(gpus) if gpus > 1 else ALONE)
         if gpus == 1:
             return [sys.executable, self.script]
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]

@@ -4,6 +4,7 @@ import json
 import re
 import statistics
 from collections.abc import Iterator
+from pathlib import Path
 
 from tools.legality.rules import Finding
 from tools.runs import stats
@@ -11,6 +12,8 @@ from tools.submission import leaderboard
 from tools.submission.record_folder import Record
 
 CLAIMED_P = re.compile(r"\bp\W{0,4}(?:value)?\W{0,4}[<=≈]\W{0,4}?(\d*\.?\d+(?:e-?\d+)?)", re.I)
+
+SAME_SCORE = 5e-6  # bpb: submissions round to five decimals
 
 
 def day_of(record: Record) -> str | None:
@@ -21,17 +24,23 @@ def day_of(record: Record) -> str | None:
     return None
 
 
-def is_earlier_record(row, day: str, record: Record) -> bool:
+def is_earlier_record(row: leaderboard.Row, day: str, record: Record) -> bool:
     """Whether a row of the leaderboard stood that day, and is not the record's own."""
     if row.track != "10min_8xh100" or row.status != "record":
         return False
-    if not row.date or row.date >= day:
-        return False
-    mean = statistics.fmean(run.score.val_bpb for run in record.scored)
-    # The row may be of the record itself: the same score, or the same folder.
-    has_same_score = abs(row.bpb - mean) < 5e-6
-    has_same_folder = str(row.folder or "").endswith(record.folder.name)
-    return not has_same_score and not has_same_folder
+    return bool(row.date) and row.date < day and not is_own_row(row, record)
+
+
+def is_own_row(row: leaderboard.Row, record: Record) -> bool:
+    """Whether a row is the record itself: the same folder, the same mean, or the score of a seed.
+
+    A row of the leaderboard may bear the mean or the best seed, and a day before submission.json's.
+    """
+    if Path(row.folder or "").name == record.folder.resolve().name:
+        return True
+    scores = [run.score.val_bpb for run in record.scored]
+    own = [statistics.fmean(scores), *scores]
+    return any(abs(a - b) < SAME_SCORE for a in own for b in [row.bpb, *row.seeds.values()])
 
 
 def check_significance(record: Record) -> Iterator[Finding]:
@@ -50,12 +59,14 @@ def check_significance(record: Record) -> Iterator[Finding]:
     if not rows:
         return
     best = min(rows, key=lambda row: row.bpb)
-    gain = best.bpb - statistics.fmean(scores)
+    theirs = list(best.seeds.values())
+    # Some early rows bear the best of their seeds: the gain is over the mean, as p is.
+    standing = statistics.fmean(theirs) if theirs else best.bpb
+    gain = standing - statistics.fmean(scores)
     thresholds = stats.readings()
-    evidence = f"{gain:+.5f} bpb gained over {best.name} ({best.date}, {best.bpb})"
+    evidence = f"{gain:+.5f} bpb gained over {best.name} ({best.date}, {standing:.8g})"
     p = {}
     try:
-        theirs = list(best.seeds.values())
         p = {k: stats.welch(scores, theirs, bpb).p_one_sided for k, bpb in thresholds.items()}
         printed = [f"{value:.2g} (per {unit})" for unit, value in p.items() if unit != "any"]
         evidence += f": p = {p['any']:.2g} for any gain; for 0.005 nats {', '.join(printed)}"

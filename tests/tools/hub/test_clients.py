@@ -1,6 +1,7 @@
 """Clients: what takes seconds is tried on every system; the whole suite is slow and needs packages.
 
-The slow tests need the extra: python3 golf.py --with hf,clients test -m slow tests/tools/hub
+The slow tests need the extra, and .ci/clients runs them:
+python3 golf.py --with hf,clients,serve test -m slow tests/tools/hub
 """
 
 from pathlib import Path
@@ -13,6 +14,8 @@ from tests.tools.hub.test_architectures import SMALL, checkpoint, own_modules
 from tools.hub import clients, publish, self_check
 
 SYSTEMS = ["golf", "gelu_d12", "yat_d12", "preln_53m", "gpt2_124m"]
+# Those that take less than a second, once their package is imported.
+QUICK = ["lora_merge", "prompt_tuning", "prefix_tuning", "disk_offload"]
 SIZES = dict(vocab_size=340, num_layers=2, model_dim=32, num_heads=2, train_seq_len=128)
 
 
@@ -45,14 +48,26 @@ def test_transformers_alone(folders, system, name):
     assert clients.is_fine(name, client.measure(folders[system]))
 
 
+def check_client(client: clients.Client, folder: Path) -> None:
+    """The client's figure is within its limit; skipped where its packages are not installed."""
+    if missing := clients.lacking(client):
+        pytest.skip(f"needs {', '.join(missing)}: python3 golf.py --with hf,clients test")
+    assert clients.is_fine(client.name, client.measure(folder))
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_quick_clients_on_our_own_system(folders, name):
+    """Adapters and offloading, where their packages are there."""
+    (client,) = [client for client in clients.CLIENTS if client.name == name]
+    check_client(client, folders["golf"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.parametrize("client", clients.CLIENTS, ids=lambda client: client.name)
 def test_every_client_on_every_system(folders, system, client):
     """Training, adapters, offloading, export and evaluation, each within its limit."""
-    if missing := clients.lacking(client):
-        pytest.skip(f"needs {', '.join(missing)}: python3 golf.py --with hf,clients test -m slow")
-    assert clients.is_fine(client.name, client.measure(folders[system]))
+    check_client(client, folders[system])
 
 
 def test_a_figure_over_its_limit_or_an_error_fails(tmp_path, capsys, monkeypatch):

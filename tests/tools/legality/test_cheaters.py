@@ -20,7 +20,7 @@ DroppedHead ScoredTwice BestOfTwoPasses DoublePass SpaceTwice ReplacementCharact
 SidecarOff TruncatedSplit OtherSplit OverlappingSplit CalibratedOnValidation CalibratedLate
 ScoreBesideArtifact NetworkLookup DeadQAT DeadBigram DeadEMA PeekingAttention BetterOfTwoModels
 Plain Sliding ChunkedTTT DocumentLoRA HintTilt NgramCache LongContext IsolatedDocuments ManyRanks
-WorkingEMA WorkingQAT ByteLevel OnlineBias
+WorkingEMA WorkingQAT ByteLevel OnlineBias BestTemperature BestTemperatureOfNoise FixedTemperature
 """
 
 

@@ -8,7 +8,7 @@ import evaluate
 from tests.tools.legality.conftest import broken_rules, finding_of
 from tools.legality import cheaters, probes, scorers
 from tools.legality.cheaters import TEXT, Net, Plain, V, log_softmax
-from tools.legality.probes import audit_scorer
+from tools.legality.probes import Probe, audit_scorer, text_of_scorer
 from tools.legality.scorers import Log, Windows
 
 
@@ -279,3 +279,27 @@ def test_parameters_that_do_nothing_are_named():
     assert probes.dead_parameters(Net(), loss, [x_BT] * 3) == []
     assert probes.dead_parameters(Net(), loss, [x_BT]) == ["project.weight"]
     assert all(torch.equal(w, before[name]) for name, w in model.state_dict().items())
+
+
+def test_a_text_of_its_own_is_likely_in_two_of_three_stretches():
+    """Noise, drawn from the scorer, drawn more sharply: each fits better than the one before."""
+
+    class Unnamed(Plain):
+        tokens_T = None
+
+    tokens_T = text_of_scorer(Unnamed)
+    nats_T = Probe(Unnamed, tokens_T).base.nats_T
+    stretch_T = np.arange(1, len(tokens_T)) // 16 % 3
+    noise, drawn, sharp = (nats_T[stretch_T == kind].mean() for kind in range(3))
+    assert sharp < drawn - 0.1 < noise - 1
+    assert text_of_scorer(Plain) is None  # it has a text
+
+
+def test_a_scorer_without_distributions_has_no_text_of_its_own():
+    class Silent(Plain):
+        tokens_T = None
+
+        def score(self, tokens_T, start, first, end, log):
+            log.score(first, end, np.zeros(end - first))
+
+    assert text_of_scorer(Silent) is None

@@ -281,7 +281,7 @@ def test_the_probe_is_part_of_the_command(monkeypatch, toy, capsys):
     "words, settings, message",
     [
         (["--from-run", "none"], {}, "no log in logs/none"),
-        (["--gpus", "9"], {}, "--gpus 9 must be"),
+        (["--gpus", "0"], {}, "--gpus 0 must be"),
         (["pr335"], {}, "no recipe 'pr335'"),
         ([], {"MATRX_LR": "1"}, "did you mean MATRIX_LR"),
         (["--from-run", str(LOG)], {"NUM_LAYERS": "3"}, "NUM_LAYERS=3"),

@@ -273,6 +273,8 @@ SIZES = {
         (15815847, None, 15972854),
     "Code size (compressed): 7 bytes\nCode size (uncompressed): 9 bytes": (None, 7, None),
     "Total submission size: 15.11 MB\nTotal artifact size: 16 MB": (None, None, 16_000_000),
+    "artifact:15.92MB": (None, None, 15_920_000),
+    "artifact: 15.5 MiB code_bytes:7": (None, 7, 16_252_928),
     "Code size (uncompressed): 9 bytes\nCode size (compressed): 7 bytes\nCode size: 5 bytes\n"
     "Serialized model x: 10 bytes\nTotal submission size x: 17 bytes": (10, 7, 17),
 }  # fmt: skip

@@ -23,6 +23,7 @@ def read(tmp_path):
     "front",
     [
         *("[2026-04-09 12:00:01] ", "2026-04-09T12:00:01.123Z ", "12:00:01 INFO ", "[rank0]: "),
+        "1776143300.100 ",  # seconds of the epoch
         *("2026-04-09 12:00:01,123 - root - INFO - ", "0: ", "[1,0]<stdout>: ", "rank 3: "),
         *(
             "(RayTrainWorker pid=123, ip=1.2.3.4) ",

@@ -56,6 +56,21 @@ def test_the_public_history_is_whole():
     assert {row.bytes for row in rows if row.bytes and row.bytes > 16_000_000} == {16_059_704}
 
 
+@pytest.mark.parametrize("name", ["549", "414", "315", "287", "10L_Int5", "49", "52", "1060"])
+def test_early_rows_bear_their_seeds(name):
+    """A test against them needs no words about seeds that are not public."""
+    row = find_row(load_leaderboard(), name)
+    assert len(row.seeds) == 3 and row.std < 0.002
+    # The mean of the seeds, or by the row's note one of them.
+    mean = sum(row.seeds.values()) / 3
+    assert abs(row.bpb - mean) < 1e-5 or (row.bpb in row.seeds.values() and row.note)
+
+
+def test_notable_runs_beside_the_record_track():
+    rows = [row for row in load_leaderboard() if row.track == "unlimited"]
+    assert len(rows) >= 14 and all(row.status == "non-record" and row.source for row in rows)
+
+
 GOOD = {
     **{"date": "2026-04-09", "pr": 7, "bpb": 1.5, "track": "unlimited", "status": "side"},
     **{"technique": "t", "bytes": 5, "gpus": 1, "gpu": "H100", "train_minutes": 10, "source": "s"},
