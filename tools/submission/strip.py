@@ -16,7 +16,6 @@ import ast
 import warnings
 
 HAS_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def parse(text: str) -> ast.Module:

@@ -315,7 +315,7 @@ def test_models_and_folders_that_do_not_fit_are_refused(tokenizer, tmp_path, cap
     (spoilt / "model.safetensors").write_bytes(b"no weights")
     large = tmp_path / "large.model"
     large.write_bytes(tokenizers.train_bpe([TEXT.replace(".", c * 9) for c in "abcdef"], 345))
-    for source, options, message in (
+    for source, words, message in (
         (other, options, "is of the type 'bert'; it must be one of gelu_gpt, golf_gpt"),
         (empty, options, "config.json"),
         (spoilt, options, "spoilt could not be loaded"),
@@ -323,7 +323,7 @@ def test_models_and_folders_that_do_not_fit_are_refused(tokenizer, tmp_path, cap
         (empty, options[:2], "holds no tokenizer; give"),
         (path, [*options[:2], "--tokenizer", large], "has 345 tokens, the model only 340"),
     ):
-        status, out, err = run(capsys, source, *options)
+        status, out, err = run(capsys, source, *words)
         assert (status, out, err.count("\n")) == (2, "", 1) and message in err
 
 

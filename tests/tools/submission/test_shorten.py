@@ -22,9 +22,9 @@ def run(source: str) -> object:
 
 
 def test_local_variables_get_their_first_letter():
-    """And a number where another name has it."""
+    """Or the next that no other name has."""
     shortened = shorten(EXAMPLE)
-    assert "t = 0" in shortened and "for t2 in values" in shortened
+    assert "t = 0" in shortened and "for e in values" in shortened
     assert "def mean(values)" in shortened and "total" not in shortened
     assert shorten(shortened) == shortened
 
@@ -82,12 +82,19 @@ result = f()""",
 result = f([1, 2, 3]), f({"name": 1, "age": 2})""",
     "an import": "def f():\n    import math as numbers\n    return numbers.pi\nresult = f()",
     "a text with a name in it": 'def f():\n    size = 2\n    return f"{size=}"\nresult = f()',
-    "short names that are taken": """def f(t):
+    "short names that are taken": """def f(t, o):
     total = 1
-    t2 = 2
-    term = 4
-    return t, total, t2, term
-result = f(0)""",
+    t2, a, l = 2, 3, 4
+    tot = 4
+    return t, o, total, t2, a, l, tot
+result = f(0, 1)""",
+    "more names than letters": "def f():\n"
+    + "".join(f"    name_{i} = {i}\n" for i in range(40))
+    + "    return ["
+    + ", ".join(f"name_{i}" for i in range(40))
+    + "]\nresult = f()",
+    "names without letters": "def f():\n    ___ = 3\n    变量 = 4\n    return ___ + 变量\n"
+    "result = f()",
     "names looked up": "def f():\n    total = 3\n    return locals()['total']\nresult = f()",
     "a comprehension and a lambda": """def f():
     rows = [[value for value in row] for row in ((1, 2), (3, 4))]
