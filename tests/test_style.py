@@ -141,6 +141,18 @@ def test_no_error_is_swallowed(path):
             assert not (is_broad and only_passes), f"swallowed error in line {node.lineno}"
 
 
+def test_a_class_name_means_one_thing():
+    """Recipes and published models have each their own Attention and Settings; all else is once."""
+    places: dict[str, list[str]] = {}
+    for module, path in MODULES.items():
+        if room(module) in ("tests", "train_gpt", "baselines") or "remote_code" in path.parts:
+            continue
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(module)
+    assert {name: modules for name, modules in places.items() if len(modules) > 1} == {}
+
+
 def test_every_source_file_has_its_tests():
     """Code in FOLDER/x.py is tested by tests/FOLDER/test_x.py, and every test file has its source.
 

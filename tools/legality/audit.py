@@ -71,9 +71,9 @@ from tools.legality.rules import (
     UNREADABLE,
     Finding,
     broken,
+    format_findings,
     holds,
     printable,
-    report,
     status,
 )
 
@@ -469,7 +469,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, ImportError) as error:
         print("tools.legality.audit:", printable(str(error)), file=sys.stderr)
         return UNREADABLE
-    print(report(findings, args.json, args.verbose))
+    print(format_findings(findings, args.json, args.verbose))
     return status(findings)
 
 

@@ -67,7 +67,7 @@ def own_modules(monkeypatch):
 def greedy(path, tokenizer, prompt: str, tokens: int) -> str:
     """The same without transformers and without a cache: the likeliest token, again and again."""
     weights, settings = architectures.read_model(path)
-    model, codec = architectures.load(settings, weights), generate.read_codec(tokenizer)
+    model, codec = architectures.load_hub_model(settings, weights), generate.read_codec(tokenizer)
     special = dict(architectures.HUB_MODELS[settings["recipe"]].special_ids)
     ids = [1, *codec.encode(prompt)]
     for _ in range(tokens):
@@ -94,7 +94,7 @@ def stream_bytes(text: bytes, decode) -> list[str]:
         def write(self, piece):
             writes.append(piece)
 
-    stream = generate.Stream(decode, Out())
+    stream = generate.TextPrinter(decode, Out())
     for byte in text:
         stream.put(torch.tensor([byte]))
     stream.end()

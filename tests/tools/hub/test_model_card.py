@@ -16,7 +16,7 @@ from baselines.teachers import TeacherSettings
 from tests.tools.hub.test_architectures import SMALL, settings_of
 from tools.hub import model_card
 from tools.hub import tokenizer as hf_tokenizer
-from tools.hub.architectures import HUB_MODELS, build, published_weights
+from tools.hub.architectures import HUB_MODELS, build_hub_model, published_weights
 
 SHAPE = dict(vocab_size=61, num_layers=2, model_dim=48, num_heads=4, seq_len=64)
 SETTINGS = {
@@ -35,7 +35,7 @@ FINAL = (
 def counts(system: str) -> tuple[dict, int, int]:
     """Settings, stored and trained parameters."""
     settings = SETTINGS[system]
-    weights = dict(build(settings, device="meta").named_parameters())
+    weights = dict(build_hub_model(settings, device="meta").named_parameters())
     published = published_weights(settings, weights)
     stored, trained = (sum(w.numel() for w in ws.values()) for ws in (published, weights))
     return settings, stored, trained

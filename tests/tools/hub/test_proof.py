@@ -13,7 +13,7 @@ from data import tokenizers
 from tests.tools.hub.test_architectures import SMALL, checkpoint, own_modules
 from tests.tools.hub.test_publish import ROOT, write
 from tools.hub import proof, publish
-from tools.hub.architectures import build, load, published_weights, read_model
+from tools.hub.architectures import build_hub_model, load_hub_model, published_weights, read_model
 
 REMOTE = ["gelu_d12", "yat_d12", "preln_53m", "golf"]
 
@@ -28,13 +28,13 @@ def test_documents_begin_where_the_check_cuts(tmp_path):
 def test_a_difference_over_its_limit_fails():
     """Status and text follow the limits; a comparison that is missing is an error."""
     fine = dict.fromkeys(proof.LIMITS, 0.0)
-    assert proof.report(fine)[1]
+    assert proof.format_differences(fine)[1]
     for name, limit in proof.LIMITS.items():
-        text, is_fine = proof.report({**fine, name: 1.01 * limit + 1e-9})
+        text, is_fine = proof.format_differences({**fine, name: 1.01 * limit + 1e-9})
         assert not is_fine and f"FAIL  {name}" in text
-        assert not proof.report({**fine, name: float("nan")})[1]
+        assert not proof.format_differences({**fine, name: float("nan")})[1]
     with pytest.raises(KeyError):
-        proof.report({})
+        proof.format_differences({})
 
 
 def test_a_folder_of_another_precision_is_refused(tmp_path):
@@ -58,7 +58,7 @@ def folders(tmp_path_factory) -> dict[str, Path]:
 
 def original(folder: Path) -> torch.nn.Module:
     weights, settings = read_model(folder.parents[1] / f"{folder.name}.pt")
-    return load(settings, weights)
+    return load_hub_model(settings, weights)
 
 
 def published(folder: Path, **options):
@@ -242,7 +242,7 @@ def test_a_new_model_has_initial_weights(folders, system):
     model = AutoModelForCausalLM.from_config(config, trust_remote_code=True)
     assert all(p.isfinite().all() for p in model.parameters())
     settings = SMALL[system]
-    fresh = build(settings).init_weights(0)
+    fresh = build_hub_model(settings).init_weights(0)
     state = published_weights(settings, dict(fresh.named_parameters()))
     for name, p in model.named_parameters():
         expected = state[name]

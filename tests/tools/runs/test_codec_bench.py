@@ -15,7 +15,7 @@ from engine.recipe import packed_settings
 from engine.shards import read_split
 from quantize import PlanRow, Quantized
 from tools.runs import codec_bench
-from tools.runs.codec_bench import Codec, Row, Subject, bench, gptq_rows, percentile_rows
+from tools.runs.codec_bench import BenchRow, Codec, PackedModel, bench, gptq_rows, percentile_rows
 
 
 def gaussian(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -30,10 +30,10 @@ def hessian(columns: int) -> torch.Tensor:
     return x_TC.T @ x_TC / 400
 
 
-def subject(**changes) -> Subject:
+def subject(**changes) -> PackedModel:
     state = {"a.weight": gaussian(64, 64), "a.gain": gaussian(7, seed=1)}
     plan = (PlanRow("*.weight", 5, 2.9), PlanRow("*.gain", 16))
-    return replace(Subject(state, {"a.weight": hessian(64)}, plan, {}), **changes)
+    return replace(PackedModel(state, {"a.weight": hessian(64)}, plan, {}), **changes)
 
 
 def exact(factor: float = 1.0) -> Codec:
@@ -42,8 +42,8 @@ def exact(factor: float = 1.0) -> Codec:
     return Codec("exact", "", lambda s: (b"x" * 1000, 500.0), lambda blob: state)
 
 
-def row(codec: str, nbytes: int, mnat: float) -> Row:
-    return Row(codec, "", nbytes, nbytes / 1000, 0, 0, mnat, 0, mnat, mnat, None, 0, 0, None)
+def row(codec: str, nbytes: int, mnat: float) -> BenchRow:
+    return BenchRow(codec, "", nbytes, nbytes / 1000, 0, 0, mnat, 0, mnat, mnat, None, 0, 0, None)
 
 
 def test_baseline_rows_reach_to_their_percentile():
