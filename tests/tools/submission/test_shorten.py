@@ -21,10 +21,10 @@ def run(source: str) -> object:
     return space["result"]
 
 
-def test_local_variables_get_their_first_letter():
-    """Or the next that no other name has."""
+def test_local_variables_get_letters():
+    """In the order of their first assignment."""
     shortened = shorten(EXAMPLE)
-    assert "t = 0" in shortened and "for e in values" in shortened
+    assert "a = 0" in shortened and "for b in values" in shortened
     assert "def mean(values)" in shortened and "total" not in shortened
     assert shorten(shortened) == shortened
 
@@ -82,11 +82,11 @@ result = f()""",
 result = f([1, 2, 3]), f({"name": 1, "age": 2})""",
     "an import": "def f():\n    import math as numbers\n    return numbers.pi\nresult = f()",
     "a text with a name in it": 'def f():\n    size = 2\n    return f"{size=}"\nresult = f()',
-    "short names that are taken": """def f(t, o):
+    "short names that are taken": """def f(a, c):
     total = 1
-    t2, a, l = 2, 3, 4
-    tot = 4
-    return t, o, total, t2, a, l, tot
+    b, d = 2, 3
+    rest = total + 4
+    return a, c, total, b, d, rest
 result = f(0, 1)""",
     "more names than letters": "def f():\n"
     + "".join(f"    name_{i} = {i}\n" for i in range(40))
