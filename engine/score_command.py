@@ -64,10 +64,10 @@ def score_artifact(args: argparse.Namespace, ranks: Ranks, log: Callable[[str], 
     if args.plan:
         log_plan(opened.model, tokens_T, table, scheme, ranks, log)
         return context | dataclasses.asdict(plan_of(tokens_T, scheme, table))
-    adapt_fn = None
+    adapter = None
     if args.ttt:
-        adapt_fn = opened.recipe and opened.recipe.adapter(opened.model, scheme.seq_len, ranks)
-        require(adapt_fn, f"--ttt: {opened.path} has no test-time adapter; score without it")
+        adapter = opened.recipe and opened.recipe.adapter(opened.model, scheme.seq_len, ranks)
+        require(adapter, f"--ttt: {opened.path} has no test-time adapter; score without it")
     results = score_and_log(
         opened.model,
         tokens_T,
@@ -75,7 +75,7 @@ def score_artifact(args: argparse.Namespace, ranks: Ranks, log: Callable[[str], 
         scheme,
         ranks,
         blocks=args.blocks,
-        adapt_fn=adapt_fn,
+        adapter=adapter,
         log=log,
     )
     return context | {"ttt": args.ttt} | results

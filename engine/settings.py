@@ -87,7 +87,7 @@ class RunSettings(Checked):
     val_loss_every: int = 1000  # steps between validations outside the clock; 0: only at the end
     train_log_every: int = 200  # steps
     checkpoint_seconds: float = 120.0  # between checkpoints; 0: only the final one
-    eval_stride: int = 64  # targets that each window adds in scoring
+    eval_stride: int = 64  # targets that each window adds in scoring; 0: each document in one pass
     eval_documents: bool = False  # score each document alone; else the text is one stream
     compile: bool = True  # torch.compile of step and scoring
     peak_flops: float = 0.0  # dense bf16 of one device, for the log's mfu; 0: by a table
@@ -96,7 +96,7 @@ class RunSettings(Checked):
         for field in dataclasses.fields(self):
             if field.type in (int, float):
                 self.require_at_least(0, field.name)
-        self.require_at_least(1, "iterations", "train_seq_len", "eval_stride", "train_log_every")
+        self.require_at_least(1, "iterations", "train_seq_len", "train_log_every")
         self.require(self.seed < 2**63, "seed", "below 2**63")
         self.require(self.train_seq_len <= 2**20, "train_seq_len", "at most 2**20")
         for field in ("train_batch_tokens", "micro_batch_tokens"):
@@ -108,6 +108,8 @@ class RunSettings(Checked):
         self.require(in_range, "vocab_size", "between 2 and 65536 (uint16 shards)")
         requirement = f"at most TRAIN_SEQ_LEN={self.train_seq_len}"
         self.require(self.eval_stride <= self.train_seq_len, "eval_stride", requirement)
+        is_apart = self.eval_stride > 0 or self.eval_documents
+        self.require(is_apart, "eval_stride", "at least 1 where EVAL_DOCUMENTS=0")
 
 
 @dataclass(frozen=True)

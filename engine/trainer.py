@@ -72,7 +72,7 @@ def train(recipe: Recipe) -> None:
         heads = [shard[:HEAD_TOKENS] for shard in text.shards]
         ranks.require_same("training text", text.ends, text.holdout_T, *heads)
         ranks.require_same("validation text", val_T)
-        refuse_oversize(recipe, settings)
+        refuse_unfit(recipe, settings)
         run = RunFolder(recipe.name, choice, ranks, sources)
 
     log_start(run, choice, sources, ranks)
@@ -239,8 +239,8 @@ def read_text(
     return recipe.text(settings), val_T, table
 
 
-def refuse_oversize(recipe: Recipe, settings: RunSettings) -> None:
-    """Raises: ValueError for a model of more parameters than any artifact may hold."""
+def refuse_unfit(recipe: Recipe, settings: RunSettings) -> None:
+    """Raises: ValueError for a model that no artifact could hold, or that could not be scored."""
     # On the meta device a tensor has a shape and no memory.
     with torch.device("meta"):
         model = recipe.model(recipe.model_settings(settings), torch.float32)
@@ -249,6 +249,11 @@ def refuse_oversize(recipe: Recipe, settings: RunSettings) -> None:
         raise ValueError(
             f"the model would have {parameters:,} parameters, an artifact holds"
             f" {quantize.MAX_NUMBERS:,} at most; lower NUM_LAYERS or MODEL_DIM"
+        )
+    if settings.eval_stride == 0 and not getattr(model, "takes_memory", False):
+        raise ValueError(
+            f"EVAL_STRIDE=0 needs a model that takes a memory, {recipe.name}'s does not; set"
+            " EVAL_STRIDE to 1 or more"
         )
 
 

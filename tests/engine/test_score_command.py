@@ -145,7 +145,7 @@ def test_a_plan_says_what_scoring_costs_and_scores_nothing(run_folder, call_main
     _, out, _ = call_main(run_folder, "--plan", "--json")
     assert json.loads(out)["context_min"] == 1
     status, _, err = call_main(run_folder, "--plan", "--stride", 33)
-    assert status == 2 and "stride=33 must lie in 1..seq_len=32" in err
+    assert status == 2 and "stride=33 must lie in 0..seq_len=32" in err
 
 
 def test_command_line_takes_a_runs_folder(run_folder, call_main):
@@ -240,7 +240,7 @@ def test_a_context_shorter_than_the_runs_stride_is_scored_in_blocks(run_folder, 
     assert "mode:blocks stride:5" in out
     status, _, err = call_main(path, "--seq-len", 5, "--stride", 8)
     assert status == 2
-    assert "stride=8 must lie in 1..seq_len=5" in err
+    assert "stride=8 must lie in 0..seq_len=5" in err
 
 
 def test_command_line_errors_are_one_line_and_exit_2(run_folder, call_main, tokenizers, tmp_path):
@@ -257,9 +257,10 @@ def test_command_line_errors_are_one_line_and_exit_2(run_folder, call_main, toke
         ([artifact, "--data", empty], "no *_val_*.bin in"),
         ([artifact, "--tokenizer", tokenizers["unknown"]], "pieces, VOCAB_SIZE is"),
         ([artifact, "--tokenizer", shard], "toy_val_000000.bin"),
-        ([artifact, "--stride", 33], "stride=33 must lie in 1..seq_len=32"),
-        ([artifact, "--stride", 0], "stride=0 must lie in 1..seq_len=32"),
-        ([artifact, "--seq-len", 0], "must lie in 1..seq_len=0"),
+        ([artifact, "--stride", 33], "stride=33 must lie in 0..seq_len=32"),
+        ([artifact, "--stride", 0], "stride=0 reads document by document; isolate them"),
+        ([artifact, "--stride", -1], "stride=-1 must lie in 0..seq_len=32"),
+        ([artifact, "--seq-len", 0], "must lie in 0..seq_len=0"),
         ([artifact], "bytes do not hold"),
     ]
     for arguments, message in cases:

@@ -25,7 +25,7 @@ from engine import trainer as engine_trainer
 from engine.ranks import Ranks
 from engine.settings import Choice
 from engine.shards import read_shard, write_shard
-from engine.trainer import check_data, peak_flops, plain_errors, read_sources, refuse_oversize
+from engine.trainer import check_data, peak_flops, plain_errors, read_sources, refuse_unfit
 from tests.tiny_runs import (
     CPU,
     ROOT,
@@ -517,9 +517,19 @@ def test_a_loss_that_is_not_a_number_in_rehearsal_says_what_to_lower(toy, tmp_pa
 
 def test_a_model_that_no_artifact_holds_is_refused():
     """By its parameters, counted without memory for them."""
-    refuse_oversize(RECIPE, tiny())
+    refuse_unfit(RECIPE, tiny())
     with pytest.raises(ValueError, match=r"would have \d[\d,]+ parameters, an artifact holds"):
-        refuse_oversize(RECIPE, tiny(model_dim=10**6))
+        refuse_unfit(RECIPE, tiny(model_dim=10**6))
+
+
+def test_one_pass_without_a_memory_is_refused_before_training(monkeypatch):
+    """A model that takes no memory cannot be scored with EVAL_STRIDE=0; the remedy is named."""
+    monkeypatch.setattr(train_gpt.GPT, "takes_memory", False, raising=False)
+    settings = tiny(eval_stride=0, eval_documents=True)
+    with pytest.raises(ValueError, match="EVAL_STRIDE=0 needs a model .*; set EVAL_STRIDE to 1"):
+        refuse_unfit(RECIPE, settings)
+    monkeypatch.setattr(train_gpt.GPT, "takes_memory", True, raising=False)
+    refuse_unfit(RECIPE, settings)
 
 
 def test_sources_are_named_by_their_place():
