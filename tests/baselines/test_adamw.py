@@ -141,7 +141,7 @@ def test_a_setting_of_another_recipe_is_an_unknown_name(system, name, value):
 def test_settings_are_read_from_the_environment():
     """Those of a run, and those of the recipe."""
     environ = {"PEAK_LR": "0.5", "SEED": "7", "MODEL_DIM": "48", "NUM_HEADS": "4"}
-    choice = read_settings(gpt2_124m.RECIPE, environ, False)
+    choice = read_settings(gpt2_124m.RECIPE, environ | {"PRESET": "gpt2_124m"}, False)
     settings = choice.settings
     assert (settings.peak_lr, settings.seed, settings.model_dim) == (0.5, 7, 48)
     assert settings.iterations == 20_000

@@ -111,7 +111,7 @@ def test_a_cache_of_transformers_holds_the_windows(folders):
 
 @pytest.mark.parametrize("system", REMOTE)
 @pytest.mark.parametrize(
-    "how",
+    "options",
     [
         dict(),
         dict(num_beams=4, num_return_sequences=3),

@@ -635,7 +635,7 @@ def test_command_reports_and_sets_the_status(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "name, said", [("none.py", "no script"), ("", "no script"), ("x.py", "x.py is not Python")]
+    "name, message", [("none.py", "no script"), ("", "no script"), ("x.py", "x.py is not Python")]
 )
 def test_what_cannot_be_read_is_status_2(tmp_path, capsys, name, message):
     """A missing file, an empty folder and a file that is no Python: one line, no verdict."""
