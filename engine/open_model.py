@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 import quantize
-from engine.recipe import Recipe, load_model
+from engine.recipe import Recipe, load_model, model_settings_of
 
 # Names of the systems in files from before recipes had names; settings.json had them as presets.
 OLDER_SYSTEMS = {
@@ -44,6 +44,7 @@ class Opened:
     model_settings: dict  # what recipe.model took, or the folder's config
     run_settings: dict  # settings.json of the run it lies in; empty where there is none
     path: Path  # the file or folder that holds the weights
+    repeat_weights: tuple[float, ...] = ()  # of a document's repeats; see evaluate.Scheme
 
     @property
     def seq_len(self) -> int:
@@ -78,8 +79,9 @@ def open_model(
         model = load_model(recipe, weights, settings, device, compile)
     except (ValueError, RuntimeError, TypeError) as error:
         raise ValueError(f"{path} does not fit this version: {error}") from None
-    del settings["recipe"]
-    return Opened(model, recipe, settings, _run_settings(path), path)
+    model_settings = model_settings_of(settings)
+    repeat_weights = tuple(settings.get("repeat_weights", ()))
+    return Opened(model, recipe, model_settings, _run_settings(path), path, repeat_weights)
 
 
 def find_recipe(name: str) -> Recipe:

@@ -125,6 +125,7 @@ class Recipe(Protocol):
     Settings: type[RunSettings]
     presets: dict[str, dict]  # changes of the defaults; the first is taken, or smoke without CUDA
     cap_bytes: float = quantize.CAP_BYTES  # code and artifact together; math.inf: none
+    mixes_repeats: bool = False  # scores with a document's own repeats (engine/repeats.py)
 
     def text(self, settings: RunSettings) -> TrainingText:
         """What it trains on. Raises: ValueError naming the setting that does not fit; OSError."""
@@ -144,7 +145,7 @@ class Recipe(Protocol):
 
     def dtype(self, settings: RunSettings, device: torch.device) -> torch.dtype:
         """Of the products in training."""
-        return compute_dtype(device)
+        return compute_dtype(device, settings.compile)
 
     def init_weights(self, model: Model, settings: RunSettings) -> None:
         """Set the weights that training begins with."""
@@ -175,9 +176,18 @@ class Recipe(Protocol):
         return None
 
 
+# What an artifact's settings hold beside the model's own.
+NOT_THE_MODEL = ("recipe", "repeat_weights")
+
+
 def packed_settings(recipe: Recipe, settings: RunSettings) -> dict:
     """The settings that a checkpoint and an artifact carry: the recipe's name and the model's."""
     return {"recipe": recipe.name, **recipe.model_settings(settings)}
+
+
+def model_settings_of(saved: dict) -> dict:
+    """What recipe.model takes, of the settings that an artifact or a checkpoint carries."""
+    return {name: value for name, value in saved.items() if name not in NOT_THE_MODEL}
 
 
 def load_model(recipe: Recipe, weights: State, saved: dict, device: torch.device, compile: bool):
@@ -185,8 +195,7 @@ def load_model(recipe: Recipe, weights: State, saved: dict, device: torch.device
 
     Raises: ValueError, RuntimeError or TypeError where weights, settings and recipe do not fit.
     """
-    model_settings = {name: value for name, value in saved.items() if name != "recipe"}
-    model = recipe.model(model_settings, compute_dtype(device))
+    model = recipe.model(model_settings_of(saved), compute_dtype(device))
     model.load_state_dict(weights)
     model.to(device).eval()
     if compile and device.type == "cuda":

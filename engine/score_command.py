@@ -89,7 +89,7 @@ def chosen_scheme(args: argparse.Namespace, opened: Opened) -> Scheme:
     if stride is None:
         stride = min(saved.get("eval_stride", 64), seq_len)
     isolate = saved.get("eval_documents", False) if args.isolate is None else args.isolate
-    return Scheme(seq_len, stride, isolate)
+    return Scheme(seq_len, stride, isolate, repeat_weights=opened.repeat_weights)
 
 
 def log_plan(model, tokens_T, table: ByteTable, scheme: Scheme, ranks: Ranks, log) -> None:
@@ -97,7 +97,7 @@ def log_plan(model, tokens_T, table: ByteTable, scheme: Scheme, ranks: Ranks, lo
     plan = plan_of(tokens_T, scheme, table)
     batches = plan_batches(plan_windows(tokens_T, scheme, table.bos_id), scheme, table.vocab_size)
     batch = batches[len(batches) // 2]
-    batch_nats = BatchNats(model, tokens_T, table.vocab_size, ranks.device)
+    batch_nats = BatchNats(model, tokens_T, table, scheme, ranks.device)
     with torch.no_grad():
         batch_nats(batch)  # the first pass may compile
         started = time.perf_counter()

@@ -79,6 +79,7 @@ class RunSettings(Checked):
     # Length
     max_wallclock_seconds: float = 600.0  # until the artifact is on disk; 0: iterations alone count
     iterations: int = 20_000  # upper bound on optimizer steps
+    max_train_flops: float = 0.0  # of all steps, by the model's flops_per_token; 0: no bound
     train_batch_tokens: int = 524_288  # per step, over all ranks
     train_seq_len: int = 1024
     micro_batch_tokens: int = 65_536  # per forward pass and rank; bounds memory, not the result
@@ -89,7 +90,8 @@ class RunSettings(Checked):
     checkpoint_seconds: float = 120.0  # between checkpoints; 0: only the final one
     eval_stride: int = 64  # targets that each window adds in scoring; 0: each document in one pass
     eval_documents: bool = False  # score each document alone; else the text is one stream
-    compile: bool = True  # torch.compile of step and scoring
+    compile: bool = True  # torch.compile of step and scoring; on a CPU where the run is long enough
+    max_artifact_bytes: int = 0  # of the artifact alone; 0: what the cap leaves beside the code
     peak_flops: float = 0.0  # dense bf16 of one device, for the log's mfu; 0: by a table
 
     def __post_init__(self):

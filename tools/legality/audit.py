@@ -216,7 +216,10 @@ recipe = importlib.import_module(saved["recipe"]).RECIPE
 model = load_model(recipe, weights, saved, torch.device(args.device), False)
 table = recipe.byte_table(args.tokenizer, saved["vocab_size"])
 tokens_T, table = evaluate.read_validation(args.data, table)
-scheme = evaluate.Scheme(saved["train_seq_len"], args.stride, args.documents)
+repeat_weights = tuple(saved.get("repeat_weights", ()))
+scheme = evaluate.Scheme(
+    saved["train_seq_len"], args.stride, args.documents, repeat_weights=repeat_weights
+)
 ranks = evaluate.Ranks(device=torch.device(args.device))
 evaluate.score_and_log(model, tokens_T, table, scheme, ranks)
 """
@@ -295,7 +298,12 @@ def audit_artifact(
     if adapter and not hasattr(adapter, "learn"):
         adaptive = dict(stride=stride or seq_len // 2, chunk_tokens=seq_len, adapt=learning)
         modes["test-time training"] = adaptive
-    shape = dict(seq_len=seq_len, vocab_size=vocab_size, device=device)
+    shape = dict(
+        seq_len=seq_len,
+        vocab_size=vocab_size,
+        repeat_weights=opened.repeat_weights,
+        device=device,
+    )
     scorers = {mode: Windows(model, **shape, **special) for mode, special in modes.items()}
     if getattr(model, "takes_memory", False):
         scorers["one pass"] = OnePass(model, **shape)
