@@ -99,8 +99,8 @@ PACKED = Line(
     " lost:{lost:.4f} foreseen:{foreseen:.4f}"
 )
 REPACKED = Line(
-    "warning: packing lost {lost:.4f} nats where {foreseen:.4f} were foreseen; int8 rows of"
-    " {rows_bytes:d} bytes lose {rows_lost:.4f}: kept the {kept}"
+    "{level}: packing lost {lost:.4f} nats where {foreseen:.4f} were foreseen{reason:s}; int8 rows"
+    " of {rows_bytes:d} bytes lose {rows_lost:.4f}: kept the {kept}"
 )
 OUT_OF_TIME = Line(
     "warning: packing ran out of time and ended with {bytes:d} bytes; lower ITERATIONS, or raise"

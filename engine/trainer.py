@@ -50,6 +50,9 @@ CALIBRATION_BATCH_TOKENS = 16_384  # bounds memory: the pass keeps every input o
 # of 60 to 5,000 steps lost 0.0001 to 0.0025 (n = 5), the fault that this guards against 0.103.
 UNSEEN_LOSS = 0.005
 UNSEEN_FACTOR = 4
+# After fewer steps a model has learned so little that its Hessians foresee nothing; a large loss of
+# packing is then not a sign of a fault.
+FEW_STEPS = 20
 # Kept back from training: a little more than the rehearsal took. Packing depends on the weights,
 # and on what else the machine does; where it needs longer, it ends coarser, but in time.
 RESERVE_FACTOR = 1.2
@@ -761,8 +764,11 @@ class Trainer:
             if len(rows_blob) <= self.most_bytes(code_bytes):
                 rows_lost = self.packed_loss(rows_blob, holdout_T) - unpacked
             kept = "rows" if rows_lost < lost else "first"
+            is_trained = self.step >= FEW_STEPS
             self.run.log(
                 log_lines.REPACKED.write(
+                    level="warning" if is_trained else "note",
+                    reason="" if is_trained else f", as is usual after {self.step} steps",
                     lost=lost,
                     foreseen=foreseen,
                     rows_bytes=len(rows_blob),
