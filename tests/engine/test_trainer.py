@@ -552,8 +552,8 @@ def test_a_long_run_on_the_cpu_is_compiled(monkeypatch):
     assert settled(**long).compile
     assert not settled(**long, max_wallclock_seconds=60.0).compile
     assert not settled(**{**long, "compile": False}).compile
-    asked = settled({"compile": True}, **long, max_wallclock_seconds=60.0)
-    assert asked.compile
+    compiled = settled({"compile": True}, **long, max_wallclock_seconds=60.0)
+    assert compiled.compile
     assert settled(**long, max_wallclock_seconds=60.0, resume="x").compile
 
 

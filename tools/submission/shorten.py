@@ -29,7 +29,7 @@ LOOKS_UP_NAMES = {"locals", "vars", "dir", "eval", "exec"}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-def names_said(trees: Iterable[ast.Module]) -> set[str]:
+def names_spelled(trees: Iterable[ast.Module]) -> set[str]:
     """Every keyword of a call, and every text: an argument with such a name may be passed by it."""
     names = set()
     for tree in trees:
@@ -97,14 +97,14 @@ def short_names(taken: set[str]) -> Iterator[str]:
                 yield name
 
 
-def shorten_function(function: ast.stmt, said: set[str], keeps_arguments: bool) -> None:
+def shorten_function(function: ast.stmt, spelled: set[str], keeps_arguments: bool) -> None:
     """Rename what is known inside a function alone, inner functions and comprehensions included."""
     used = all_names(function)
     if used & LOOKS_UP_NAMES:
         return
     arguments = [node.arg for node in ast.walk(function) if isinstance(node, ast.arg)]
     fixed = names_bound_otherwise(function)
-    fixed |= {"self", "cls"} | (said & set(arguments))
+    fixed |= {"self", "cls"} | (spelled & set(arguments))
     if keeps_arguments:
         fixed |= {node.arg for node in ast.walk(function.args) if isinstance(node, ast.arg)}
     variables = [
@@ -129,9 +129,9 @@ def shorten_function(function: ast.stmt, said: set[str], keeps_arguments: bool) 
 def shorten(texts: dict[str, str]) -> dict[str, str]:
     """The sources of a bundle with short names for what their functions alone know."""
     trees = {file: ast.parse(text) for file, text in texts.items()}
-    said = names_said(trees.values())
+    spelled = names_spelled(trees.values())
     foreign = foreign_classes(trees)
     for tree in trees.values():
         for function, keeps_arguments in outermost_functions(tree, foreign):
-            shorten_function(function, said, keeps_arguments)
+            shorten_function(function, spelled, keeps_arguments)
     return {file: ast.unparse(tree) + "\n" for file, tree in trees.items()}
