@@ -186,6 +186,7 @@ def read_header(blob: bytes) -> tuple[dict, list[Entry], int]:
 
     Raises: ArtifactError naming what is wrong with anything but the exact bytes of an artifact.
     """
+    # From the cheapest check to the dearest, and none relies on what a later one shows.
     if len(blob) < PREFIX.size + CHECKSUM_BYTES:
         raise ArtifactError(f"truncated: {len(blob)} bytes cannot hold an artifact")
     magic, version, header_bytes, artifact_bytes = PREFIX.unpack_from(blob)
@@ -305,7 +306,8 @@ def read_points(
 def read_state(blob: bytes) -> tuple[State, dict]:
     """The fp32 weights and the settings of an artifact. Raises: ArtifactError."""
     settings, entries, offset = read_header(blob)
-    # The order of the table is that of the state dict.
+    # Points come last in the file, whatever their place in the table. The order of the table is that
+    # of the state dict, and so it is laid down before anything is read.
     state = {entry.name: torch.empty(0) for entry in entries}
     for entry, *data in read_streams(blob, entries, offset):
         state[entry.name] = stored_weight(entry, *data)

@@ -124,6 +124,7 @@ class Group:
         self.device = matrices[0].weight_RC.device
         R, _ = matrices[0].weight_RC.shape
         self.path_steps = path_steps(R)
+        # Side by side, a GPU has work for all its units, and the Viterbi one call for all paths.
         hessian_MCC = torch.stack([matrix.hessian.columns_CC for matrix in matrices])
         self.order_MC, factor_MCC, pivot_MC = factor(hessian_MCC, damping)
         self.weights_RC = [
@@ -145,7 +146,7 @@ class Group:
     def parts_of(self, values_xR: Tensor) -> Iterable[Tensor]:
         """Cut the last dimension, rows, into parts of one path each, the last filled with zeros."""
         R, T = values_xR.size(-1), self.path_steps
-        missing = -R % T if R else T
+        missing = -R % T if R else T  # a matrix without rows has one part, of filling
         return F.pad(values_xR, (0, missing)).split(T, dim=-1)
 
     def columns_in_paths(self, steps: list[Steps]) -> Tensor:
