@@ -306,8 +306,8 @@ def read_points(
 def read_state(blob: bytes) -> tuple[State, dict]:
     """The fp32 weights and the settings of an artifact. Raises: ArtifactError."""
     settings, entries, offset = read_header(blob)
-    # Points come last in the file, whatever their place in the table. The order of the table is that
-    # of the state dict, and so it is laid down before anything is read.
+    # Points come last in the file, whatever their place in the table. The order of the table is
+    # that of the state dict, so it is laid down before anything is read.
     state = {entry.name: torch.empty(0) for entry in entries}
     for entry, *data in read_streams(blob, entries, offset):
         state[entry.name] = stored_weight(entry, *data)
