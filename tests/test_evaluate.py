@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import evaluate
-from engine import log_lines
+from engine import log_lines, score_command
 from engine.adapters import LowRank
 from engine.ranks import Ranks
 from engine.shards import ShardError, sidecar_path, write_shard
@@ -955,6 +955,24 @@ def test_a_plan_of_one_pass_counts_what_is_read():
     contexts = [min(i + 1, 16) for i in range(31)] + [1, 2, 3]
     assert plan.context_min == 1
     assert plan.context_median == int(np.median(contexts))
+
+
+def test_a_plan_of_one_pass_says_what_its_adapter_costs():
+    """In forward passes of the model without one; nothing is learned, and nothing is left."""
+    lines = []
+    model = Remembering()
+    tokens_T = np.random.default_rng(26).integers(2, VOCAB, 200)
+    tokens_T[::50] = BOS_ID
+    text = (tokens_T, table_of(), ONE_PASS, Ranks(), lines.append)
+    for adapter in (None, low_rank(model, chunk=2)):
+        score_command.log_plan(model, *text, adapter)
+    plain, learning = map(log_lines.PLAN.read, lines)
+    assert plain["mode"] == "one_pass"
+    assert plain["equivalents"] == plain["passes"]
+    # A backward pass without gradients of the weights, down to the first matrix that is adapted,
+    # is nearly another forward pass.
+    assert 1.5 * plain["passes"] < learning["equivalents"] < 2.5 * plain["passes"]
+    assert plain["seconds"] >= 0
 
 
 def test_a_score_in_one_pass_is_logged_with_and_without_its_adapter():
