@@ -535,19 +535,19 @@ def test_a_model_may_project_scored_positions_only():
     scheme = Scheme(seq_len=64, stride=16)
 
     class Places:
-        calls = 0
+        positions = 0
 
         def __call__(self, tokens_BT):
             return Peeking()(tokens_BT)
 
         def logits_at(self, tokens_BT, place_S):
-            self.asked += len(place_S)
+            self.positions += len(place_S)
             return self(tokens_BT).flatten(0, 1)[place_S]
 
     model = Places()
     score = evaluate.score_windows(model, tokens_T, table_of(), scheme)
     assert score == evaluate.score_windows(Peeking(), tokens_T, table_of(), scheme)
-    assert 0 < model.asked <= score.tokens
+    assert 0 < model.positions <= score.tokens
 
 
 def test_isolated_documents_know_nothing_of_each_other():
