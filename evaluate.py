@@ -26,9 +26,10 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -38,6 +39,7 @@ from sentencepiece import SentencePieceProcessor
 from torch import Tensor
 
 from engine import log_lines
+from engine.memory import Memory
 from engine.progress import Progress
 from engine.ranks import Ranks
 from engine.shards import ShardError, find_shards, read_shard, read_split, sidecar_path
@@ -280,9 +282,10 @@ class Scheme:
     """Which context each target gets, and how much is done at once.
 
     Windows of seq_len inputs move by stride (stride == seq_len: plain blocks). With isolate no
-    context crosses a document start. chunk_tokens are the targets between two rounds of TTT; 0
-    makes the text one chunk.
-    Raises: ValueError for a stride outside 1..seq_len, and for sizes below 1.
+    context crosses a document start. With stride 0 nothing is read twice: each document takes one
+    pass, in which every layer attends to the last seq_len inputs. chunk_tokens are the targets
+    between two rounds of TTT; 0 makes the text one chunk.
+    Raises: ValueError for a stride outside 0..seq_len, 0 without isolate, and sizes below 1.
     """
 
     seq_len: int
@@ -292,10 +295,11 @@ class Scheme:
     batch_tokens: int = BATCH_TOKENS  # of one forward pass
 
     def __post_init__(self):
-        require(
-            1 <= self.stride <= self.seq_len,
-            f"stride={self.stride} must lie in 1..seq_len={self.seq_len}; choose a smaller stride",
-        )
+        in_range = 0 <= self.stride <= self.seq_len and self.seq_len > 0
+        bounds = f"0..seq_len={self.seq_len}"
+        require(in_range, f"stride={self.stride} must lie in {bounds}; choose a smaller stride")
+        is_apart = self.stride > 0 or self.isolate
+        require(is_apart, "stride=0 reads document by document; isolate them, or name a stride")
         in_range = self.chunk_tokens >= 0
         require(in_range, f"chunk_tokens={self.chunk_tokens} must not be negative")
         require(self.batch_tokens > 0, f"batch_tokens={self.batch_tokens} must be positive")
@@ -303,9 +307,20 @@ class Scheme:
     @property
     def mode(self) -> str:
         """What the log calls it."""
+        if self.stride == 0:
+            return "one_pass"
         if self.isolate:
             return "documents"
         return "blocks" if self.stride == self.seq_len else "sliding"
+
+
+def document_spans(tokens_T: np.ndarray, bos: int = BOS_ID) -> np.ndarray:
+    """First target and end of each document: int64 rows. A document predicts the BOS of the next.
+
+    The stream 1 340 17 1 22 has the spans (0, 3) and (3, 4). Text before the first BOS is one too.
+    """
+    begin_D = np.union1d([0], np.flatnonzero(tokens_T[:-1] == bos))
+    return np.stack([begin_D, np.append(begin_D[1:], len(tokens_T) - 1)], axis=1)
 
 
 def plan_windows(tokens_T: np.ndarray, scheme: Scheme, bos: int = BOS_ID) -> np.ndarray:
@@ -322,9 +337,9 @@ def plan_windows(tokens_T: np.ndarray, scheme: Scheme, bos: int = BOS_ID) -> np.
     num_targets = len(tokens_T) - 1
     chunk_tokens = scheme.chunk_tokens or num_targets
     begin_D = np.array([0])
+    end_D = np.array([num_targets])
     if scheme.isolate:
-        begin_D = np.union1d(begin_D, np.flatnonzero(tokens_T[:-1] == bos))
-    end_D = np.append(begin_D[1:], num_targets)
+        begin_D, end_D = document_spans(tokens_T, bos).T
     # Where windows begin to score: at document starts, at chunk starts, and every stride after
     # the first window of a document is full.
     first_of = [begin_D, np.arange(0, num_targets, chunk_tokens)]
@@ -356,8 +371,10 @@ class Plan:
 
 
 def plan_of(tokens_T: np.ndarray, scheme: Scheme, table: ByteTable) -> Plan:
-    """Count what score_first would do."""
+    """Count what score_first or score_documents would do."""
     num_targets = len(tokens_T) - 1
+    if scheme.stride == 0:
+        return _plan_of_one_pass(tokens_T, scheme, table)
     windows_W3 = plan_windows(tokens_T, scheme, table.bos_id)
     forward_tokens = 0
     for chunk_W3 in split_by_chunk(windows_W3, scheme, num_targets):
@@ -372,6 +389,19 @@ def plan_of(tokens_T: np.ndarray, scheme: Scheme, table: ByteTable) -> Plan:
     targets_up_to_T = np.cumsum(np.cumsum(change_T))
     median = int(np.searchsorted(targets_up_to_T, num_targets / 2))
     return Plan(num_targets, forward_tokens, int(shortest_W.min()), median)
+
+
+def _plan_of_one_pass(tokens_T: np.ndarray, scheme: Scheme, table: ByteTable) -> Plan:
+    """A target's context is counted as what one layer sees; through deeper ones it sees more."""
+    forward_tokens = 0
+    contexts = []
+    for group_D2 in plan_groups(tokens_T, scheme, table):
+        for batch in read_on(group_D2, lambda position: scheme.seq_len):
+            forward_tokens += batch.rows * batch.width
+        for begin, end in group_D2:
+            contexts.append(np.minimum(np.arange(1, end - begin + 1), scheme.seq_len))
+    median = int(np.median(np.concatenate(contexts)))
+    return Plan(len(tokens_T) - 1, forward_tokens, 1, median)
 
 
 # Order --------------------------------------------------------------------------------------------
@@ -488,6 +518,168 @@ def score_first(
     return Score(math.fsum(ledger.nats), num_targets, table.total(tokens_T))
 
 
+class DocumentAdapter(Protocol):
+    """How a model learns from documents while they are read side by side: each has its own weights.
+
+    It is called in this order, so nothing it learns reaches another document, or a target that is
+    not scored yet: reset(2), learn(loss_B of 2), learn(loss_B of 1: the other has ended), reset(0).
+    """
+
+    rows: int  # documents side by side
+
+    def chunk_tokens(self, position: int) -> int:
+        """How many targets lie between two steps, from this place in the document on.
+
+        By the place alone: the length of a document tells what its tokens do not tell yet.
+        """
+
+    def reset(self, rows: int) -> None:
+        """Begin so many documents with fresh weights; 0: leave the model as it was."""
+
+    def learn(self, loss_B: Tensor) -> None:
+        """One step on the mean nats of the chunk just scored, for each document that goes on.
+
+        loss_B carries the graph of the very pass that was scored: no other pass is needed.
+        """
+
+
+def score_documents(
+    model,
+    adapter: DocumentAdapter | None,
+    tokens_T: np.ndarray,
+    table: ByteTable,
+    scheme: Scheme,
+    ranks: Ranks | None = None,
+    *,
+    progress: Callable[[float], None] = lambda done_frac: None,
+) -> Score:
+    """Score each document in one pass, and let its adapter learn from each chunk once it is scored.
+
+    Documents of like length are read side by side, a chunk of each at a time; what they were stays
+    in the model's memory (engine/memory.py). Every document has its own ledger: scored from its
+    first target to its last without a gap, trained on nothing but what was scored of it. Ranks
+    share the groups of documents, and any number of ranks returns one score.
+    Source: per-document adapters, upstream PR #1530.
+    Raises: ValueError where the model takes no memory, and as score_first.
+    """
+    takes_memory = getattr(model, "takes_memory", False)
+    require(
+        takes_memory, "stride=0: this model takes no memory; score it with a stride of 1 or more"
+    )
+    tokens_T = as_stream(tokens_T, table)
+    ranks = Ranks() if ranks is None else ranks
+    batch_nats = BatchNats(model, tokens_T, table.vocab_size, ranks.device)
+    groups = plan_groups(tokens_T, scheme, table, adapter)
+    own = deal_groups(groups, ranks.world_size)[ranks.rank]
+    own_targets = sum(count_targets(groups[number]) for number in own)
+    done = 0
+
+    def tell(targets: int) -> None:
+        nonlocal done
+        done += targets
+        progress(done / own_targets)
+
+    # Each group has its own place for its sum, so the score is the same whichever rank reads it.
+    nats_N = torch.zeros(len(groups), dtype=torch.float64, device=ranks.device)
+    for number in own:
+        nats_N[number] = read_group(batch_nats, adapter, groups[number], scheme, tell)
+    if ranks.world_size > 1:
+        dist.all_reduce(nats_N)  # exact: all other ranks hold 0.0
+    return Score(math.fsum(nats_N.tolist()), len(tokens_T) - 1, table.total(tokens_T))
+
+
+def plan_groups(
+    tokens_T: np.ndarray,
+    scheme: Scheme,
+    table: ByteTable,
+    adapter: DocumentAdapter | None = None,
+) -> list[np.ndarray]:
+    """Spans of the documents that are read side by side, longest first: little is filled up."""
+    spans_D2 = document_spans(tokens_T, table.bos_id)
+    length_D = spans_D2[:, 1] - spans_D2[:, 0]
+    spans_D2 = spans_D2[np.argsort(-length_D, kind="stable")]
+    rows = (
+        adapter.rows
+        if adapter
+        else max(1, _most_tokens(scheme, table.vocab_size) // scheme.seq_len)
+    )
+    return [spans_D2[first : first + rows] for first in range(0, len(spans_D2), rows)]
+
+
+def deal_groups(groups: list[np.ndarray], world_size: int) -> list[list[int]]:
+    """Numbers of the groups that each rank reads: the next goes to the rank with the least to do.
+
+    Groups of 9, 5, 4 and 3 targets among two ranks: 0 and 3, 1 and 2.
+    """
+    hands = [[] for _ in range(world_size)]
+    targets = [0] * world_size
+    for number, group_D2 in enumerate(groups):
+        rank = targets.index(min(targets))
+        hands[rank].append(number)
+        targets[rank] += count_targets(group_D2)
+    return hands
+
+
+def count_targets(spans_D2: np.ndarray) -> int:
+    """How many targets documents have together."""
+    return int((spans_D2[:, 1] - spans_D2[:, 0]).sum())
+
+
+def read_on(group_D2: np.ndarray, chunk_tokens: Callable[[int], int]) -> Iterator[Batch]:
+    """The next chunk of every document that has one, until all have ended.
+
+    Documents of 5 and 3 targets, (0, 5) and (5, 8), in chunks of 2:
+    (0, 2) and (5, 7), then (2, 4) and (7, 8), then (4, 5).
+    """
+    begin_D, end_D = group_D2.T
+    position = 0
+    longest = int((end_D - begin_D).max())
+    while position < longest:
+        rows = int((begin_D + position < end_D).sum())  # longest first: the others have ended
+        chunk = chunk_tokens(position)
+        first_B = begin_D[:rows] + position
+        end_B = np.minimum(first_B + chunk, end_D[:rows])
+        yield Batch(np.stack([first_B, first_B, end_B], axis=1), rows, int((end_B - first_B).max()))
+        position += chunk
+
+
+def read_group(
+    batch_nats: BatchNats,
+    adapter: DocumentAdapter | None,
+    group_D2: np.ndarray,
+    scheme: Scheme,
+    tell: Callable[[int], None],
+) -> float:
+    """The nats of documents that are read side by side; tell(targets) hears of each chunk."""
+    memory = Memory(scheme.seq_len)
+    ledgers = [Ledger() for _ in group_D2]
+    chunk_tokens = adapter.chunk_tokens if adapter else lambda position: scheme.seq_len
+    nats = 0.0
+    if adapter:
+        adapter.reset(len(group_D2))
+    for batch in read_on(group_D2, chunk_tokens):
+        begin_B, end_B = group_D2[: batch.rows].T
+        _, first_B, stop_B = batch.windows_B3.T
+        going_on = int((stop_B < end_B).sum())  # what ends here has nothing left to gain
+        # The pass that is scored is also the one that is learned from: its graph is kept, and
+        # learning costs no pass of its own.
+        with torch.set_grad_enabled(adapter is not None and going_on > 0):
+            nats_B = batch_nats.by_row(batch, memory)
+        nats += nats_B.detach().sum().item()
+        for ledger, first, stop in zip(ledgers, first_B - begin_B, stop_B - begin_B, strict=False):
+            ledger.score(first, stop)
+        if adapter and going_on > 0:
+            for ledger in ledgers[:going_on]:
+                ledger.train(*ledger.scored[-1])
+            adapter.learn(nats_B[:going_on] / batch.width)
+        tell(int((stop_B - first_B).sum()))
+    for ledger, (begin, end) in zip(ledgers, group_D2, strict=True):
+        ledger.close(end - begin)
+    if adapter:
+        adapter.reset(0)
+    return nats
+
+
 def split_by_chunk(windows_W3: np.ndarray, scheme: Scheme, num_targets: int) -> list[np.ndarray]:
     """The windows of each chunk of targets."""
     chunk_tokens = scheme.chunk_tokens or num_targets
@@ -504,6 +696,11 @@ class Batch:
     width: int
 
 
+def _most_tokens(scheme: Scheme, vocab_size: int) -> int:
+    """Inputs of one forward pass."""
+    return scheme.batch_tokens * LARGE_VOCABULARY // max(LARGE_VOCABULARY, vocab_size)
+
+
 def plan_batches(windows_W3: np.ndarray, scheme: Scheme, vocab_size: int) -> list[Batch]:
     """Deal out windows to forward passes of about batch_tokens inputs each.
 
@@ -515,7 +712,7 @@ def plan_batches(windows_W3: np.ndarray, scheme: Scheme, vocab_size: int) -> lis
         width 112   4 rows   100 110
         width 208   2 rows   200
     """
-    most_tokens = scheme.batch_tokens * LARGE_VOCABULARY // max(LARGE_VOCABULARY, vocab_size)
+    most_tokens = _most_tokens(scheme, vocab_size)
     length_W = windows_W3[:, 2] - windows_W3[:, 0]
     unit = -(-scheme.seq_len // WIDTHS)
     width_W = np.minimum(-(-length_W // unit) * unit, scheme.seq_len)
@@ -543,6 +740,17 @@ class BatchNats:
 
     def __call__(self, batch: Batch) -> Tensor:
         """Raises: ValueError for logits of another shape or not finite."""
+        nats_S, _ = self.of_targets(batch, None)
+        return nats_S.double().sum()
+
+    def by_row(self, batch: Batch, memory: Memory) -> Tensor:
+        """nats_B of documents that are read on; a gradient may flow from them."""
+        nats_S, row_S = self.of_targets(batch, memory)
+        nats_B = torch.zeros(batch.rows, dtype=torch.float64, device=self.device)
+        return nats_B.index_add(0, row_S, nats_S.double())
+
+    def of_targets(self, batch: Batch, memory: Memory | None) -> tuple[Tensor, Tensor]:
+        """The nats of each scored target in float32, and the row it is in."""
         start_B1, first_B1, end_B1 = np.split(batch.windows_B3, 3, axis=1)
         # at_BT is the place of each input in the stream. Of a window that moved by less than its
         # length, only the new targets are scored; the others were the context's.
@@ -554,16 +762,20 @@ class BatchNats:
         input_BT[: len(at_BT)][is_inside_BT] = self.tokens_T[at_BT[is_inside_BT]]
         target_S = self.tokens_T[at_BT[is_scored_BT] + 1].astype(np.int64)
         place_S = torch.from_numpy(np.flatnonzero(is_scored_BT)).to(self.device)
-        logits_SV = self.scored_logits(torch.from_numpy(input_BT).to(self.device), place_S)
+        logits_SV = self.scored_logits(torch.from_numpy(input_BT).to(self.device), place_S, memory)
         is_finite_S = logits_SV.isfinite().all(dim=1)
         if not is_finite_S.all():
             token = 1 + at_BT[is_scored_BT][int(is_finite_S.int().argmin())]
             raise ValueError(f"logits for token {token} of the stream must be finite; train again")
         target_S = torch.from_numpy(target_S).to(self.device)
-        return F.cross_entropy(logits_SV, target_S, reduction="none").double().sum()
+        return F.cross_entropy(logits_SV, target_S, reduction="none"), place_S // batch.width
 
-    def scored_logits(self, input_BT: Tensor, place_S: Tensor) -> Tensor:
+    def scored_logits(self, input_BT: Tensor, place_S: Tensor, memory: Memory | None) -> Tensor:
         """The logits at places of the flattened input, in float32."""
+        if memory is not None:
+            logits_SV = self.logits_fn.logits_at(input_BT, place_S, memory)
+            self.require_shape(logits_SV, (len(place_S), self.vocab_size))
+            return logits_SV.float()
         is_part = len(place_S) < input_BT.numel()
         if is_part and hasattr(self.logits_fn, "logits_at"):
             logits_SV = self.logits_fn.logits_at(input_BT, place_S)
@@ -649,23 +861,30 @@ def score_and_log(
     ranks: Ranks | None = None,
     *,
     blocks: bool = False,
-    adapt_fn: AdaptFunction | None = None,
+    adapter: AdaptFunction | DocumentAdapter | None = None,
     log: Callable[[str], None] = print,
 ) -> dict:
     """Log and return the score by the scheme, and with TTT; the last one is final.
 
-    blocks scores in plain blocks of the stream first. adapt_fn changes the weights, so it comes
-    last. The windows before it are then cut at the same chunks, so that the gain of each chunk can
-    be told.
+    blocks scores in plain blocks of the stream first. An adapter may change the weights, so it
+    comes last. Of one that learns from the stream, the windows before it are cut at the same
+    chunks, so that the gain of each chunk can be told.
+    Raises: ValueError for an adapter that does not fit the scheme.
     """
     ranks = Ranks() if ranks is None else ranks
-    chunk_tokens = CHUNK_TOKENS if adapt_fn else 0
+    is_one_pass = scheme.stride == 0
+    learns_documents = hasattr(adapter, "learn")
+    remedy = "score with stride 0" if learns_documents else "score with a stride of 1 or more"
+    fits = adapter is None or learns_documents == is_one_pass
+    require(fits, f"stride={scheme.stride} does not fit the model's test-time adapter; {remedy}")
+    learns_stream = adapter is not None and not learns_documents
+    chunk_tokens = CHUNK_TOKENS if learns_stream else 0
     scheme = replace(scheme, chunk_tokens=scheme.chunk_tokens or chunk_tokens)
     modes = {}
     if blocks:
         modes["blocks"] = replace(scheme, stride=scheme.seq_len, isolate=False)
     modes[scheme.mode] = scheme
-    if adapt_fn:
+    if adapter:
         modes["ttt"] = scheme
     # TTT comes last: it leaves other weights behind.
     results = {}
@@ -673,18 +892,13 @@ def score_and_log(
     for mode, mode_scheme in modes.items():
         started = time.perf_counter()
         ledger = Ledger()
-        score = score_first(
-            model,
-            adapt_fn if mode == "ttt" else None,
-            tokens_T,
-            table,
-            mode_scheme,
-            ranks,
-            ledger=ledger,
-            progress=Progress(f"scoring, {mode}", log)
-            if ranks.is_first
-            else lambda done_frac: None,
-        )
+        mode_adapter = adapter if mode == "ttt" else None
+        text = (tokens_T, table, mode_scheme, ranks)
+        progress = Progress(f"scoring, {mode}", log) if ranks.is_first else lambda done_frac: None
+        if mode_scheme.stride == 0:
+            score = score_documents(model, mode_adapter, *text, progress=progress)
+        else:
+            score = score_first(model, mode_adapter, *text, ledger=ledger, progress=progress)
         nats_of_chunks[mode] = ledger.nats
         fields = {
             "val_loss": score.loss,
@@ -707,7 +921,7 @@ def score_and_log(
     log(log_lines.FINAL.write(**fields))
     results["final"] = results[mode]
     results["unigram"] = {table.metric: unigram.bpb}
-    if adapt_fn:
+    if learns_stream:
         before = nats_of_chunks[scheme.mode]
         results["chunks"] = _chunk_gains(ledger, before, table.of_targets(tokens_T))
     return {"targets": score.tokens, "bytes": score.bytes, **results}
@@ -745,10 +959,10 @@ def score_artifact(args: argparse.Namespace, open_model, ranks: Ranks, log) -> d
     if args.plan:
         log_plan(opened.model, tokens_T, table, scheme, ranks, log)
         return context | dataclasses.asdict(plan_of(tokens_T, scheme, table))
-    adapt_fn = None
+    adapter = None
     if args.ttt:
-        adapt_fn = opened.recipe and opened.recipe.adapter(opened.model, scheme.seq_len, ranks)
-        require(adapt_fn, f"--ttt: {opened.path} has no test-time adapter; score without it")
+        adapter = opened.recipe and opened.recipe.adapter(opened.model, scheme.seq_len, ranks)
+        require(adapter, f"--ttt: {opened.path} has no test-time adapter; score without it")
     results = score_and_log(
         opened.model,
         tokens_T,
@@ -756,7 +970,7 @@ def score_artifact(args: argparse.Namespace, open_model, ranks: Ranks, log) -> d
         scheme,
         ranks,
         blocks=args.blocks,
-        adapt_fn=adapt_fn,
+        adapter=adapter,
         log=log,
     )
     return context | {"ttt": args.ttt} | results

@@ -128,7 +128,6 @@ PRESETS = {
         val_loss_every=0,
         train_log_every=20,
         checkpoint_seconds=10.0,
-        compile=False,
         model_dim=64,
         num_heads=4,
         num_kv_heads=2,

@@ -165,7 +165,9 @@ class AdamWRecipe(Recipe):
         return self.models.GPT(self.config(model_settings), dtype)
 
     def dtype(self, settings: AdamWSettings, device: torch.device) -> torch.dtype:
-        return torch.float32 if settings.precision == "fp32" else compute_dtype(device)
+        if settings.precision == "fp32":
+            return torch.float32
+        return compute_dtype(device, settings.compile)
 
     def init_weights(self, model: nn.Module, settings: AdamWSettings) -> None:
         if settings.start_from:

@@ -59,6 +59,10 @@ class Model(Protocol):
     def flops_per_token(self, T: int) -> int:
         """Forward and backward, of a sequence of T tokens."""
 
+    # A model with takes_memory = True can read a document in one pass: logits_at(tokens_BT,
+    # place_S, memory) gives the logits at places of the flattened tokens, after all that the
+    # memory holds (engine/memory.py).
+
 
 class Optimizer(Protocol):
     """All that changes the weights, under its schedule."""
@@ -140,7 +144,7 @@ class Recipe(Protocol):
 
     def dtype(self, settings: RunSettings, device: torch.device) -> torch.dtype:
         """Of the products in training."""
-        return compute_dtype(device)
+        return compute_dtype(device, settings.compile)
 
     def init_weights(self, model: Model, settings: RunSettings) -> None:
         """Set the weights that training begins with."""
@@ -164,7 +168,9 @@ class Recipe(Protocol):
         """
         ...
 
-    def adapter(self, model: Model, seq_len: int, ranks: Ranks) -> evaluate.AdaptFunction | None:
+    def adapter(
+        self, model: Model, seq_len: int, ranks: Ranks
+    ) -> evaluate.AdaptFunction | evaluate.DocumentAdapter | None:
         """How the model learns from scored text (test-time training); None: it does not."""
         return None
 

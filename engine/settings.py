@@ -79,6 +79,7 @@ class RunSettings(Checked):
     # Length
     max_wallclock_seconds: float = 600.0  # until the artifact is on disk; 0: iterations alone count
     iterations: int = 20_000  # upper bound on optimizer steps
+    max_train_flops: float = 0.0  # of all steps, by the model's flops_per_token; 0: no bound
     train_batch_tokens: int = 524_288  # per step, over all ranks
     train_seq_len: int = 1024
     micro_batch_tokens: int = 65_536  # per forward pass and rank; bounds memory, not the result
@@ -87,16 +88,17 @@ class RunSettings(Checked):
     val_loss_every: int = 1000  # steps between validations outside the clock; 0: only at the end
     train_log_every: int = 200  # steps
     checkpoint_seconds: float = 120.0  # between checkpoints; 0: only the final one
-    eval_stride: int = 64  # targets that each window adds in scoring
+    eval_stride: int = 64  # targets that each window adds in scoring; 0: each document in one pass
     eval_documents: bool = False  # score each document alone; else the text is one stream
-    compile: bool = True  # torch.compile of step and scoring
+    compile: bool = True  # torch.compile of step and scoring; on a CPU where the run is long enough
+    max_artifact_bytes: int = 0  # of the artifact alone; 0: what the cap leaves beside the code
     peak_flops: float = 0.0  # dense bf16 of one device, for the log's mfu; 0: by a table
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
             if field.type in (int, float):
                 self.require_at_least(0, field.name)
-        self.require_at_least(1, "iterations", "train_seq_len", "eval_stride", "train_log_every")
+        self.require_at_least(1, "iterations", "train_seq_len", "train_log_every")
         self.require(self.seed < 2**63, "seed", "below 2**63")
         self.require(self.train_seq_len <= 2**20, "train_seq_len", "at most 2**20")
         for field in ("train_batch_tokens", "micro_batch_tokens"):
@@ -108,6 +110,8 @@ class RunSettings(Checked):
         self.require(in_range, "vocab_size", "between 2 and 65536 (uint16 shards)")
         requirement = f"at most TRAIN_SEQ_LEN={self.train_seq_len}"
         self.require(self.eval_stride <= self.train_seq_len, "eval_stride", requirement)
+        is_apart = self.eval_stride > 0 or self.eval_documents
+        self.require(is_apart, "eval_stride", "at least 1 where EVAL_DOCUMENTS=0")
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,10 @@ UNSEEN_FACTOR = 4
 # and on what else the machine does; where it needs longer, it ends coarser, but in time.
 RESERVE_FACTOR = 1.2
 RESERVE_SECONDS = 1.0
+# On a CPU compiling takes 60 to 100 s and makes the smoke model's step 1.4 to 2.3 times as fast, in
+# fp32 and where bf16 is fast (n = 1), so it pays from about 3 minutes; from 10 it surely does.
+COMPILE_FROM_SECONDS = 600.0
+CPU_FLOPS = 40e9  # a second and thread, not compiled: 33e9 to 58e9 on small models (n = 2)
 RATE_MEMORY = 0.95  # of the running mean of tokens a second, from step to step
 
 
@@ -73,10 +77,12 @@ def train(recipe: Recipe) -> None:
         heads = [shard[:HEAD_TOKENS] for shard in text.shards]
         ranks.require_same("training text", text.ends, text.holdout_T, *heads)
         ranks.require_same("validation text", val_T)
-        refuse_oversize(recipe, settings)
+        choice = settle(recipe, choice, ranks)
+        settings = choice.settings
         run = RunFolder(recipe.name, choice, ranks, sources)
 
     log_start(run, choice, sources, ranks)
+    log_speed(run, recipe, settings, ranks)
     run.log(data_note)
     run.log(
         log_lines.DATA.write(
@@ -239,8 +245,13 @@ def read_text(
     return recipe.text(settings), val_T, table
 
 
-def refuse_oversize(recipe: Recipe, settings: RunSettings) -> None:
-    """Raises: ValueError for a model of more parameters than any artifact may hold."""
+def settle(recipe: Recipe, choice: Choice, ranks: Ranks) -> Choice:
+    """The choice with what follows from the size of the model: the steps, and whether to compile.
+
+    Raises: ValueError for a model that no artifact could hold or that could not be scored, and for
+    a bound on FLOPs that leaves no step.
+    """
+    settings = choice.settings
     # On the meta device a tensor has a shape and no memory.
     with torch.device("meta"):
         model = recipe.model(recipe.model_settings(settings), torch.float32)
@@ -250,6 +261,38 @@ def refuse_oversize(recipe: Recipe, settings: RunSettings) -> None:
             f"the model would have {parameters:,} parameters, an artifact holds"
             f" {quantize.MAX_NUMBERS:,} at most; lower NUM_LAYERS or MODEL_DIM"
         )
+    if settings.eval_stride == 0 and not getattr(model, "takes_memory", False):
+        raise ValueError(
+            f"EVAL_STRIDE=0 needs a model that takes a memory, {recipe.name}'s does not; set"
+            " EVAL_STRIDE to 1 or more"
+        )
+    step_flops = model.flops_per_token(settings.train_seq_len) * settings.train_batch_tokens
+    iterations = settings.iterations
+    if settings.max_train_flops:
+        iterations = min(iterations, int(settings.max_train_flops / step_flops))
+    if not iterations:
+        raise ValueError(
+            f"MAX_TRAIN_FLOPS={settings.max_train_flops:g} must be at least {step_flops:g}, the"
+            " FLOPs of one step; or lower TRAIN_BATCH_TOKENS"
+        )
+    # Compiling takes a minute or two of a CPU, before the clock starts. Who asks for it gets it.
+    seconds = iterations * step_flops / (CPU_FLOPS * torch.get_num_threads() * ranks.world_size)
+    seconds = min(seconds, settings.max_wallclock_seconds or math.inf)
+    pays = ranks.device.type == "cuda" or seconds >= COMPILE_FROM_SECONDS
+    is_asked = "compile" in choice.overrides or bool(settings.resume)
+    compiled = settings.compile and (pays or is_asked)
+    settings = dataclasses.replace(settings, iterations=iterations, compile=compiled)
+    return dataclasses.replace(choice, settings=settings)
+
+
+def log_speed(run: RunFolder, recipe: Recipe, settings: RunSettings, ranks: Ranks) -> None:
+    """Say what was settled about the run's length and speed."""
+    if settings.max_train_flops:
+        fields = dict(iterations=settings.iterations, max_flops=settings.max_train_flops)
+        run.log(log_lines.LENGTH.write(**fields))
+    if ranks.device.type == "cpu":
+        dtype = str(recipe.dtype(settings, ranks.device)).removeprefix("torch.")
+        run.log(log_lines.ON_CPU.write(compiled=settings.compile, dtype=dtype))
 
 
 def log_start(run: RunFolder, choice: Choice, sources: dict[str, bytes], ranks: Ranks) -> None:
@@ -264,8 +307,6 @@ def log_start(run: RunFolder, choice: Choice, sources: dict[str, bytes], ranks: 
         run.log(log_lines.SOURCE.write(file=name, sha256=digest), console=False)
     for line in describe_machine(ranks):
         run.log(line, console=False)
-    if ranks.device.type == "cpu":
-        run.log(log_lines.ON_CPU.write())
 
 
 def describe_machine(ranks: Ranks) -> list[str]:
@@ -636,6 +677,11 @@ class Trainer:
         self.model.zero_grad(set_to_none=True)
         return curvature.hessians(count * T)
 
+    def most_bytes(self, code_bytes: int) -> float:
+        """Of the artifact: its own bound, and what the cap leaves beside the code."""
+        own = self.settings.max_artifact_bytes or math.inf
+        return min(own, self.recipe.cap_bytes - code_bytes)
+
     def seconds_left(self) -> float:
         """Until the cap, less what checking the artifact takes; without a cap there is no end."""
         cap = self.settings.max_wallclock_seconds
@@ -659,7 +705,7 @@ class Trainer:
         foreseen = math.inf
         if self.run.is_writer:
             settings = packed_settings(self.recipe, self.settings)
-            budget = Budget(self.recipe.cap_bytes - code_bytes, seconds_left)
+            budget = Budget(self.most_bytes(code_bytes), seconds_left)
             hessians = functools.cache(lambda: self.hessians(weights, holdout_T))
             try:
                 blob = self.recipe.pack(weights, settings, budget, hessians)
@@ -695,7 +741,7 @@ class Trainer:
             plan = quantize.int8_plan(weights)
             rows_blob = quantize.encode(weights, plan, packed_settings(self.recipe, self.settings))
             rows_lost = math.inf
-            if len(rows_blob) + code_bytes <= self.recipe.cap_bytes:
+            if len(rows_blob) <= self.most_bytes(code_bytes):
                 rows_lost = self.packed_loss(rows_blob, holdout_T) - unpacked
             kept = "rows" if rows_lost < lost else "first"
             self.run.log(

@@ -24,16 +24,19 @@ import evaluate
 import quantize
 import train_gpt
 from engine import log_lines
+from engine.adapters import LowRank
 from engine.open_model import Opened, open_model
 from engine.ranks import Ranks
 from engine.shards import ShardError, sidecar_path, write_shard
 from evaluate import BOS_ID, ByteTable, IllegalScore, Ledger, Scheme, Score
+from tests.engine.test_memory import Remembering, reference_logits
 
 ROOT = Path(__file__).parents[1]
 SHARED_TOKENIZERS = ROOT.parent / "shared" / "data" / "tokenizers"
 VOCAB = 32
 SCHEME = Scheme(seq_len=16, stride=4, batch_tokens=64)
 ISOLATED = replace(SCHEME, isolate=True)
+ONE_PASS = replace(ISOLATED, stride=0)
 HOSTILE = [
     "Plain words, twice twice.",
     "",
@@ -47,6 +50,8 @@ HOSTILE = [
     " ",
     "the end 🙂",
 ]
+# Documents of every awkward length: without a token, of one, and of more than ten windows of 16.
+HOSTILE_LENGTHS = [*HOSTILE, "", "", "", "x", "a b  c " * 45, "🙂", ""]
 
 
 class Causal(nn.Module):
@@ -164,22 +169,73 @@ def test_bytes_are_those_of_the_text_itself(tokenizers):
     assert evaluate.unigram_score(tokens_T, table).bytes == expected
 
 
-def test_bpb_equals_an_independent_computation(tokenizer):
-    """On hostile text, decoded documents and float64 log-probabilities give the same bpb."""
-    documents, tokens_T, processor, table = encode(tokenizer)
-    model = Causal(processor.vocab_size()).eval()
-    score = evaluate.score_windows(model, tokens_T, table, ISOLATED)
+def invalid_utf8(processor, tokens_T: np.ndarray) -> np.ndarray:
+    """The tokens, and a document of byte pieces that are no UTF-8: a lead byte, a stray, a cut."""
+    pieces = ["<0xC3>", "<0x28>", "<0x80>", "<0xF0>", "<0x9F>"]
+    wild = [BOS_ID, *map(processor.piece_to_id, pieces), BOS_ID]
+    return np.concatenate([tokens_T, np.array(wild, dtype=np.uint16)])
 
+
+def bpb_by_hand(nats_of_target, tokens_T: np.ndarray, size_bytes: int) -> float:
+    """nats_of_target(begin, at) is what target `at` of the document from `begin` costs."""
     nats = 0.0
     for at in range(len(tokens_T) - 1):
         begin = max(i for i in range(at + 1) if tokens_T[i] == BOS_ID)
-        windows_behind = max(0, math.ceil((at + 1 - begin - 16) / 4))
-        context = tokens_T[begin + 4 * windows_behind : at + 1].astype(np.int64)
-        logits = model(torch.from_numpy(context)[None])[0, -1].double().detach().numpy()
-        nats -= logits[tokens_T[at + 1]] - np.log(np.exp(logits).sum())
+        nats += nats_of_target(begin, at)
+    return nats / math.log(2) / size_bytes
+
+
+def nats_of(logits_V: np.ndarray, target: int) -> float:
+    logits_V = logits_V.astype(np.float64)
+    return np.log(np.exp(logits_V).sum()) - logits_V[target]
+
+
+@pytest.mark.parametrize("scheme", ["blocks", "stream", "documents"])
+def test_bpb_equals_an_independent_computation(tokenizer, scheme):
+    """On hostile text, decoded documents and float64 log-probabilities give the same bpb."""
+    documents, tokens_T, processor, table = encode(tokenizer, tuple(HOSTILE_LENGTHS))
     size_bytes = sum(len(processor.decode(ids).encode()) for ids in documents)
+    whole_T = invalid_utf8(processor, tokens_T)
+    size_bytes += 5  # a byte piece is a byte, whatever a decoder makes of it
+    stride = 16 if scheme == "blocks" else 4
+    isolate = scheme == "documents"
+    model = Causal(processor.vocab_size()).eval()
+
+    def nats_of_target(begin, at):
+        begin = begin if isolate else 0
+        moves = max(0, math.ceil((at + 1 - begin - 16) / stride))
+        context_T = whole_T[begin + stride * moves : at + 1].astype(np.int64)
+        with torch.no_grad():
+            logits_V = model(torch.from_numpy(context_T)[None])[0, -1].double().numpy()
+        return nats_of(logits_V, whole_T[at + 1])
+
+    score = evaluate.score_windows(
+        model, whole_T, table, replace(SCHEME, stride=stride, isolate=isolate)
+    )
     assert score.bytes == size_bytes
-    assert score.bpb == pytest.approx(nats / math.log(2) / size_bytes, rel=1e-6)
+    expected = bpb_by_hand(nats_of_target, whole_T, size_bytes)
+    assert score.bpb == pytest.approx(expected, rel=1e-6)
+
+
+def test_bpb_of_one_pass_equals_an_independent_computation(tokenizer):
+    """So does reading every document once, against a loop in float64 over what each layer sees."""
+    documents, tokens_T, processor, table = encode(tokenizer, tuple(HOSTILE_LENGTHS))
+    size_bytes = sum(len(processor.decode(ids).encode()) for ids in documents) + 5
+    whole_T = invalid_utf8(processor, tokens_T)
+    model = Remembering(processor.vocab_size()).eval()
+    logits_of = {}  # of a document, by where it begins
+
+    def nats_of_target(begin, at):
+        if begin not in logits_of:
+            ends = np.flatnonzero(whole_T[begin + 1 :] == BOS_ID)
+            end = begin + 1 + ends[0] if len(ends) else len(whole_T)
+            logits_of[begin] = reference_logits(model, whole_T[begin:end].astype(int), 16)
+        return nats_of(logits_of[begin][at - begin], whole_T[at + 1])
+
+    score = evaluate.score_documents(model, None, whole_T, table, ONE_PASS)
+    assert score.bytes == size_bytes
+    expected = bpb_by_hand(nats_of_target, whole_T, size_bytes)
+    assert score.bpb == pytest.approx(expected, rel=1e-6)
 
 
 def test_space_inside_a_piece_is_one_byte(tokenizers):
@@ -451,9 +507,9 @@ def test_the_worked_example_of_windows():
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"stride": 0}, "stride=0 must lie in 1..seq_len=8"),
-        ({"stride": 9}, "stride=9 must lie in 1..seq_len=8; choose a smaller stride"),
-        ({"stride": 8, "seq_len": 0}, "stride=8 must lie in 1..seq_len=0"),
+        ({"stride": -1}, "stride=-1 must lie in 0..seq_len=8"),
+        ({"stride": 9}, "stride=9 must lie in 0..seq_len=8; choose a smaller stride"),
+        ({"stride": 8, "seq_len": 0}, "stride=8 must lie in 0..seq_len=0"),
         ({"chunk_tokens": -1}, "chunk_tokens=-1 must not be negative"),
         ({"batch_tokens": 0}, "batch_tokens=0 must be positive"),
     ],
@@ -804,6 +860,180 @@ def test_tensors_cached_while_scored_are_fit_for_training():
     evaluate.score_first(model, adapt, tokens_T, table_of(), scheme)
 
 
+# Documents read once
+
+
+def low_rank(model, **changes) -> LowRank:
+    return LowRank(model, ("fc",), **dict(rank=2, rate=0.03, chunk=5, rows=4) | changes)
+
+
+@pytest.mark.parametrize("length", [2, 3, 40, 300])
+@pytest.mark.parametrize("batch_tokens", [16, 64, 1000])
+def test_one_pass_does_not_depend_on_how_documents_are_batched(length, batch_tokens):
+    """Documents side by side score as one after the other; consecutive BOS included."""
+    tokens_T = stream(length, seed=21)
+    tokens_T[:2] = BOS_ID
+    model = Remembering()
+    together = evaluate.score_documents(
+        model, None, tokens_T, table_of(), replace(ONE_PASS, batch_tokens=batch_tokens)
+    )
+    nats = 0.0
+    for begin, end in evaluate.document_spans(tokens_T):
+        part_T = tokens_T[begin : end + 1]
+        # The next BOS is a target here, not a document: as an input it would be one.
+        nats += evaluate.score_documents(model, None, part_T, table_of(), ONE_PASS).nats
+    assert together.nats == pytest.approx(nats, rel=1e-6)
+    assert together.tokens == length - 1
+    assert together.bytes == table_of().total(tokens_T)
+
+
+def test_documents_read_side_by_side_are_those_of_the_docstring():
+    """Chunks of two documents, and hands of two ranks."""
+    batches = list(evaluate.read_on(np.array([[0, 5], [5, 8]]), lambda position: 2))
+    spans = [batch.windows_B3[:, 1:].tolist() for batch in batches]
+    assert spans == [[[0, 2], [5, 7]], [[2, 4], [7, 8]], [[4, 5]]]
+    assert [(batch.rows, batch.width) for batch in batches] == [(2, 2), (2, 2), (1, 1)]
+    groups = [np.array([[0, size]]) for size in (9, 5, 4, 3)]
+    assert evaluate.deal_groups(groups, 2) == [[0, 3], [1, 2]]
+    assert evaluate.document_spans(np.array([1, 340, 17, 1, 22])).tolist() == [[0, 3], [3, 4]]
+
+
+def test_eight_ranks_share_documents_evenly():
+    """By targets, no rank has over a tenth more than the mean."""
+    tokens_T = stream(20_000, seed=22)
+    groups = evaluate.plan_groups(tokens_T, replace(ONE_PASS, batch_tokens=64), table_of())
+    hands = evaluate.deal_groups(groups, 8)
+    assert sorted(number for hand in hands for number in hand) == list(range(len(groups)))
+    loads = [sum(evaluate.count_targets(groups[number]) for number in hand) for hand in hands]
+    assert sum(loads) == len(tokens_T) - 1
+    assert max(loads) < 1.1 * sum(loads) / 8
+
+
+def test_adapters_learn_from_their_own_document_after_its_score():
+    """Documents that repeat themselves are learned, each one as if it were alone."""
+    rng = np.random.default_rng(23)
+    documents = [np.append(BOS_ID, np.tile(rng.integers(2, VOCAB, 7), n)) for n in (3, 12, 20, 6)]
+    tokens_T = np.append(np.concatenate(documents), BOS_ID)
+    model = Remembering()
+    plain = evaluate.score_documents(model, None, tokens_T, table_of(), ONE_PASS)
+    learned = evaluate.score_documents(model, low_rank(model), tokens_T, table_of(), ONE_PASS)
+    assert learned.nats < 0.9 * plain.nats
+    alone = 0.0
+    for document in documents:
+        part_T = np.append(document, BOS_ID)
+        alone += evaluate.score_documents(model, low_rank(model), part_T, table_of(), ONE_PASS).nats
+    assert learned.nats == pytest.approx(alone, rel=1e-5)
+    again = evaluate.score_documents(model, None, tokens_T, table_of(), ONE_PASS)
+    assert again.nats == plain.nats, "the model is left as it was"
+
+
+class Recorder:
+    """An adapter that keeps what it is told, and learns nothing."""
+
+    rows = 2
+
+    def __init__(self):
+        self.events = []
+
+    def chunk_tokens(self, position):
+        return 2 if position < 4 else 3
+
+    def reset(self, rows):
+        self.events.append(("reset", rows))
+
+    def learn(self, loss_B):
+        assert loss_B.requires_grad
+        self.events.append(("learn", len(loss_B)))
+
+
+def test_an_adapter_is_called_in_the_order_of_its_protocol():
+    """One step after each chunk, of the documents that go on; fresh weights for each group."""
+    tokens_T = np.array([BOS_ID, *[5] * 6, BOS_ID, *[6] * 3, BOS_ID, 7, 8])
+    recorder = Recorder()
+    evaluate.score_documents(Remembering(), recorder, tokens_T, table_of(), ONE_PASS)
+    # Seven targets in chunks of 2, 2, 3 beside four in 2, 2; then two targets, in one.
+    first = [("reset", 2), ("learn", 2), ("learn", 1), ("reset", 0)]
+    assert recorder.events == [*first, ("reset", 1), ("reset", 0)]
+
+
+def test_reading_that_drops_or_repeats_a_chunk_is_caught(monkeypatch):
+    """Every document has a ledger, which no faulty reading passes."""
+    read_on = evaluate.read_on
+    faults = [
+        lambda batches: batches[1:],
+        lambda batches: batches[:-1],
+        lambda batches: [batches[0], *batches],
+        lambda batches: [batches[1], batches[0], *batches[2:]],
+    ]
+    tokens_T = np.array([BOS_ID, *range(2, 32), BOS_ID, *range(2, 32), BOS_ID])
+    for fault in faults:
+        monkeypatch.setattr(evaluate, "read_on", lambda *args, f=fault: f(list(read_on(*args))))
+        with pytest.raises(IllegalScore, match="one-pass"):
+            evaluate.score_documents(Remembering(), Recorder(), tokens_T, table_of(), ONE_PASS)
+
+
+def test_training_on_a_chunk_before_its_score_is_caught(monkeypatch):
+    """A ledger that is told of training first refuses."""
+
+    class Late(Ledger):
+        def score(self, first, end):
+            self.train(int(first), int(end))
+            super().score(first, end)
+
+    monkeypatch.setattr(evaluate, "Ledger", Late)
+    with pytest.raises(IllegalScore, match="score-first"):
+        evaluate.score_documents(Remembering(), None, stream(30), table_of(), ONE_PASS)
+
+
+def test_one_pass_needs_a_model_with_a_memory():
+    """Models without one are refused before anything runs, and so is a stream in one pass."""
+    with pytest.raises(ValueError, match="stride=0: this model takes no memory; score it with"):
+        evaluate.score_documents(Causal(), None, stream(30), table_of(), ONE_PASS)
+    with pytest.raises(ValueError, match="stride=0 reads document by document; isolate them"):
+        Scheme(seq_len=16, stride=0)
+
+
+def test_a_plan_of_one_pass_counts_what_is_read():
+    """Forward tokens are those that the model gets; a layer's context grows up to the window."""
+    tokens_T = np.array([BOS_ID, *range(2, 32), BOS_ID, 5, 6, BOS_ID])
+    inputs = []
+
+    class Counting(Remembering):
+        def logits_at(self, tokens_BT, place_S, memory):
+            inputs.append(tokens_BT.numel())
+            return super().logits_at(tokens_BT, place_S, memory)
+
+    plan = evaluate.plan_of(tokens_T, ONE_PASS, table_of())
+    evaluate.score_documents(Counting(), None, tokens_T, table_of(), ONE_PASS)
+    assert plan.forward_tokens == sum(inputs) == 2 * 16 + 15
+    assert plan.targets == 34
+    contexts = [min(i + 1, 16) for i in range(31)] + [1, 2, 3]
+    assert plan.context_min == 1
+    assert plan.context_median == int(np.median(contexts))
+
+
+def test_a_score_in_one_pass_is_logged_with_and_without_its_adapter():
+    """score_and_log takes either kind of adapter, each with its schemes only."""
+    lines = []
+    model = Remembering()
+    tokens_T = stream(200, seed=24)
+    result = evaluate.score_and_log(
+        model, tokens_T, table_of(), ONE_PASS, adapter=low_rank(model), log=lines.append
+    )
+    plain = evaluate.score_documents(model, None, tokens_T, table_of(), ONE_PASS)
+    ttt = evaluate.score_documents(model, low_rank(model), tokens_T, table_of(), ONE_PASS)
+    assert result["one_pass"]["val_bpb_partial"] == plain.bpb
+    assert result["ttt"] == result["final"]
+    assert result["ttt"]["val_bpb_partial"] == ttt.bpb != plain.bpb
+    assert "score mode:one_pass stride:0 isolate:1" in lines[0]
+    assert "chunks" not in result
+    with pytest.raises(ValueError, match="stride=4 does not fit .*; score with stride 0"):
+        evaluate.score_and_log(model, tokens_T, table_of(), ISOLATED, adapter=low_rank(model))
+    stream_adapter = evaluate.sgd_adapter(Causal(), seq_len=16)
+    with pytest.raises(ValueError, match="stride=0 does not fit .*; score with a stride of 1 or"):
+        evaluate.score_and_log(model, tokens_T, table_of(), ONE_PASS, adapter=stream_adapter)
+
+
 # Ranks
 
 
@@ -823,6 +1053,11 @@ def score_on(rank: int, world_size: int, folder: str) -> None:
         scheme = replace(ISOLATED, chunk_tokens=chunk_tokens)
         score = evaluate.score_first(model, adapt, tokens_T, table_of(), scheme, ranks)
         result["first"].append(score.nats)
+    reader = Remembering()
+    once = evaluate.score_documents(reader, None, tokens_T, table_of(), ONE_PASS, ranks)
+    adapter = low_rank(reader)
+    learned = evaluate.score_documents(reader, adapter, tokens_T, table_of(), ONE_PASS, ranks)
+    result["windows"] += once.nats.hex() + learned.nats.hex()
     Path(folder, f"{world_size}_{rank}.json").write_text(json.dumps(result))
     if world_size > 1:
         dist.barrier()
@@ -967,7 +1202,7 @@ def test_a_plan_says_what_scoring_costs_and_scores_nothing(run_folder, call_main
     _, out, _ = call_main(run_folder, "--plan", "--json")
     assert json.loads(out)["context_min"] == 1
     status, _, err = call_main(run_folder, "--plan", "--stride", 33)
-    assert status == 2 and "stride=33 must lie in 1..seq_len=32" in err
+    assert status == 2 and "stride=33 must lie in 0..seq_len=32" in err
 
 
 @pytest.mark.parametrize("isolate", [False, True])
@@ -1202,7 +1437,7 @@ def test_a_score_with_ttt_tells_its_gain_by_place(stride, chunk_tokens, monkeypa
     scheme = replace(SCHEME, stride=stride, chunk_tokens=chunk_tokens)
     model = Causal()
     adapt = evaluate.sgd_adapter(model, seq_len=16)
-    result = evaluate.score_and_log(model, tokens_T, table, scheme, adapt_fn=adapt, log=str)
+    result = evaluate.score_and_log(model, tokens_T, table, scheme, adapter=adapt, log=str)
     chunks = result["chunks"]
     plain = result["blocks" if stride == 16 else "sliding"]
     assert chunks["targets"] == [32, 32, 32, 3]

@@ -76,10 +76,13 @@ def test_the_first_of_a_node_writes_what_the_node_needs():
     assert [rank.is_first_of_node for rank in ranks] == [True, False, True, False]
 
 
-def test_products_are_in_bf16_on_cuda_alone():
-    """The CPU computes in fp32."""
+def test_products_are_in_bf16_where_that_is_fast(monkeypatch):
+    """On CUDA always, on a CPU where the step is compiled and bf16 is the faster one."""
     assert compute_dtype(torch.device("cuda", 0)) is torch.bfloat16
-    assert compute_dtype(CPU) is torch.float32
+    for is_fast, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr("engine.ranks.bf16_is_fast", lambda value=is_fast: value)
+        assert compute_dtype(CPU, is_compiled=True) is dtype
+        assert compute_dtype(CPU) is torch.float32
 
 
 def meet(rank: int, folder: str, port: int) -> None:

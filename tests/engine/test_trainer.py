@@ -25,7 +25,7 @@ from engine import trainer as engine_trainer
 from engine.ranks import Ranks
 from engine.settings import Choice
 from engine.shards import read_shard, write_shard
-from engine.trainer import check_data, peak_flops, plain_errors, read_sources, refuse_oversize
+from engine.trainer import check_data, peak_flops, plain_errors, read_sources, settle
 from tests.tiny_runs import (
     CPU,
     ROOT,
@@ -517,9 +517,54 @@ def test_a_loss_that_is_not_a_number_in_rehearsal_says_what_to_lower(toy, tmp_pa
 
 def test_a_model_that_no_artifact_holds_is_refused():
     """By its parameters, counted without memory for them."""
-    refuse_oversize(RECIPE, tiny())
+    settled()
     with pytest.raises(ValueError, match=r"would have \d[\d,]+ parameters, an artifact holds"):
-        refuse_oversize(RECIPE, tiny(model_dim=10**6))
+        settled(model_dim=10**6)
+
+
+def settled(overrides: dict | None = None, **changes):
+    """The settings of a tiny run after `settle`."""
+    choice = Choice(tiny(**changes), "smoke", "as asked", overrides or {})
+    return settle(RECIPE, choice, CPU).settings
+
+
+def test_a_bound_on_flops_ends_the_run():
+    """The steps that it leaves room for, and never more than ITERATIONS."""
+    step_flops = tiny_model().flops_per_token(32) * 256
+    assert settled(max_train_flops=7.9 * step_flops).iterations == 7
+    assert settled(max_train_flops=1e18).iterations == 12
+    with pytest.raises(ValueError, match="MAX_TRAIN_FLOPS=10 must be at least .* one step"):
+        settled(max_train_flops=10.0)
+
+
+def test_a_long_run_on_the_cpu_is_compiled(monkeypatch):
+    """Compiling takes longer than a short run; who asks for it gets it, and COMPILE=0 holds."""
+    monkeypatch.setattr(engine_trainer, "CPU_FLOPS", 1e6)
+    long = dict(compile=True, iterations=1000)
+    assert settled(**long).compile
+    assert not settled(**long, max_wallclock_seconds=60.0).compile
+    assert not settled(**{**long, "compile": False}).compile
+    asked = settled({"compile": True}, **long, max_wallclock_seconds=60.0)
+    assert asked.compile
+    assert settled(**long, max_wallclock_seconds=60.0, resume="x").compile
+
+
+def test_the_artifact_has_a_bound_of_its_own(toy, tmp_path, monkeypatch):
+    """MAX_ARTIFACT_BYTES counts no code; the cap counts both."""
+    trainer = trainer_on(toy, tmp_path, monkeypatch, max_artifact_bytes=30_000)
+    assert trainer.most_bytes(code_bytes=100) == 30_000
+    assert trainer.most_bytes(code_bytes=15_999_000) == 1_000
+    assert len(trainer.pack_and_check(trainer.averages.candidates()["raw"], 0)) <= 30_000
+
+
+def test_one_pass_without_a_memory_is_refused_before_training(monkeypatch):
+    """A model that takes no memory cannot be scored with EVAL_STRIDE=0; the remedy is named."""
+    monkeypatch.setattr(train_gpt.GPT, "takes_memory", False, raising=False)
+    one_pass = dict(eval_stride=0, eval_documents=True)
+    with pytest.raises(ValueError, match="EVAL_STRIDE=0 needs a model .*; set EVAL_STRIDE to 1"):
+        settled(**one_pass)
+    monkeypatch.setattr(train_gpt.GPT, "takes_memory", True, raising=False)
+    assert settled(**one_pass).eval_stride == 0
 
 
 def test_sources_are_named_by_their_place():

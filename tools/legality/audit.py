@@ -78,7 +78,7 @@ from tools.legality.rules import (
 )
 
 # A foreign scorer's file imports what it wraps its model in from here, hence Stream and logits_of.
-from tools.legality.scorers import Log, Windows, load_scorer, made_up_tokens
+from tools.legality.scorers import Log, OnePass, Windows, load_scorer, made_up_tokens
 from tools.legality.scorers import Stream as Stream
 from tools.legality.scorers import logits_of as logits_of
 
@@ -265,15 +265,20 @@ def audit_artifact(
 
     modes = {
         f"blocks of {seq_len}": dict(stride=seq_len),
-        f"sliding by {stride}": dict(stride=stride),
-        "isolated documents": dict(stride=stride, isolate=True),
+        f"sliding by {stride or seq_len // 2}": dict(stride=stride or seq_len // 2),
+        "isolated documents": dict(stride=stride or seq_len // 2, isolate=True),
     }
-    if opened.recipe and learning(copy.deepcopy(model)):
-        adaptive = dict(stride=stride, chunk_tokens=seq_len, adapt=learning)
+    adapter = opened.recipe and learning(copy.deepcopy(model))
+    if adapter and not hasattr(adapter, "learn"):
+        adaptive = dict(stride=stride or seq_len // 2, chunk_tokens=seq_len, adapt=learning)
         modes["test-time training"] = adaptive
     shape = dict(seq_len=seq_len, vocab_size=vocab_size, device=device)
-    for mode, special in modes.items():
-        scorer = Windows(model, **shape, **special)
+    scorers = {mode: Windows(model, **shape, **special) for mode, special in modes.items()}
+    if getattr(model, "takes_memory", False):
+        scorers["one pass"] = OnePass(model, **shape)
+        if hasattr(adapter, "learn"):
+            scorers["one pass, test-time training"] = OnePass(model, **shape, adapter=learning)
+    for mode, scorer in scorers.items():
         findings += audit_scorer(lambda s=scorer: s, tokens_T, f"{place} [{mode}]", POSITIONS // 4)
     short_BT = torch.from_numpy(tokens_T[: min(seq_len, 128) + 1])[None].to(device)
     findings += audit_parameters(model, loss_of, [short_BT] * DEAD_STEPS, short_BT, place)

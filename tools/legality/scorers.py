@@ -166,9 +166,88 @@ class Windows:
             logits_fn, learn, tokens_T, table, self.scheme, ranks, ledger=ledger
         )
         report_scores()
-        total = math.fsum(np.nan_to_num(log.nats_T))
-        if abs(total - score.nats) > 1e-5 * abs(score.nats):
-            raise ValueError(f"reported nats add up to {total}, the score is {score.nats}")
+        require_total(log, score)
+
+
+class OnePass:
+    """The scorer of a model that takes a memory: evaluate.score_documents, and what it does.
+
+    adapter(model) returns an evaluate.DocumentAdapter; it learns on a copy of the model.
+    """
+
+    isolated = True
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        seq_len: int,
+        *,
+        vocab_size: int,
+        adapter: Callable | None = None,
+        device: str = "cpu",
+    ):
+        self.model = model
+        self.vocab_size = vocab_size
+        self.adapter = adapter
+        self.device = device
+        self.scheme = evaluate.Scheme(seq_len, 0, isolate=True)
+
+    def evaluate(self, tokens_T: np.ndarray, log: Log) -> None:
+        """Score, and report chunk by chunk.
+
+        Raises: ValueError where the reported nats do not add up to the score.
+        """
+        model = copy.deepcopy(self.model)
+        adapter = self.adapter(model) if self.adapter else None
+        no_V = np.zeros(self.vocab_size, bool)
+        table = evaluate.ByteTable(np.ones(self.vocab_size, np.int64), no_V, no_V)
+        batches = self.batches(tokens_T, table, adapter)
+        last = []
+
+        class Reporting:
+            takes_memory = True
+
+            def logits_at(self, tokens_BT, place_S, memory):
+                logits_SV = model.logits_at(tokens_BT, place_S, memory)
+                logp_SV = F.log_softmax(logits_SV.detach().float(), dim=-1).cpu().numpy()
+                last[:] = [next(batches)]
+                done = 0
+                for _, first, end in last[0]:
+                    logp = logp_SV[done : done + end - first]
+                    done += end - first
+                    nats_S = -logp[range(end - first), tokens_T[first + 1 : end + 1]]
+                    log.score(first, end, nats_S, logp)
+                return logits_SV
+
+        class Learning:
+            rows = adapter.rows if adapter else 0
+
+            def __getattr__(self, name):
+                return getattr(adapter, name)
+
+            def learn(self, loss_B):
+                for _, first, end in last[0][: len(loss_B)]:
+                    log.train(first, end)
+                adapter.learn(loss_B)
+
+        ranks = Ranks(device=torch.device(self.device))
+        learning = Learning() if adapter else None
+        score = evaluate.score_documents(Reporting(), learning, tokens_T, table, self.scheme, ranks)
+        require_total(log, score)
+
+    def batches(self, tokens_T, table, adapter) -> Iterator[np.ndarray]:
+        """The windows in the order in which evaluate.score_documents hands them to the model."""
+        chunk_tokens = adapter.chunk_tokens if adapter else lambda position: self.scheme.seq_len
+        for group_D2 in evaluate.plan_groups(tokens_T, self.scheme, table, adapter):
+            for batch in evaluate.read_on(group_D2, chunk_tokens):
+                yield batch.windows_B3
+
+
+def require_total(log: Log, score: evaluate.Score) -> None:
+    """Raises: ValueError where the reported nats do not add up to the score."""
+    total = math.fsum(np.nan_to_num(log.nats_T))
+    if abs(total - score.nats) > 1e-5 * abs(score.nats):
+        raise ValueError(f"reported nats add up to {total}, the score is {score.nats}")
 
 
 def logits_of(model: Callable) -> Callable[[torch.Tensor], torch.Tensor]:

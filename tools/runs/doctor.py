@@ -38,10 +38,11 @@ import golf
 import quantize
 from data import start_check, verify
 from engine.open_model import find_recipe
-from engine.ranks import compute_dtype
+from engine.ranks import Ranks, compute_dtype
 from engine.recipe import Recipe
 from engine.settings import RunSettings, read_settings
 from engine.shards import find_shards, read_shard
+from engine.trainer import settle
 from tools.legality.rules import LEVELS
 from tools.runs.forecast import at_cap, forecast_from_probe, forecast_from_run
 from tools.runs.logs import read_runs
@@ -196,7 +197,7 @@ def check_attention(settings: RunSettings, device: torch.device) -> Check:
     """The kernel that attention takes, seen in the graph of a call in the model's shapes."""
     H = settings.num_heads
     E = settings.model_dim // H
-    dtype = compute_dtype(device)
+    dtype = compute_dtype(device, settings.compile)
 
     def heads(count: int) -> torch.Tensor:
         shape = (1, count, settings.train_seq_len, E)
@@ -452,6 +453,7 @@ def read_subject(args: argparse.Namespace) -> Subject:
     if args.tokenizer:
         environ["TOKENIZER_PATH"] = str(args.tokenizer)
     choice = read_settings(recipe, environ, torch.cuda.is_available())
+    choice = settle(recipe, choice, Ranks())
     if args.gpus < 1:
         raise ValueError(f"--gpus {args.gpus} must be at least 1")
     if not args.from_run:

@@ -24,7 +24,7 @@ FIRST_STEPS = 10  # of a run, that its step time leaves out: they compile and wa
 
 def scoring_passes(seq_len: int, stride: int) -> float:
     """Forward tokens for each target, at most: a document that fits a window takes one pass."""
-    return seq_len / stride
+    return seq_len / stride if stride else 1.0
 
 
 def forecast_from_probe(

@@ -26,7 +26,7 @@ import quantize
 from codec.trellis import path_steps
 from codec.viterbi import ColumnQuantizer
 from engine.open_model import find_recipe
-from engine.ranks import Ranks, compute_dtype
+from engine.ranks import Ranks
 from engine.recipe import Recipe
 from engine.settings import RunSettings
 
@@ -45,7 +45,7 @@ class Probe:
         self.started = time.perf_counter()
         self.ranks = Ranks(0, 1, device)
         self.rng = torch.Generator().manual_seed(0)
-        self.model = recipe.model(recipe.model_settings(settings), compute_dtype(device))
+        self.model = recipe.model(recipe.model_settings(settings), recipe.dtype(settings, device))
         self.weights = {}
         # Random, and not as a recipe sets them: those begin with zeros, which cost no time to pack.
         with torch.no_grad():

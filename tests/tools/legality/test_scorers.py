@@ -7,11 +7,13 @@ import pytest
 import torch
 
 import evaluate
+from engine.adapters import LowRank
+from tests.engine.test_memory import Remembering
 from tests.tools.legality.conftest import broken_rules
 from tools.legality import cheaters, scorers
 from tools.legality.cheaters import TEXT, Net, Plain, V, log_softmax
 from tools.legality.probes import audit_scorer, order_fault
-from tools.legality.scorers import Log, Windows
+from tools.legality.scorers import Log, OnePass, Windows
 
 
 @pytest.mark.parametrize(
@@ -94,3 +96,66 @@ def test_logits_of_takes_them_from_the_loss():
         scorers.logits_of(lambda x, y: x.sum())(x_BT)
     with pytest.raises(ValueError, match="returns .* its cross-entropy is"):
         scorers.logits_of(lambda x, y: 0.9 * model(x, y))(x_BT)
+
+
+SHORT = cheaters.make_text(5)
+
+
+class Reading(Remembering):
+    """A model of the kit's vocabulary that takes a memory."""
+
+    def __init__(self):
+        super().__init__(V)
+
+
+class Leaking(LowRank):
+    """Every document is moved by the mean of all their gradients."""
+
+    def learn(self, loss_B):
+        super().learn(loss_B.mean().expand(len(loss_B)))
+        for weight in self.weights:
+            weight.data[:] = weight.data.mean(dim=0)
+
+
+def one_pass(adapter=LowRank, rows=3) -> OnePass:
+    def learning(model):
+        return adapter(model, ("fc",), rank=2, rate=0.1, chunk=8, rows=rows)
+
+    return OnePass(Reading(), 8, vocab_size=V, adapter=adapter and learning)
+
+
+@pytest.mark.parametrize("adapter", [None, LowRank])
+def test_one_pass_keeps_every_rule(adapter):
+    """With adapters and without: causal, normalised, in order, each document for itself."""
+    findings = audit_scorer(lambda: one_pass(adapter), SHORT, count=8)
+    assert not broken_rules(findings)
+    assert {"isolation", "normalised", "score-first"} <= {f.rule for f in findings}
+    order = next(f.evidence for f in findings if f.rule == "score-first")
+    assert ("0 trained on" in order) == (adapter is None)
+
+
+def test_an_adapter_that_leaks_between_documents_is_caught():
+    """Documents side by side that share what they learn: a later one moves an earlier one."""
+    assert set(broken_rules(audit_scorer(lambda: one_pass(Leaking), SHORT, count=8))) == {"causal"}
+
+
+def test_an_adapter_that_is_not_reset_is_caught():
+    """Documents one after the other, the second with what the first has learned."""
+
+    class Kept(LowRank):
+        def reset(self, rows):
+            if not getattr(self, "steps", 0):
+                super().reset(rows)
+
+    findings = audit_scorer(lambda: one_pass(Kept, rows=1), SHORT, count=8)
+    assert set(broken_rules(findings)) <= {"causal", "isolation"}
+    assert broken_rules(findings)
+
+
+def test_one_pass_reports_what_evaluate_scores():
+    """A model whose reported and scored logits differ is refused."""
+    scorer = one_pass(None)
+    log = Log(TEXT)
+    scorer.evaluate(TEXT, log)
+    assert np.isfinite(log.nats_T).all()
+    assert {kind for kind, *_ in log.events} == {"score"}

@@ -23,6 +23,7 @@ TINY = Settings(
         "train_seq_len": 64,
         "eval_stride": 64,
         "bigram_dim": 4,
+        "compile": False,
     }
 )
 
