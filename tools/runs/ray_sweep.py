@@ -109,17 +109,38 @@ def trainable(tune):
     return TuneRun
 
 
-def settle_when_free(runner, job, result: dict) -> None:
-    """Enter how a run ended, by the last result that Tune had of it, once its process is gone."""
-    folder = runner.logs / job.run_id
-    deadline = time.monotonic() + GRACE_SECONDS
-    while in_use(folder) and time.monotonic() < deadline:
-        time.sleep(POLL_SECONDS / 5)
-    reason = runner.stop_reason()
-    if not reason and not result.get("ended_itself"):
-        step = result.get("step", 0)
-        reason = f"ASHA: bpb {result.get(MEASURE)} at step {step} is not in the better half"
-    runner.settle(job, reason)
+class Ended:
+    """Runs that Tune is through with: entered in the registry once their processes are gone.
+
+    Tune tells of the end before it tells the process to stop. To wait there would be to wait for a
+    process that does not know.
+    """
+
+    def __init__(self, runner):
+        self.runner = runner
+        self.results: dict = {}  # job -> the last result that Tune had of it
+
+    def settle_free(self) -> None:
+        """Enter those whose folders nobody uses any more."""
+        for job in list(self.results):
+            if not in_use(self.runner.logs / job.run_id):
+                self.settle(job)
+
+    def settle_all(self) -> None:
+        deadline = time.monotonic() + GRACE_SECONDS
+        while self.results and time.monotonic() < deadline:
+            self.settle_free()
+            time.sleep(POLL_SECONDS / 5)
+        for job in list(self.results):
+            self.settle(job)
+
+    def settle(self, job) -> None:
+        result = self.results.pop(job)
+        reason = self.runner.stop_reason()
+        if not reason and not result.get("ended_itself"):
+            bpb = result.get(MEASURE)
+            reason = f"ASHA: bpb {bpb} at step {result.get('step')} is not in the better half"
+        self.runner.settle(job, reason)
 
 
 def train(runner, jobs: list) -> str:
@@ -148,6 +169,8 @@ def train(runner, jobs: list) -> str:
             "output": str(runner.logs / "ray" / f"{job.run_id}.out"),
         }
 
+    ended = Ended(runner)
+
     class Registrar(tune.Callback):
         """Enters in the registry what Tune does."""
 
@@ -156,11 +179,13 @@ def train(runner, jobs: list) -> str:
             runner.enter_launch(job, resumed[job.run_id])
 
         def on_trial_complete(self, iteration, trials, trial, **more):
-            job = job_of[trial.config["run_id"]]
-            settle_when_free(runner, job, trial.last_result or {})
+            ended.results[job_of[trial.config["run_id"]]] = trial.last_result or {}
 
         def on_trial_error(self, iteration, trials, trial, **more):
-            settle_when_free(runner, job_of[trial.config["run_id"]], {"ended_itself": True})
+            ended.results[job_of[trial.config["run_id"]]] = {"ended_itself": True}
+
+        def on_step_end(self, iteration, trials, **more):
+            ended.settle_free()
 
     class Caps(tune.Stopper):
         """Ends everything on Ctrl-C, and when time or money has run out."""
@@ -199,4 +224,5 @@ def train(runner, jobs: list) -> str:
         ),
     )
     tuner.fit()
+    ended.settle_all()
     return runner.stop_reason()

@@ -2,21 +2,23 @@
 
 import argparse
 import sys
-import types
 from pathlib import Path
 
 import pytest
 
 from tools.runs import ray_sweep
 from tools.runs.ray_sweep import WatchedProcess, validations
+from tools.runs.seeds import Job
 
 # Writes validations at steps 20 and 40, waiting after each as a trainer does, then the final lines.
 # It saves and ends when it is told to.
 STAND_IN = """
-import signal, sys, time
+import fcntl, signal, sys, time
 from pathlib import Path
 folder, bpb, wait = Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
 folder.mkdir(parents=True)
+lock = open(folder / ".lock", "w")
+fcntl.flock(lock, fcntl.LOCK_EX)
 def say(line):
     with open(folder / "train.log", "a") as file:
         file.write(line + "\\n")
@@ -37,13 +39,13 @@ def quick(monkeypatch):
     monkeypatch.setattr(ray_sweep, "POLL_SECONDS", 0.02)
 
 
-def config(folder: Path, bpb: float, wait: float = 0.0) -> dict:
+def config(folder: Path, bpb: str, wait: float = 0.0) -> dict:
     """A stand-in's run as Tune is given it."""
     script = folder / "stand_in.py"
     script.write_text(STAND_IN)
     run = folder / f"logs/run{bpb}"
     return {
-        "command": [sys.executable, str(script), str(run), str(bpb), str(wait)],
+        "command": [sys.executable, str(script), str(run), bpb, str(wait)],
         "stands_in": str(folder),
         "folder": str(run),
         "output": str(folder / "logs/ray/run.out"),
@@ -53,7 +55,7 @@ def config(folder: Path, bpb: float, wait: float = 0.0) -> dict:
 def test_each_validation_is_told_once_at_its_own_step(tmp_path, monkeypatch):
     """Also where both stand in the log at the first look; the run is over after the last."""
     monkeypatch.chdir(tmp_path)
-    process = WatchedProcess(config(tmp_path, 1.5))
+    process = WatchedProcess(config(tmp_path, "1.5"))
     results = [process.poll()]
     while not results[-1]["done"]:
         results.append(process.poll())
@@ -68,7 +70,7 @@ def test_each_validation_is_told_once_at_its_own_step(tmp_path, monkeypatch):
 def test_a_run_that_is_told_to_end_saves_first(tmp_path, monkeypatch):
     """SIGTERM, and a wait for the process; a second time does nothing."""
     monkeypatch.chdir(tmp_path)
-    process = WatchedProcess(config(tmp_path, 1.5, wait=60))
+    process = WatchedProcess(config(tmp_path, "1.5", wait=60))
     while process.poll()["step"] < 20:
         pass
     process.end()
@@ -98,7 +100,7 @@ class StandInRunner:
         self.launched = []
 
     def prepare(self, job):
-        return config(self.folder, float(job.run_id[3:]), wait=2.0)["command"], False
+        return config(self.folder, job.run_id[3:], wait=2.0)["command"], False
 
     def enter_launch(self, job, resumed):
         self.launched.append(job.run_id)
@@ -116,8 +118,8 @@ def test_the_weaker_half_ends_early_on_a_real_cluster(tmp_path, monkeypatch):
     pytest.importorskip("ray", reason="python3 golf.py --with ray test -m slow")
     monkeypatch.chdir(tmp_path)
     runner = StandInRunner(tmp_path)
-    names = ["run1.0", "run1.1", "run2.0", "run2.1"]
-    jobs = [types.SimpleNamespace(run_id=name, settings={"iterations": 60}) for name in names]
+    names = ["run1.0", "run1.00", "run2.0", "run2.00"]  # two of each bpb
+    jobs = [Job(name, 1, "", {}, {"iterations": 60}) for name in names]
     assert ray_sweep.train(runner, jobs) == ""
     assert sorted(runner.launched) == names
     assert [runner.settled[name] for name in names[:2]] == ["", ""]
