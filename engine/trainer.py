@@ -81,7 +81,8 @@ def train(recipe: Recipe) -> None:
         heads = [shard[:HEAD_TOKENS] for shard in text.shards]
         ranks.require_same("training text", text.ends, text.holdout_T, *heads)
         ranks.require_same("validation text", val_T)
-        choice = settle(recipe, choice, ranks)
+        unsettled = choice
+        choice = ranks.first(lambda: settle(recipe, unsettled, ranks))  # nodes may have other CPUs
         settings = choice.settings
         run = RunFolder(recipe.name, choice, ranks, sources)
 
@@ -258,8 +259,11 @@ def settle(recipe: Recipe, choice: Choice, ranks: Ranks) -> Choice:
     """
     settings = choice.settings
     # On the meta device a tensor has a shape and no memory.
-    with torch.device("meta"):
-        model = recipe.model(recipe.model_settings(settings), torch.float32)
+    try:
+        with torch.device("meta"):
+            model = recipe.model(recipe.model_settings(settings), torch.float32)
+    except RuntimeError as error:  # a size that no computer can count
+        raise ValueError(f"no such model can be: {error}; lower NUM_LAYERS or MODEL_DIM") from error
     parameters = sum(p.numel() for p in model.parameters())
     if parameters > quantize.MAX_NUMBERS:
         raise ValueError(

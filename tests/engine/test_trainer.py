@@ -556,6 +556,8 @@ def test_a_model_that_no_artifact_holds_is_refused():
     settled()
     with pytest.raises(ValueError, match=r"would have \d[\d,]+ parameters, an artifact holds"):
         settled(model_dim=10**6)
+    with pytest.raises(ValueError, match="no such model can be: .*; lower NUM_LAYERS or MODEL_DIM"):
+        settled(model_dim=10**10)
 
 
 def settled(overrides: dict | None = None, **changes):
