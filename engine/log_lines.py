@@ -90,6 +90,12 @@ RESUMED = Line("resumed step:{step:d} train_time:{train_ms:.0f}ms")
 WARMUP = Line(
     "warmup steps:{steps:d} warmup_time:{warmup_ms:.0f}ms reserve_time:{reserve_ms:.0f}ms"
 )
+SHORT_RESERVE = Line(
+    "warning: choosing, packing and writing took {seconds:.1f} s in rehearsal, much of"
+    " MAX_WALLCLOCK_SECONDS={cap:.0f}; {kept:.0f} s are kept for them, so the artifact may be"
+    " coarser or late. On a machine that others use less, or with"
+    " MAX_WALLCLOCK_SECONDS={enough:.0f}, it is neither"
+)
 EXPECTED = Line("expected training and packing:{training} then scoring:{score_s:.0f}s")
 PEAK = Line("mfu of flops_per_token:{flops_per_token:d} and peak_flops:{peak_flops}")
 

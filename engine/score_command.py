@@ -177,7 +177,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Score a model on validation text.")
     add = parser.add_argument
     add("model", type=Path, help="artifact, checkpoint, run folder or Hugging Face folder")
-    add("--stride", type=int, help="targets that a window adds (the run's)")
+    add("--stride", type=int, help="targets that a window adds; 0: one pass a document (the run's)")
     add("--seq-len", type=int, help="inputs that a window holds (those of training)")
     add("--data", metavar="DIR", help="folder with *_val_*.bin (the run's)")
     add("--tokenizer", metavar="FILE", help="of these shards (the run's)")
