@@ -1,12 +1,8 @@
 """The score: bytes, windows, test-time training, ranks, and the command line."""
 
-import io
-import itertools
 import json
 import math
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,16 +17,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 import evaluate
-import quantize
-import train_gpt
-from engine import log_lines
+from engine import log_lines, score_command
 from engine.adapters import LowRank
-from engine.open_model import Opened, open_model
 from engine.ranks import Ranks
 from engine.shards import ShardError, sidecar_path, write_shard
 from evaluate import BOS_ID, ByteTable, IllegalScore, Ledger, Scheme, Score
 from tests.engine.test_memory import Remembering, reference_logits
 from tests.engine.test_repeats import by_hand as count_by_hand
+from tests.scoring_texts import HOSTILE, encode, train_tokenizer
 
 ROOT = Path(__file__).parents[1]
 SHARED_TOKENIZERS = ROOT.parent / "shared" / "data" / "tokenizers"
@@ -38,19 +32,6 @@ VOCAB = 32
 SCHEME = Scheme(seq_len=16, stride=4, batch_tokens=64)
 ISOLATED = replace(SCHEME, isolate=True)
 ONE_PASS = replace(ISOLATED, stride=0)
-HOSTILE = [
-    "Plain words, twice twice.",
-    "",
-    "emoji 👩‍🔬🏳️‍🌈 and 漢字かな交じり文 side by side",
-    "▁ and a▁b ▁▁ x",
-    "\x00nul\x00\x00",
-    " leading",
-    "two  blanks\tand\ttabs\nand lines\n",
-    "",
-    "é e\u0301 ﬁ ½ \u200b \u202e \ufffd",
-    " ",
-    "the end 🙂",
-]
 # Documents of every awkward length: without a token, of one, and of more than ten windows of 16.
 HOSTILE_LENGTHS = [*HOSTILE, "", "", "", "x", "a b  c " * 45, "🙂", ""]
 
@@ -100,40 +81,6 @@ def table_of(vocab: int = VOCAB) -> ByteTable:
 # Bytes
 
 
-def train_tokenizer(folder: Path, name: str, **settings) -> Path:
-    text = ["the quick brown fox jumps over the lazy dog. ", "def f(x):\n\treturn  x\n", "a b  c"]
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(text * 50),
-        model_writer=model,
-        model_type="bpe",
-        normalization_rule_name="identity",
-        hard_vocab_limit=False,
-        minloglevel=2,
-        **{"vocab_size": 320, "byte_fallback": True, "pad_id": 0, "bos_id": 1, "eos_id": 2}
-        | {"unk_id": 3}
-        | settings,
-    )
-    path = folder / f"{name}.model"
-    path.write_bytes(model.getvalue())
-    return path
-
-
-@pytest.fixture(scope="session")
-def tokenizers(tmp_path_factory) -> dict[str, Path]:
-    """Small identity tokenizers: one loses a first space when decoding, one keeps it."""
-    folder = tmp_path_factory.mktemp("tokenizers")
-    keep = {"add_dummy_prefix": False, "remove_extra_whitespaces": False}
-    inner = {**keep, "user_defined_symbols": ["<x▁y>", "q▁▁"], "split_by_whitespace": False}
-    return {
-        "prefix": train_tokenizer(folder, "prefix", remove_extra_whitespaces=False),
-        "keep": train_tokenizer(folder, "keep", **keep),
-        "inner": train_tokenizer(folder, "inner", **inner),
-        "unknown": train_tokenizer(folder, "unknown", byte_fallback=False, vocab_size=60),
-        "other_bos": train_tokenizer(folder, "other_bos", bos_id=2, eos_id=1),
-    }
-
-
 @pytest.fixture(params=["prefix", "keep", "inner", "1024", "8192"])
 def tokenizer(request, tokenizers) -> Path:
     if request.param in tokenizers:
@@ -142,15 +89,6 @@ def tokenizer(request, tokenizers) -> Path:
     if not path.exists():
         pytest.skip(f"the field's tokenizer {path.name} is not here")
     return path
-
-
-def encode(path: Path, texts=tuple(HOSTILE)):
-    """Tokens of the texts as documents, the processor, and its byte table."""
-    processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
-    documents = [[BOS_ID, *processor.encode(text)] for text in texts]
-    tokens_T = np.array(list(itertools.chain(*documents)), dtype=np.uint16)
-    table = ByteTable.from_sentencepiece(path, processor.vocab_size())
-    return documents, tokens_T, processor, table
 
 
 def test_bytes_are_those_of_the_decoded_text(tokenizer):
@@ -597,19 +535,19 @@ def test_a_model_may_project_scored_positions_only():
     scheme = Scheme(seq_len=64, stride=16)
 
     class Places:
-        asked = 0
+        positions = 0
 
         def __call__(self, tokens_BT):
             return Peeking()(tokens_BT)
 
         def logits_at(self, tokens_BT, place_S):
-            self.asked += len(place_S)
+            self.positions += len(place_S)
             return self(tokens_BT).flatten(0, 1)[place_S]
 
     model = Places()
     score = evaluate.score_windows(model, tokens_T, table_of(), scheme)
     assert score == evaluate.score_windows(Peeking(), tokens_T, table_of(), scheme)
-    assert 0 < model.asked <= score.tokens
+    assert 0 < model.positions <= score.tokens
 
 
 def test_isolated_documents_know_nothing_of_each_other():
@@ -1019,6 +957,24 @@ def test_a_plan_of_one_pass_counts_what_is_read():
     assert plan.context_median == int(np.median(contexts))
 
 
+def test_a_plan_of_one_pass_says_what_its_adapter_costs():
+    """In forward passes of the model without one; nothing is learned, and nothing is left."""
+    lines = []
+    model = Remembering()
+    tokens_T = np.random.default_rng(26).integers(2, VOCAB, 200)
+    tokens_T[::50] = BOS_ID
+    text = (tokens_T, table_of(), ONE_PASS, Ranks(), lines.append)
+    for adapter in (None, low_rank(model, chunk=2)):
+        score_command.log_plan(model, *text, adapter)
+    plain, learning = map(log_lines.PLAN.read, lines)
+    assert plain["mode"] == "one_pass"
+    assert plain["equivalents"] == plain["passes"]
+    # A backward pass without gradients of the weights, down to the first matrix that is adapted,
+    # is nearly another forward pass.
+    assert 1.5 * plain["passes"] < learning["equivalents"] < 2.5 * plain["passes"]
+    assert plain["seconds"] >= 0
+
+
 def test_a_score_in_one_pass_is_logged_with_and_without_its_adapter():
     """score_and_log takes either kind of adapter, each with its schemes only."""
     lines = []
@@ -1102,6 +1058,7 @@ def test_any_number_of_ranks_gives_one_score(tmp_path):
     assert two[0]["first"] == pytest.approx(one["first"], rel=1e-5)
 
 
+<<<<<<< HEAD
 # Results and command line
 
 
@@ -1228,6 +1185,9 @@ def test_a_plan_says_what_scoring_costs_and_scores_nothing(run_folder, call_main
     assert json.loads(out)["context_min"] == 1
     status, _, err = call_main(run_folder, "--plan", "--stride", 33)
     assert status == 2 and "stride=33 must lie in 0..seq_len=32" in err
+=======
+# Results
+>>>>>>> main
 
 
 @pytest.mark.parametrize("isolate", [False, True])
@@ -1246,6 +1206,7 @@ def test_a_plan_counts_contexts_as_a_loop_over_targets_does(stride, isolate):
     assert plan.forward_tokens >= plan.targets
 
 
+<<<<<<< HEAD
 def test_command_line_takes_a_runs_folder(run_folder, call_main):
     """A run's folder scores as the artifact in it."""
     results = []
@@ -1388,6 +1349,8 @@ def test_cuda_without_a_device_is_refused():
         evaluate.start_ranks("cuda")
 
 
+=======
+>>>>>>> main
 def test_score_and_log_returns_the_values_that_it_logs():
     """The trainer's call: lines go to its log, the final score is the last mode's."""
     lines = []
