@@ -845,7 +845,10 @@ class Flow(Judge):
             kinds |= {"norm"}
         result = Value(frozenset(kinds), both.loops, frozenset(models), frozenset(roots))
         is_loss = "nll" in kinds and kinds & TEXT
-        if is_loss and self.no_grad and ("nll" not in both.kinds or LOSS.search(name)):
+        # A pass that hooks listen to gathers their statistics; its loss is thrown away.
+        is_gathering = any(frame.has_hooks for frame in self.frames)
+        is_new = "nll" not in both.kinds or LOSS.search(name)
+        if is_loss and self.no_grad and is_new and not is_gathering:
             self.score(result, node)
         return result
 
