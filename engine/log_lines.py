@@ -122,8 +122,8 @@ PROGRESS = Line("{label:s} {percent:.0f}%, about {seconds_left:.0f} s left")
 
 PLAN = Line(
     "plan mode:{mode} stride:{stride:d} targets:{targets:d} forward_tokens:{forward_tokens:d}"
-    " passes:{passes:.2f} context_min:{context_min:d} context_median:{context_median:d}"
-    " seconds:{seconds:.0f} seconds_on_h100:{seconds_h100:.1f}"
+    " passes:{passes:.2f} equivalents:{equivalents:.2f} context_min:{context_min:d}"
+    " context_median:{context_median:d} seconds:{seconds:.0f} seconds_on_h100:{seconds_h100:.1f}"
 )
 RESULT = (
     "val_loss:{val_loss:.8f} {metric}:{bpb:.8f} targets:{targets:d} bytes:{bytes:d}"
