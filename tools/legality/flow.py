@@ -44,7 +44,7 @@ from tools.legality.verdicts import say
 READS_VAL = re.compile(r"^_*(load|read|get)_\w*(val|valid|validation)(_|$)", re.I)
 READS_SPLIT = re.compile(r"^_*(load|read|get|find)_", re.I)  # read_split(path, "val")
 SPLITS = {"val", "valid", "validation"}
-ADAPTS = re.compile(r"^_*(adapt|learn)(_fn|_on|_from)?$", re.I)
+ADAPTS = re.compile(r"^_*adapt(_fn|_on|_to)?$", re.I)
 SCORES = re.compile(
     WORD.format("eval|evaluate|score|scored|scoring|ttt|slot|validate|sliding"), re.I
 )
@@ -736,7 +736,8 @@ class Flow(Judge):
                 return Value(frozenset(read), both.loops)
         if reads_validation(name, arguments):
             return Value(frozenset({"val"}))
-        if ADAPTS.search(name) and merged.kinds & TEXT and callee.body is None:
+        is_text = merged.kinds & TEXT and "nll" not in merged.kinds
+        if ADAPTS.search(name) and is_text and callee.body is None:
             # The adapter that a recipe returned: what it does is unknown here, but not what for.
             self.update(merged.but(kinds=merged.kinds | {"nll"}), node)
             return Value()
