@@ -34,9 +34,8 @@ import evaluate
 import quantize
 from codec.curvature import Curvature
 from engine import log_lines
-from engine.open_model import open_model
 from engine.ranks import Clock, Ranks
-from engine.recipe import Budget, Recipe, State, packed_settings
+from engine.recipe import Budget, Recipe, State, load_model, packed_settings
 from engine.run_folder import RunFolder
 from engine.settings import ROOT, Choice, RunSettings, read_settings
 from engine.text import HEAD_TOKENS, Batches, Rows, TrainingText
@@ -51,10 +50,16 @@ CALIBRATION_BATCH_TOKENS = 16_384  # bounds memory: the pass keeps every input o
 # of 60 to 5,000 steps lost 0.0001 to 0.0025 (n = 5), the fault that this guards against 0.103.
 UNSEEN_LOSS = 0.005
 UNSEEN_FACTOR = 4
+# After fewer steps a model has learned so little that its Hessians foresee nothing; a large loss of
+# packing is then not a sign of a fault.
+FEW_STEPS = 20
 # Kept back from training: a little more than the rehearsal took. Packing depends on the weights,
 # and on what else the machine does; where it needs longer, it ends coarser, but in time.
 RESERVE_FACTOR = 1.2
 RESERVE_SECONDS = 1.0
+# Of the cap, at most. On a busy machine the end may take longer than that, but training is needed
+# too. Packing then ends coarser, and where that is not enough, later than the cap.
+MOST_RESERVE_SHARE = 0.5
 # On a CPU compiling takes 60 to 100 s and makes the smoke model's step 1.4 to 2.3 times as fast, in
 # fp32 and where bf16 is fast (n = 1), so it pays from about 3 minutes; from 10 it surely does.
 COMPILE_FROM_SECONDS = 600.0
@@ -78,7 +83,8 @@ def train(recipe: Recipe) -> None:
         heads = [shard[:HEAD_TOKENS] for shard in text.shards]
         ranks.require_same("training text", text.ends, text.holdout_T, *heads)
         ranks.require_same("validation text", val_T)
-        choice = settle(recipe, choice, ranks)
+        unsettled = choice
+        choice = ranks.first(lambda: settle(recipe, unsettled, ranks))  # nodes may have other CPUs
         settings = choice.settings
         run = RunFolder(recipe.name, choice, ranks, sources)
 
@@ -108,9 +114,11 @@ def train(recipe: Recipe) -> None:
         )
     )
     # From the bytes, never from the weights in memory: the score is that of the artifact.
-    opened = open_model(run.artifact_path, ranks.device, compile=settings.compile)
-    scheme = dataclasses.replace(final_scheme(settings), repeat_weights=opened.repeat_weights)
-    evaluate.score_and_log(opened.model, val_T, table, scheme, ranks, log=run.log)
+    weights, saved = quantize.decode(run.artifact_path.read_bytes())
+    model = load_model(recipe, weights, saved, ranks.device, settings.compile)
+    repeat_weights = tuple(saved.get("repeat_weights", ()))
+    scheme = dataclasses.replace(final_scheme(settings), repeat_weights=repeat_weights)
+    evaluate.score_and_log(model, val_T, table, scheme, ranks, log=run.log)
     ranks.leave()
     if total_bytes > recipe.cap_bytes:
         sys.exit(f"error: {total_bytes} bytes are over the cap of {recipe.cap_bytes}")
@@ -255,8 +263,11 @@ def settle(recipe: Recipe, choice: Choice, ranks: Ranks) -> Choice:
     """
     settings = choice.settings
     # On the meta device a tensor has a shape and no memory.
-    with torch.device("meta"):
-        model = recipe.model(recipe.model_settings(settings), torch.float32)
+    try:
+        with torch.device("meta"):
+            model = recipe.model(recipe.model_settings(settings), torch.float32)
+    except RuntimeError as error:  # a size that no computer can count
+        raise ValueError(f"no such model can be: {error}; lower NUM_LAYERS or MODEL_DIM") from error
     parameters = sum(p.numel() for p in model.parameters())
     if parameters > quantize.MAX_NUMBERS:
         raise ValueError(
@@ -548,11 +559,22 @@ class Trainer:
         self.load(torch.load(io.BytesIO(before), map_location="cpu", weights_only=True))
         self.reserve_seconds = RESERVE_FACTOR * seconds + RESERVE_SECONDS
         cap = settings.max_wallclock_seconds
-        if 0 < cap <= self.reserve_seconds:
+        if 0 < cap <= RESERVE_SECONDS:
             raise ValueError(
-                f"MAX_WALLCLOCK_SECONDS={cap} must be over {self.reserve_seconds:.0f} (or 0: no"
-                f" cap), because choosing, packing and writing took {seconds:.1f} s in rehearsal"
+                f"MAX_WALLCLOCK_SECONDS={cap} must be over {RESERVE_SECONDS} (or 0: no cap),"
+                " because choosing, packing and writing take time"
             )
+        most_seconds = MOST_RESERVE_SHARE * cap
+        if cap and self.reserve_seconds > most_seconds:
+            self.run.log(
+                log_lines.SHORT_RESERVE.write(
+                    seconds=seconds,
+                    cap=cap,
+                    kept=most_seconds,
+                    enough=self.reserve_seconds / most_seconds * cap,
+                )
+            )
+            self.reserve_seconds = most_seconds
         self.run.log(
             log_lines.WARMUP.write(
                 steps=settings.warmup_steps,
@@ -760,8 +782,11 @@ class Trainer:
             if len(rows_blob) <= self.most_bytes(code_bytes):
                 rows_lost = self.packed_loss(rows_blob, holdout_T) - unpacked
             kept = "rows" if rows_lost < lost else "first"
+            is_trained = self.step >= FEW_STEPS
             self.run.log(
                 log_lines.REPACKED.write(
+                    level="warning" if is_trained else "note",
+                    reason="" if is_trained else f", as is usual after {self.step} steps",
                     lost=lost,
                     foreseen=foreseen,
                     rows_bytes=len(rows_blob),
