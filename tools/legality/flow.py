@@ -42,7 +42,7 @@ from tools.legality.values import (
 from tools.legality.verdicts import say
 
 READS_VAL = re.compile(r"^_*(load|read|get)_\w*(val|valid|validation)(_|$)", re.I)
-READS_SPLIT = re.compile(r"^_*(load|read|get|find)_", re.I)  # read_split(path, "val")
+READS_SPLIT = re.compile(r"^_*(load|read)_", re.I)  # read_split(path, "val")
 SPLITS = {"val", "valid", "validation"}
 ADAPTS = re.compile(r"^_*adapt(_fn|_on|_to)?$", re.I)
 SCORES = re.compile(
