@@ -931,7 +931,7 @@ class Flow(Judge):
             if len(self.findings) == count:  # else it was seen inside, where the tokens go in
                 self.report("calibrated", call)
         returned = frame.returned
-        result = returned[0] if len(returned) == 1 else join(returned)
+        result = returned[0] if len(returned) == 1 else join_returned(returned)
         if reads_validation(name, [*values, *keywords.values()]):
             result = result.but(kinds=result.kinds | {"val"}, parts=None)
         return result
@@ -980,6 +980,21 @@ def reads_validation(name: str, arguments: list[Value]) -> bool:
         return True
     splits = [value.const for value in arguments if isinstance(value.const, str)]
     return bool(READS_SPLIT.search(name)) and not SPLITS.isdisjoint(splits)
+
+
+def join_returned(values: list[Value]) -> Value:
+    """What a function returns in one place or another; of tuples of one length part by part.
+
+    `return read(), None` here and `return None, error` there give what read() gives, and an error.
+    """
+    telling = [value for value in values if value.kinds or value.parts or value.body]
+    if len(telling) == 1:
+        return telling[0]
+    lengths = {len(value.parts) if value.parts else 0 for value in telling}
+    if len(lengths) != 1 or lengths == {0}:
+        return join(values)
+    columns = zip(*(value.parts for value in telling), strict=True)
+    return join(values).but(parts=[join_returned(list(column)) for column in columns])
 
 
 def is_static(node: ast.AST) -> bool:
