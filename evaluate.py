@@ -42,6 +42,7 @@ from engine import log_lines
 from engine.memory import Memory
 from engine.progress import Progress
 from engine.ranks import Ranks
+from engine.repeats import Repeats
 from engine.shards import ShardError, find_shards, read_shard, read_split, sidecar_path
 
 BOS_ID = 1  # starts every document
@@ -293,6 +294,7 @@ class Scheme:
     isolate: bool = False
     chunk_tokens: int = 0
     batch_tokens: int = BATCH_TOKENS  # of one forward pass
+    repeat_weights: tuple[float, ...] = ()  # of a document's repeats (engine/repeats.py); (): none
 
     def __post_init__(self):
         in_range = 0 <= self.stride <= self.seq_len and self.seq_len > 0
@@ -492,7 +494,7 @@ def score_first(
     num_targets = len(tokens_T) - 1
     windows_W3 = plan_windows(tokens_T, scheme, table.bos_id)
     chunks = split_by_chunk(windows_W3, scheme, num_targets)
-    batch_nats = BatchNats(logits_fn, tokens_T, table.vocab_size, ranks.device)
+    batch_nats = BatchNats(logits_fn, tokens_T, table, scheme, ranks.device)
     for number, chunk_W3 in enumerate(chunks):
         # Each batch has its own place for its sum. So the score is the same whichever rank computes
         # a batch, to the last digit.
@@ -568,7 +570,7 @@ def score_documents(
     )
     tokens_T = as_stream(tokens_T, table)
     ranks = Ranks() if ranks is None else ranks
-    batch_nats = BatchNats(model, tokens_T, table.vocab_size, ranks.device)
+    batch_nats = BatchNats(model, tokens_T, table, scheme, ranks.device)
     groups = plan_groups(tokens_T, scheme, table, adapter)
     own = deal_groups(groups, ranks.world_size)[ranks.rank]
     own_targets = sum(count_targets(groups[number]) for number in own)
@@ -680,6 +682,30 @@ def read_group(
     return nats
 
 
+def fit_repeats(
+    logits_fn: Callable[[Tensor], Tensor],
+    tokens_T: np.ndarray,
+    table: ByteTable,
+    scheme: Scheme,
+    ranks: Ranks | None = None,
+) -> tuple[float, ...]:
+    """The weights of a document's repeats for this model, from training text."""
+    tokens_T = as_stream(tokens_T, table)
+    ranks = Ranks() if ranks is None else ranks
+    plain = replace(scheme, repeat_weights=(), chunk_tokens=0)
+    batch_nats = BatchNats(logits_fn, tokens_T, table, plain, ranks.device)
+    windows_W3 = plan_windows(tokens_T, plain, table.bos_id)
+    nats_S = np.empty(len(tokens_T) - 1)
+    with torch.no_grad():
+        for batch in plan_batches(windows_W3, plain, table.vocab_size):
+            batch_S = batch_nats.of_targets(batch, None)[0].double().cpu().numpy()
+            done = 0
+            for _, first, end in batch.windows_B3:
+                nats_S[first:end] = batch_S[done : done + end - first]
+                done += end - first
+    return tuple(Repeats.of(tokens_T, table.bos_id).fit(nats_S))
+
+
 def split_by_chunk(windows_W3: np.ndarray, scheme: Scheme, num_targets: int) -> list[np.ndarray]:
     """The windows of each chunk of targets."""
     chunk_tokens = scheme.chunk_tokens or num_targets
@@ -726,17 +752,27 @@ def plan_batches(windows_W3: np.ndarray, scheme: Scheme, vocab_size: int) -> lis
     return batches
 
 
-@dataclass
 class BatchNats:
     """The nats of one batch of windows: log-softmax in float32, sum in float64.
 
     A model with `logits_at` projects only the scored positions onto the vocabulary.
     """
 
-    logits_fn: Callable[[Tensor], Tensor]
-    tokens_T: np.ndarray
-    vocab_size: int
-    device: torch.device
+    def __init__(
+        self,
+        logits_fn: Callable[[Tensor], Tensor],
+        tokens_T: np.ndarray,
+        table: ByteTable,
+        scheme: Scheme,
+        device: torch.device,
+    ):
+        self.logits_fn = logits_fn
+        self.tokens_T = tokens_T
+        self.vocab_size = table.vocab_size
+        self.device = device
+        self.mixture = None
+        if scheme.repeat_weights:
+            self.mixture = Repeats.of(tokens_T, table.bos_id).mixture(scheme.repeat_weights)
 
     def __call__(self, batch: Batch) -> Tensor:
         """Raises: ValueError for logits of another shape or not finite."""
@@ -768,7 +804,16 @@ class BatchNats:
             token = 1 + at_BT[is_scored_BT][int(is_finite_S.int().argmin())]
             raise ValueError(f"logits for token {token} of the stream must be finite; train again")
         target_S = torch.from_numpy(target_S).to(self.device)
-        return F.cross_entropy(logits_SV, target_S, reduction="none"), place_S // batch.width
+        nats_S = F.cross_entropy(logits_SV, target_S, reduction="none")
+        if self.mixture is not None:
+            # Shares of a document's repeats add up to one over the vocabulary, as the model's
+            # probabilities do: the target's own is all that its score needs.
+            factor_S, added_S = (
+                torch.from_numpy(part_S[at_BT[is_scored_BT]]).to(self.device)
+                for part_S in self.mixture
+            )
+            nats_S = -torch.log(factor_S * torch.exp(-nats_S.double()) + added_S)
+        return nats_S, place_S // batch.width
 
     def scored_logits(self, input_BT: Tensor, place_S: Tensor, memory: Memory | None) -> Tensor:
         """The logits at places of the flattened input, in float32."""
@@ -984,7 +1029,7 @@ def chosen_scheme(args: argparse.Namespace, opened) -> Scheme:
     if stride is None:
         stride = min(saved.get("eval_stride", 64), seq_len)
     isolate = saved.get("eval_documents", False) if args.isolate is None else args.isolate
-    return Scheme(seq_len, stride, isolate)
+    return Scheme(seq_len, stride, isolate, repeat_weights=opened.repeat_weights)
 
 
 def log_plan(model, tokens_T, table: ByteTable, scheme: Scheme, ranks: Ranks, log) -> None:
@@ -992,7 +1037,7 @@ def log_plan(model, tokens_T, table: ByteTable, scheme: Scheme, ranks: Ranks, lo
     plan = plan_of(tokens_T, scheme, table)
     batches = plan_batches(plan_windows(tokens_T, scheme, table.bos_id), scheme, table.vocab_size)
     batch = batches[len(batches) // 2]
-    batch_nats = BatchNats(model, tokens_T, table.vocab_size, ranks.device)
+    batch_nats = BatchNats(model, tokens_T, table, scheme, ranks.device)
     with torch.no_grad():
         batch_nats(batch)  # the first pass may compile
         started = time.perf_counter()

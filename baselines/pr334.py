@@ -29,7 +29,7 @@ from engine.ranks import Ranks
 from engine.recipe import Budget, MeasureHessians, Recipe, State
 from engine.settings import Checked, RunSettings
 from engine.trainer import train
-from train_gpt import Linear, Muon, norm, rotary_angles, rotate
+from train_gpt import Linear, Muon, causal_attention, norm, rotary_angles, rotate
 
 # Settings -----------------------------------------------------------------------------------------
 
@@ -106,7 +106,8 @@ class Settings(RunSettings, Shape):
         self.require_fractions("lr_warmup_frac", "warmdown_frac", "min_lr", "ema_frac")
 
 
-# `smoke` is the same architecture, for two CPU cores and a minute.
+# `smoke` is the same architecture, for two CPU cores and a minute; `mini` is that for the track of
+# records/mini_cpu, of the size that int5 rows leave room for.
 PRESETS = {
     "pr334": {},
     "smoke": dict(
@@ -127,6 +128,27 @@ PRESETS = {
         rope_dims=4,
         bigram_dim=16,
         muon_momentum_warmup_steps=50,
+    ),
+    "mini": dict(
+        data_path="./data/datasets/mini_sp1024",
+        tokenizer_path="./data/datasets/mini_sp1024/tokenizer.model",
+        max_wallclock_seconds=0.0,
+        iterations=1_000_000,
+        max_train_flops=1e14,
+        max_artifact_bytes=250_000,
+        train_batch_tokens=2048,
+        train_seq_len=256,
+        micro_batch_tokens=2048,
+        warmup_steps=1,
+        val_loss_every=0,
+        eval_stride=128,
+        eval_documents=True,
+        num_layers=5,
+        model_dim=96,
+        num_heads=3,
+        num_kv_heads=1,
+        rope_dims=8,
+        bigram_dim=16,
     ),
 }
 
@@ -157,12 +179,8 @@ class Attention(nn.Module):
         gain = self.q_gain.to(x_BTD.dtype)[:, None]
         q_BTHE = rotate(norm(q_BTHE), cos, sin) * gain
         k_BTGE = rotate(norm(k_BTGE), cos, sin)
-        y_BHTE = F.scaled_dot_product_attention(
-            q_BTHE.transpose(1, 2),
-            k_BTGE.transpose(1, 2),
-            v_BTGE.transpose(1, 2),
-            is_causal=True,
-            enable_gqa=True,
+        y_BHTE = causal_attention(
+            q_BTHE.transpose(1, 2), k_BTGE.transpose(1, 2), v_BTGE.transpose(1, 2)
         )
         y_BTD = y_BHTE.transpose(1, 2).reshape(B, T, self.H * self.E)
         return self.proj(y_BTD)

@@ -36,7 +36,7 @@ class LowRank:
         names: tuple[str, ...],
         *,
         rank: int = 8,
-        rate: float = 0.01,
+        rate: float = 0.005,
         chunk: int = 32,
         rows: int = 32,
         decay: float = 0.99,

@@ -42,6 +42,7 @@ class Opened:
     model_settings: dict  # what recipe.model took, or the folder's config
     run_settings: dict  # settings.json of the run it lies in; empty where there is none
     path: Path  # the file or folder that holds the weights
+    repeat_weights: tuple[float, ...] = ()  # of a document's repeats; see evaluate.Scheme
 
     @property
     def seq_len(self) -> int:
@@ -80,7 +81,8 @@ def open_model(
     model.to(device).eval()
     if compile and device.type == "cuda":
         model.compile(dynamic=True)  # windows come in a few lengths
-    return Opened(model, recipe, model_settings, _run_settings(path), path)
+    repeat_weights = tuple(saved.get("repeat_weights", ()))
+    return Opened(model, recipe, model_settings, _run_settings(path), path, repeat_weights)
 
 
 def find_recipe(name: str) -> Recipe:
@@ -148,7 +150,8 @@ def model_settings_of(saved: dict) -> dict:
 
     {"system": "gpt2_124m", "seq_len": 1024, ...} -> {"train_seq_len": 1024, ...}
     """
-    model_settings = {name: v for name, v in saved.items() if name not in ("recipe", "system")}
+    not_the_model = ("recipe", "system", "repeat_weights")
+    model_settings = {name: v for name, v in saved.items() if name not in not_the_model}
     if "system" in saved and "seq_len" in saved:
         model_settings["train_seq_len"] = model_settings.pop("seq_len")
     return model_settings

@@ -125,6 +125,7 @@ class Recipe(Protocol):
     Settings: type[RunSettings]
     presets: dict[str, dict]  # changes of the defaults; the first is taken, or smoke without CUDA
     cap_bytes: float = quantize.CAP_BYTES  # code and artifact together; math.inf: none
+    mixes_repeats: bool = False  # scores with a document's own repeats (engine/repeats.py)
 
     def text(self, settings: RunSettings) -> TrainingText:
         """What it trains on. Raises: ValueError naming the setting that does not fit; OSError."""

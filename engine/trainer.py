@@ -45,6 +45,7 @@ from engine.text import HEAD_TOKENS, Batches, Rows, TrainingText
 # them. On the smoke model 2,816 tokens did as well as 11,264: packing added 0.0011 nats with either
 # (n = 1).
 CALIBRATION_TOKENS = 32_768
+REPEAT_TOKENS = 16_384  # enough for eight weights, in a pass that rehearsal times with the rest
 CALIBRATION_BATCH_TOKENS = 16_384  # bounds memory: the pass keeps every input of every matrix
 # Nats a token on held-out text that packing may cost beyond 4 times what is foreseen. Smoke models
 # of 60 to 5,000 steps lost 0.0001 to 0.0025 (n = 5), the fault that this guards against 0.103.
@@ -107,8 +108,9 @@ def train(recipe: Recipe) -> None:
         )
     )
     # From the bytes, never from the weights in memory: the score is that of the artifact.
-    model = open_model(run.artifact_path, ranks.device, compile=settings.compile).model
-    evaluate.score_and_log(model, val_T, table, final_scheme(settings), ranks, log=run.log)
+    opened = open_model(run.artifact_path, ranks.device, compile=settings.compile)
+    scheme = dataclasses.replace(final_scheme(settings), repeat_weights=opened.repeat_weights)
+    evaluate.score_and_log(opened.model, val_T, table, scheme, ranks, log=run.log)
     ranks.leave()
     if total_bytes > recipe.cap_bytes:
         sys.exit(f"error: {total_bytes} bytes are over the cap of {recipe.cap_bytes}")
@@ -677,6 +679,18 @@ class Trainer:
         self.model.zero_grad(set_to_none=True)
         return curvature.hessians(count * T)
 
+    def repeat_weights(self, weights: State, tokens_T: np.ndarray) -> list[float]:
+        """How much a document's repeats count beside this model, on the text's beginning."""
+        self.put(weights)
+        length = self.settings.train_seq_len
+        scheme = evaluate.Scheme(
+            length, length, isolate=True, batch_tokens=self.settings.micro_batch_tokens
+        )
+        tokens_T = tokens_T[: REPEAT_TOKENS + 1]
+        with as_scored(self.model):
+            fitted = evaluate.fit_repeats(self.model, tokens_T, self.table, scheme, self.ranks)
+        return [round(weight, 4) for weight in fitted]
+
     def most_bytes(self, code_bytes: int) -> float:
         """Of the artifact: its own bound, and what the cap leaves beside the code."""
         own = self.settings.max_artifact_bytes or math.inf
@@ -707,6 +721,8 @@ class Trainer:
             settings = packed_settings(self.recipe, self.settings)
             budget = Budget(self.most_bytes(code_bytes), seconds_left)
             hessians = functools.cache(lambda: self.hessians(weights, holdout_T))
+            if self.recipe.mixes_repeats:
+                settings["repeat_weights"] = self.repeat_weights(weights, holdout_T)
             try:
                 blob = self.recipe.pack(weights, settings, budget, hessians)
                 foreseen = quantize.foreseen_nats(blob, hessians)

@@ -30,6 +30,7 @@ from engine.ranks import Ranks
 from engine.shards import ShardError, sidecar_path, write_shard
 from evaluate import BOS_ID, ByteTable, IllegalScore, Ledger, Scheme, Score
 from tests.engine.test_memory import Remembering, reference_logits
+from tests.engine.test_repeats import by_hand as count_by_hand
 
 ROOT = Path(__file__).parents[1]
 SHARED_TOKENIZERS = ROOT.parent / "shared" / "data" / "tokenizers"
@@ -217,12 +218,14 @@ def test_bpb_equals_an_independent_computation(tokenizer, scheme):
     assert score.bpb == pytest.approx(expected, rel=1e-6)
 
 
-def test_bpb_of_one_pass_equals_an_independent_computation(tokenizer):
-    """So does reading every document once, against a loop in float64 over what each layer sees."""
+@pytest.mark.parametrize("weights", [(), tuple(np.linspace(0.1, 0.8, 8))])
+def test_bpb_of_one_pass_equals_an_independent_computation(tokenizer, weights):
+    """So does reading every document once, with its repeats and without: loops in float64."""
     documents, tokens_T, processor, table = encode(tokenizer, tuple(HOSTILE_LENGTHS))
     size_bytes = sum(len(processor.decode(ids).encode()) for ids in documents) + 5
     whole_T = invalid_utf8(processor, tokens_T)
     model = Remembering(processor.vocab_size()).eval()
+    repeats = count_by_hand(whole_T.tolist())
     logits_of = {}  # of a document, by where it begins
 
     def nats_of_target(begin, at):
@@ -230,9 +233,13 @@ def test_bpb_of_one_pass_equals_an_independent_computation(tokenizer):
             ends = np.flatnonzero(whole_T[begin + 1 :] == BOS_ID)
             end = begin + 1 + ends[0] if len(ends) else len(whole_T)
             logits_of[begin] = reference_logits(model, whole_T[begin:end].astype(int), 16)
-        return nats_of(logits_of[begin][at - begin], whole_T[at + 1])
+        nats = nats_of(logits_of[begin][at - begin], whole_T[at + 1])
+        cell, share = repeats[at]
+        weight = (0.0, *weights)[cell] if weights else 0.0
+        return -math.log((1 - weight) * math.exp(-nats) + weight * share)
 
-    score = evaluate.score_documents(model, None, whole_T, table, ONE_PASS)
+    scheme = replace(ONE_PASS, repeat_weights=weights)
+    score = evaluate.score_documents(model, None, whole_T, table, scheme)
     assert score.bytes == size_bytes
     expected = bpb_by_hand(nats_of_target, whole_T, size_bytes)
     assert score.bpb == pytest.approx(expected, rel=1e-6)
@@ -1034,6 +1041,24 @@ def test_a_score_in_one_pass_is_logged_with_and_without_its_adapter():
         evaluate.score_and_log(model, tokens_T, table_of(), ONE_PASS, adapter=stream_adapter)
 
 
+def test_weights_of_repeats_are_learned_from_the_models_own_nats():
+    """On text that repeats itself they lower the score, in one pass and in windows alike."""
+    rng = np.random.default_rng(25)
+    phrases = [rng.integers(2, VOCAB, 9) for _ in range(4)]
+    documents = [np.append(BOS_ID, np.tile(phrase, 8)) for phrase in phrases]
+    tokens_T = np.append(np.concatenate(documents), BOS_ID)
+    model = Causal().eval()
+    weights = evaluate.fit_repeats(model, tokens_T, table_of(), ISOLATED)
+    assert len(weights) == 8
+    assert min(weights) > 0
+    plain = evaluate.score_windows(model, tokens_T, table_of(), ISOLATED)
+    mixed = replace(ISOLATED, repeat_weights=weights)
+    score = evaluate.score_windows(model, tokens_T, table_of(), mixed)
+    assert score.nats < 0.7 * plain.nats
+    refitted = evaluate.fit_repeats(model, tokens_T, table_of(), mixed)
+    assert refitted == weights, "weights in the scheme do not enter the fit"
+
+
 # Ranks
 
 
@@ -1313,7 +1338,7 @@ def test_a_context_shorter_than_the_runs_stride_is_scored_in_blocks(run_folder, 
     assert "mode:blocks stride:5" in out
     status, _, err = call_main(path, "--seq-len", 5, "--stride", 8)
     assert status == 2
-    assert "stride=8 must lie in 1..seq_len=5" in err
+    assert "stride=8 must lie in 0..seq_len=5" in err
 
 
 def test_command_line_errors_are_one_line_and_exit_2(run_folder, call_main, tokenizers, tmp_path):
@@ -1330,9 +1355,10 @@ def test_command_line_errors_are_one_line_and_exit_2(run_folder, call_main, toke
         ([artifact, "--data", empty], "no *_val_*.bin in"),
         ([artifact, "--tokenizer", tokenizers["unknown"]], "pieces, VOCAB_SIZE is"),
         ([artifact, "--tokenizer", shard], "toy_val_000000.bin"),
-        ([artifact, "--stride", 33], "stride=33 must lie in 1..seq_len=32"),
-        ([artifact, "--stride", 0], "stride=0 must lie in 1..seq_len=32"),
-        ([artifact, "--seq-len", 0], "must lie in 1..seq_len=0"),
+        ([artifact, "--stride", 33], "stride=33 must lie in 0..seq_len=32"),
+        ([artifact, "--stride", 0, "--stream"], "stride=0 reads document by document"),
+            ([artifact, "--stride", -1], "stride=-1 must lie in 0..seq_len=32"),
+        ([artifact, "--seq-len", 0], "must lie in 0..seq_len=0"),
         ([artifact], "bytes do not hold"),
     ]
     for arguments, message in cases:

@@ -22,6 +22,7 @@ import quantize
 import train_gpt
 from codec import container
 from engine import trainer as engine_trainer
+from engine.open_model import open_model
 from engine.ranks import Ranks
 from engine.settings import Choice
 from engine.shards import read_shard, write_shard
@@ -555,6 +556,24 @@ def test_the_artifact_has_a_bound_of_its_own(toy, tmp_path, monkeypatch):
     assert trainer.most_bytes(code_bytes=100) == 30_000
     assert trainer.most_bytes(code_bytes=15_999_000) == 1_000
     assert len(trainer.pack_and_check(trainer.averages.candidates()["raw"], 0)) <= 30_000
+
+
+def test_weights_of_repeats_travel_in_the_artifact(toy, tmp_path, monkeypatch):
+    """A recipe that mixes repeats packs their weights; whoever opens the artifact has them."""
+    monkeypatch.setattr(type(RECIPE), "mixes_repeats", True)
+    trainer = trainer_on(toy, tmp_path, monkeypatch)
+    holdout_T = trainer.text.holdout_T
+    weights = trainer.averages.candidates()["raw"]
+    blob, _ = trainer.pack(weights, holdout_T, code_bytes=0, seconds_left=lambda: math.inf)
+    (tmp_path / "artifact.pgz").write_bytes(blob)
+    opened = open_model(tmp_path / "artifact.pgz")
+    assert len(opened.repeat_weights) == 8
+    assert list(opened.repeat_weights) == trainer.repeat_weights(weights, holdout_T)
+    assert "repeat_weights" not in opened.model_settings
+    monkeypatch.setattr(type(RECIPE), "mixes_repeats", False)
+    blob, _ = trainer.pack(weights, holdout_T, code_bytes=0, seconds_left=lambda: math.inf)
+    (tmp_path / "artifact.pgz").write_bytes(blob)
+    assert open_model(tmp_path / "artifact.pgz").repeat_weights == ()
 
 
 def test_one_pass_without_a_memory_is_refused_before_training(monkeypatch):

@@ -2,14 +2,16 @@
 
     python3 golf.py generate CHECKPOINT_OR_ARTIFACT_OR_FOLDER --prompt TEXT
         [--tokenizer MODEL_OR_DIR] [--tokens N] [--temperature T] [--top-k K] [--top-p P] [--seed S]
+        [--trust]
     python3 golf.py generate CHECKPOINT_OR_ARTIFACT_OR_FOLDER --serve
-        [--tokenizer MODEL_OR_DIR] [--host ADDRESS] [--port N]
+        [--tokenizer MODEL_OR_DIR] [--host ADDRESS] [--port N] [--trust]
 
 The prompt, as the tokenizer reads it, and what follows go to standard output while they are made,
 until there are N tokens or the model ends the document; the speed goes to standard error. A
 checkpoint or artifact is first written as `tools.hub.publish` writes it, to a folder that does not
-stay, so the published code is what runs, with its cache. A folder brings its own code, so name one
-that you trust. Without --tokenizer the folder's is used, or the one that a run was trained with.
+stay, so the published code is what runs, with its cache. A folder may bring code of its own: where
+that is not what publishing writes here, it runs only after --trust, with your rights. Without
+--tokenizer the folder's is used, or the one that a run was trained with.
 
 --serve answers clients of OpenAI's protocol at http://127.0.0.1:8000/v1 (`tools.hub.serve`).
 
@@ -17,6 +19,7 @@ Exit status 0: there is a text; 2: there is none, and one line says why; 130: st
 """
 
 import argparse
+import hashlib
 import json
 import math
 import sys
@@ -33,7 +36,7 @@ from data import caseops, tokenizers
 from tools.hub import publish
 from tools.hub import serve as server
 from tools.hub import tokenizer as hf_tokenizer
-from tools.hub.architectures import HUB_MODELS, read_model
+from tools.hub.architectures import HUB_MODELS, REMOTE_CODE, code_files, read_model
 
 UNREADABLE = "\ufffd"  # what decoding gives for bytes that are no whole character
 
@@ -131,6 +134,23 @@ def load(folder: Path, scratch: Path):
     except Exception as error:  # of transformers, safetensors, or the folder's code
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"{folder} could not be loaded: {reason}") from error
+
+
+def refuse_foreign_code(source: Path) -> None:
+    """Raises: ValueError for a folder with code that is not ours, which is named with its hash."""
+    own = {path.read_text() for path in REMOTE_CODE.glob("*.py")}
+    for recipe in HUB_MODELS:
+        own |= set(code_files(recipe).values())
+    hashes = []
+    for path in sorted(source.rglob("*.py")):
+        if path.read_text(errors="replace") not in own:
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            hashes.append(f"{path.name} {digest}")
+    if hashes:
+        listed = ", ".join(hashes)
+        raise ValueError(
+            f"{source} carries code of others ({listed}); read it, then pass --trust to run it"
+        )
 
 
 def refuse_too_long(config, prompt_tokens: int, tokens: int) -> None:
@@ -272,9 +292,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, metavar="S")
     parser.add_argument("--host", default="127.0.0.1", help="with --serve")
     parser.add_argument("--port", type=int, default=8000, help="with --serve")
+    parser.add_argument("--trust", action="store_true", help="run the code that a folder carries")
     args = parser.parse_args(argv)
     try:
         refuse_bad_options(args)
+        if args.source.is_dir() and not args.trust:
+            refuse_foreign_code(args.source)
         if not all(find_spec(name) for name in ("transformers", "safetensors")):
             raise ImportError("generating needs: python3 golf.py generate ...")
         with tempfile.TemporaryDirectory() as scratch:

@@ -272,7 +272,12 @@ def audit_artifact(
     if adapter and not hasattr(adapter, "learn"):
         adaptive = dict(stride=stride or seq_len // 2, chunk_tokens=seq_len, adapt=learning)
         modes["test-time training"] = adaptive
-    shape = dict(seq_len=seq_len, vocab_size=vocab_size, device=device)
+    shape = dict(
+        seq_len=seq_len,
+        vocab_size=vocab_size,
+        repeat_weights=opened.repeat_weights,
+        device=device,
+    )
     scorers = {mode: Windows(model, **shape, **special) for mode, special in modes.items()}
     if getattr(model, "takes_memory", False):
         scorers["one pass"] = OnePass(model, **shape)
@@ -281,7 +286,7 @@ def audit_artifact(
     for mode, scorer in scorers.items():
         findings += audit_scorer(lambda s=scorer: s, tokens_T, f"{place} [{mode}]", POSITIONS // 4)
     short_BT = torch.from_numpy(tokens_T[: min(seq_len, 128) + 1])[None].to(device)
-    findings += audit_parameters(model, loss_of, [short_BT] * DEAD_STEPS, short_BT, place)
+    findings += audit_parameters(model, loss_of, [short_BT] * DEAD_STEPS, short_BT[:, :-1], place)
     is_run = opened.path.is_file() and (folder / "train_gpt.py").is_file()
     if alone and table is not None and is_run:
         # Alone, the artifact has no settings.json beside it, which says how the run scores. Older

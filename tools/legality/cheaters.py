@@ -114,6 +114,15 @@ def audit_evaluator(make) -> list[Finding]:
     return audit_on_both_texts(maker(make, make.__name__), place=make.__name__)
 
 
+def side_by_side(tokens_T: np.ndarray, chunk: int = 8) -> list[list[tuple[int, int]]]:
+    """Chunk k of every document that has one: lists of first target and end."""
+    spans = evaluate.document_spans(tokens_T)
+    rounds = []
+    for k in range(0, len(tokens_T), chunk):
+        rounds.append([(a + k, min(a + k + chunk, b)) for a, b in spans if a + k < b])
+    return [parts for parts in rounds if parts]
+
+
 # Evaluators: the order of scoring and learning ----------------------------------------------------
 
 
@@ -248,6 +257,81 @@ class DocumentLoRA(Plain):
             for model, first, end in parts:
                 log.train(first, end)
                 model.learn(tokens_T[first : end + 1])
+
+
+@honest
+class IsolatedLoRA(DocumentLoRA):
+    """Claims isolation: what a document's adapter learns stays in that document."""
+
+    isolated = True
+
+
+@cheats("causal", "C1")
+class SharedAdapter(Plain):
+    """Documents side by side with one adapter: a later document teaches an earlier one."""
+
+    def evaluate(self, tokens_T, log):
+        for parts in side_by_side(tokens_T):
+            for first, end in parts:
+                self.score(tokens_T, first, first, end, log)
+            for first, end in parts:
+                log.train(first, end)
+                self.learn(tokens_T[first : end + 1])
+
+
+@cheats("isolation", "#1530")
+class StaleAdapter(Plain):
+    """Claims isolation, and forgets to reset the adapter where a row takes its next document."""
+
+    isolated = True
+
+    def evaluate(self, tokens_T, log):
+        for begin, stop in evaluate.document_spans(tokens_T):
+            for first in range(begin, stop, 8):
+                end = min(first + 8, stop)
+                self.score(tokens_T, first, first, end, log)
+                log.train(first, end)
+                self.learn(tokens_T[first : end + 1], rate=0.1)
+
+
+@cheats("score-first", "C3")
+class EagerAdapter(Plain):
+    """The chunk is learned from first and scored in the same pass afterwards."""
+
+    def evaluate(self, tokens_T, log):
+        for parts in side_by_side(tokens_T):
+            for first, end in parts:
+                log.train(first, end)
+                self.learn(tokens_T[first : end + 1])
+                self.score(tokens_T, first, first, end, log)
+
+
+@honest
+class KeptPrefix(Plain):
+    """Claims isolation: documents in chunks, the last token of each kept for its next chunk."""
+
+    isolated = True
+
+    def evaluate(self, tokens_T, log):
+        for parts in side_by_side(tokens_T):
+            for first, end in parts:
+                start = first if tokens_T[first] == BOS else first - 1
+                self.score(tokens_T, start, first, end, log)
+
+
+@cheats("isolation", "C1")
+class OtherPrefix(Plain):
+    """Claims isolation, and goes on with what it kept of the document in the row above."""
+
+    isolated = True
+
+    def evaluate(self, tokens_T, log):
+        for parts in side_by_side(tokens_T):
+            for row, (first, end) in enumerate(parts):
+                kept = parts[max(0, row - 1)][0] - 1 if tokens_T[first] != BOS else first
+                input_T = np.append(tokens_T[max(0, kept)], tokens_T[first:end])
+                rows_SV = self.rows(input_T)[1:]
+                log.score(first, end, picked(rows_SV, tokens_T[first + 1 : end + 1]), rows_SV)
 
 
 @cheats("one-pass", "#991")
@@ -424,6 +508,109 @@ class HintTilt(Plain):
     def logits(self, input_T):
         begins_word_V = np.array([piece.startswith("▁") for piece in PIECES])
         return super().logits(input_T) + 2.0 * begins_word_V * (input_T == 6)[:, None]
+
+
+@honest
+class StrictTilt(Plain):
+    """What followed last time is made likelier, whatever the target; normalised again."""
+
+    def boost(self, hint, target):
+        return 2.0
+
+    def evaluate(self, tokens_T, log):
+        rows_TV = self.rows(tokens_T[:-1])
+        last = {}
+        for i, target in enumerate(tokens_T[1:]):
+            pair = tuple(tokens_T[max(0, i - 1) : i + 1])
+            if pair in last:
+                rows_TV[i, last[pair]] += self.boost(last[pair], target)
+            last[pair] = target
+        rows_TV = log_softmax(rows_TV)
+        log.score(0, log.num_targets, picked(rows_TV, tokens_T[1:]), rows_TV)
+
+
+@cheats("causal", "#1420")
+class TiltByTarget(StrictTilt):
+    """The same tilt, only where the hint is the target: a wrong hint never costs."""
+
+    def boost(self, hint, target):
+        return 2.0 * (hint == target)
+
+
+@honest
+class StrideByPlace(Plain):
+    """The stride is a matter of the place: short windows for the first targets, then long ones."""
+
+    def windows(self, num_targets):
+        first = 0
+        while first < num_targets:
+            end = min(first + (4 if first < 64 else 16), num_targets)
+            yield max(0, end - 16), first, end
+            first = end
+
+
+@cheats("causal", "C1")
+class StrideByResult(Plain):
+    """Scores each sixteen targets with two strides, and reports what came out better."""
+
+    def evaluate(self, tokens_T, log):
+        for _, first, end in self.windows(log.num_targets):
+            trials = []
+            for stride in (4, 16):
+                trials.append(Log(tokens_T))
+                for start in range(first, end, stride):
+                    self.score(tokens_T, start, start, min(start + stride, end), trials[-1])
+            best = min(trials, key=lambda trial: trial.nats_T[first:end].sum())
+            log.score(first, end, best.nats_T[first:end], best.logp_TV[first:end])
+
+
+@honest
+class DocumentCache(Plain):
+    """Claims isolation: pairs of tokens counted in the document so far, mixed by weights."""
+
+    isolated = True
+
+    def counts(self, tokens_T, begin, at, stop):
+        """Pairs that may be counted for target `at` of the document begin..stop."""
+        return tokens_T[begin:at], tokens_T[begin + 1 : at + 1]
+
+    def evaluate(self, tokens_T, log):
+        rows_TV = self.rows(tokens_T[:-1])
+        for begin, stop in evaluate.document_spans(tokens_T):
+            for i in range(begin, stop):
+                counts_VV = np.full((V, V), 0.1)
+                np.add.at(counts_VV, self.counts(tokens_T, begin, i, stop), 1)
+                share_V = counts_VV[tokens_T[i]] / counts_VV[tokens_T[i]].sum()
+                row_V = np.log(0.7 * np.exp(rows_TV[i]) + 0.3 * share_V)
+                log.score(i, i + 1, [-row_V[tokens_T[i + 1]]], row_V[None])
+
+
+@cheats("causal", "C1")
+class WholeDocumentCache(DocumentCache):
+    """The same cache, with the pairs of the document's rest counted as well."""
+
+    isolated = False
+
+    def counts(self, tokens_T, begin, at, stop):
+        return tokens_T[begin:stop], tokens_T[begin + 1 : stop + 1]
+
+
+@cheats("causal", "C1")
+class LaterCache(DocumentCache):
+    """The same cache, with the pairs of the documents that come later."""
+
+    isolated = False
+
+    def counts(self, tokens_T, begin, at, stop):
+        return tokens_T[stop:-1], tokens_T[stop + 1 :]
+
+
+@cheats("isolation", "C1")
+class EarlierCache(DocumentCache):
+    """Claims isolation, and never empties the cache: earlier documents are counted too."""
+
+    def counts(self, tokens_T, begin, at, stop):
+        return tokens_T[:at], tokens_T[1 : at + 1]
 
 
 @cheats("artifact-only", "C1")

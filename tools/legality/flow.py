@@ -42,6 +42,9 @@ from tools.legality.values import (
 from tools.legality.verdicts import say
 
 READS_VAL = re.compile(r"^_*(load|read|get)_\w*(val|valid|validation)(_|$)", re.I)
+READS_SPLIT = re.compile(r"^_*(load|read|get|find)_", re.I)  # read_split(path, "val")
+SPLITS = {"val", "valid", "validation"}
+ADAPTS = re.compile(r"^_*(adapt|learn)(_fn|_on|_from)?$", re.I)
 SCORES = re.compile(
     WORD.format("eval|evaluate|score|scored|scoring|ttt|slot|validate|sliding"), re.I
 )
@@ -731,8 +734,12 @@ class Flow(Judge):
             read = {kinds[kind] for kind in both.kinds if kind in kinds}
             if read:
                 return Value(frozenset(read), both.loops)
-        if READS_VAL.search(name):
+        if reads_validation(name, arguments):
             return Value(frozenset({"val"}))
+        if ADAPTS.search(name) and merged.kinds & TEXT and callee.body is None:
+            # The adapter that a recipe returned: what it does is unknown here, but not what for.
+            self.update(merged.but(kinds=merged.kinds | {"nll"}), node)
+            return Value()
         if name in BYTES_IN and both.kinds == {"unknown"}:
             return Value()  # the bytes of a file are no tokens
         if name in CLOCKS and not values and name != "time" or ast.unparse(node) == "time.time()":
@@ -921,7 +928,7 @@ class Flow(Judge):
                 self.report("calibrated", call)
         returned = frame.returned
         result = returned[0] if len(returned) == 1 else join(returned)
-        if READS_VAL.search(name):
+        if reads_validation(name, [*values, *keywords.values()]):
             result = result.but(kinds=result.kinds | {"val"}, parts=None)
         return result
 
@@ -961,6 +968,14 @@ def loss_targets(function: ast.AST) -> frozenset[str]:
                 target = target.func.value  # y.reshape(-1)
             names.add(last_name(target))
     return frozenset(names)
+
+
+def reads_validation(name: str, arguments: list[Value]) -> bool:
+    """Whether a call gives validation text by its name, or by the split that it is asked for."""
+    if READS_VAL.search(name):
+        return True
+    splits = [value.const for value in arguments if isinstance(value.const, str)]
+    return bool(READS_SPLIT.search(name)) and not SPLITS.isdisjoint(splits)
 
 
 def is_static(node: ast.AST) -> bool:

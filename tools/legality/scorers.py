@@ -15,8 +15,10 @@ load_scorer finds any of them in a file.
 import copy
 import importlib.util
 import inspect
+import itertools
 import math
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -28,6 +30,7 @@ import torch.nn.functional as F
 
 import evaluate
 from engine.ranks import Ranks
+from engine.repeats import BUCKETS
 
 
 class Scorer(Protocol):
@@ -110,13 +113,16 @@ class Windows:
         isolate: bool = False,
         chunk_tokens: int | None = None,
         adapt: Callable | None = None,
+        repeat_weights: tuple[float, ...] = (),
         device: str = "cpu",
     ):
         self.model = model
         self.isolated = isolate
         self.adapt = adapt
         self.device = device
-        self.scheme = evaluate.Scheme(seq_len, stride, isolate, chunk_tokens or 0)
+        self.scheme = evaluate.Scheme(
+            seq_len, stride, isolate, chunk_tokens or 0, repeat_weights=repeat_weights
+        )
         with torch.no_grad():
             probe_BT = torch.ones(1, 2, dtype=torch.long, device=device)
             self.vocab_size = vocab_size or model(probe_BT).size(-1)
@@ -140,12 +146,13 @@ class Windows:
         ledger = evaluate.Ledger()
         no_V = np.zeros(self.vocab_size, bool)
         table = evaluate.ByteTable(np.ones(self.vocab_size, np.int64), no_V, no_V)
+        repeats = RepeatRows(tokens_T, self.scheme.repeat_weights)
 
         def logits_fn(input_BT):
             logits_BTV = model(input_BT)
             logp_BTV = F.log_softmax(logits_BTV.float(), dim=-1).cpu().numpy()
             for logp_TV, (start, first, end) in zip(logp_BTV, next(batches), strict=False):
-                logp_SV = logp_TV[first - start : end - start].copy()
+                logp_SV = repeats.mix(logp_TV[first - start : end - start].copy(), first)
                 nats_S = -logp_SV[range(end - first), tokens_T[first + 1 : end + 1]]
                 done.append((first, end, nats_S, logp_SV))
             return logits_BTV
@@ -184,13 +191,14 @@ class OnePass:
         *,
         vocab_size: int,
         adapter: Callable | None = None,
+        repeat_weights: tuple[float, ...] = (),
         device: str = "cpu",
     ):
         self.model = model
         self.vocab_size = vocab_size
         self.adapter = adapter
         self.device = device
-        self.scheme = evaluate.Scheme(seq_len, 0, isolate=True)
+        self.scheme = evaluate.Scheme(seq_len, 0, isolate=True, repeat_weights=repeat_weights)
 
     def evaluate(self, tokens_T: np.ndarray, log: Log) -> None:
         """Score, and report chunk by chunk.
@@ -202,6 +210,7 @@ class OnePass:
         no_V = np.zeros(self.vocab_size, bool)
         table = evaluate.ByteTable(np.ones(self.vocab_size, np.int64), no_V, no_V)
         batches = self.batches(tokens_T, table, adapter)
+        repeats = RepeatRows(tokens_T, self.scheme.repeat_weights)
         last = []
 
         class Reporting:
@@ -213,7 +222,7 @@ class OnePass:
                 last[:] = [next(batches)]
                 done = 0
                 for _, first, end in last[0]:
-                    logp = logp_SV[done : done + end - first]
+                    logp = repeats.mix(logp_SV[done : done + end - first], first)
                     done += end - first
                     nats_S = -logp[range(end - first), tokens_T[first + 1 : end + 1]]
                     log.score(first, end, nats_S, logp)
@@ -241,6 +250,43 @@ class OnePass:
         for group_D2 in evaluate.plan_groups(tokens_T, self.scheme, table, adapter):
             for batch in evaluate.read_on(group_D2, chunk_tokens):
                 yield batch.windows_B3
+
+
+class RepeatRows:
+    """Whole distributions of a document's repeats, counted target by target (engine/repeats.py).
+
+    Slow and plain, where the engine sorts: what it reports must add up to the engine's score.
+    """
+
+    def __init__(self, tokens_T: np.ndarray, weights: tuple[float, ...]):
+        self.weights = weights
+        self.rows: list[tuple[float, dict[int, int]]] = []  # weight and followers, by target
+        followers: dict[tuple, Counter] = {}
+        inputs: list[int] = []
+        for token, target in itertools.pairwise(np.asarray(tokens_T).tolist()):
+            if token == evaluate.BOS_ID:
+                followers.clear()
+                inputs.clear()
+            inputs.append(token)
+            row = (0.0, {})
+            for length in (1, 2)[: len(inputs)]:
+                counts = followers.setdefault(tuple(inputs[-length:]), Counter())
+                if counts and weights:
+                    bucket = min(BUCKETS, counts.total().bit_length()) - 1
+                    row = (weights[BUCKETS * (length - 1) + bucket], dict(counts))
+                counts[target] += 1
+            self.rows.append(row)
+
+    def mix(self, logp_SV: np.ndarray, first: int) -> np.ndarray:
+        """The distributions of targets from `first` on, repeats mixed in."""
+        if not self.weights:
+            return logp_SV
+        p_SV = np.exp(logp_SV.astype(np.float64))
+        for p_V, (weight, counts) in zip(p_SV, self.rows[first:], strict=False):
+            p_V *= 1 - weight
+            for token, count in counts.items():
+                p_V[token] += weight * count / sum(counts.values())
+        return np.log(p_SV)
 
 
 def require_total(log: Log, score: evaluate.Score) -> None:

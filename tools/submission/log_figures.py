@@ -39,6 +39,12 @@ def is_written(text: str, value: float) -> bool:
     return any(agrees(number, value / unit, places) for unit in UNITS)
 
 
+def is_about(text: str, value: float) -> bool:
+    """Whether a figure that a text calls approximate, as ~15.8M, is within 1 % of this value."""
+    number = float(text.replace(",", ""))
+    return any(abs(number * unit - value) <= 0.01 * abs(value) for unit in UNITS)
+
+
 def named_seed(run: Run) -> int | None:
     """The seed that the log's name gives; where it gives none, that of the log."""
     match = re.search(r"seed[_-]?(\d+)", run.path.stem)

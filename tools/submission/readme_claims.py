@@ -12,6 +12,7 @@ from tools.submission.log_figures import (
     NUMBER,
     agrees,
     averages,
+    is_about,
     is_in_logs,
     is_written,
     join_measured,
@@ -69,8 +70,11 @@ def denied_cells(record: Record) -> Iterator[tuple[int, str]]:
             if not logged:
                 continue  # a column of another kind, as the learning rate
             figures = re.split(r"std|±|\+/-|\(|σ", cell)[0]  # what follows is the deviation
-            for text in NUMBER.findall(figures):
+            for match in NUMBER.finditer(figures):
+                text = match[0]
                 is_stated = any(is_written(text, value) for value in logged)
+                if re.search(r"[~≈]\s*$", figures[: match.start()]):
+                    is_stated |= any(is_about(text, value) for value in logged)
                 if not is_stated and not is_in_logs(text, runs or record.runs):
                     stated = ", ".join(f"{value:.10g}" for value in dict.fromkeys(logged))
                     yield number, f"{text} where {source} has {stated}"
@@ -101,6 +105,8 @@ def stray_figures(record: Record) -> Iterator[tuple[int, str]]:
         for match in NUMBER.finditer(line):
             text = match[0]
             is_score = re.fullmatch(r"[0-3]\.\d{4,}", text) and float(text) > 0.5
+            # Decays of averages and percentiles of clipping: 0.9965, 0.99999.
+            is_score = is_score and not text.startswith("0.99")
             is_size = re.fullmatch(r"1[0-9],?\d{3},?\d{3}", text) and "byte" in line.lower()
             if not is_score and not is_size:
                 continue

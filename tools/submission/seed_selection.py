@@ -36,9 +36,10 @@ def check_seeds(record: Record) -> Iterator[Finding]:
     for run in record.runs:
         if run not in runs:
             evidence = f"states no score in bpb: {run.score_reason}"
-            yield Finding(
-                "seeds", "fail", run.path.name, evidence, "finish the run, or leave it out"
-            )
+            # Beside enough scored logs it is one of another stage, or of a run that failed.
+            level = "fail" if len(runs) < least else "warn"
+            remedy = "finish the run, or leave it out"
+            yield Finding("seeds", level, run.path.name, evidence, remedy)
     if len(runs) < least:
         evidence = f"{len(runs)} scored logs, the track {record.track_name} needs {least}"
         yield Finding(
@@ -48,6 +49,10 @@ def check_seeds(record: Record) -> Iterator[Finding]:
     if twice:
         remedy = "give each run its own SEED, and one log"
         yield Finding("seeds", "fail", folder_name, "; ".join(twice), remedy)
+    reruns = list(rerun(runs)) if not twice else []
+    if reruns:
+        evidence = f"{'; '.join(reruns)}: reruns of one seed show less noise than seeds do"
+        yield Finding("seeds", "warn", folder_name, evidence, "give each run its own SEED")
     if runs and any(run.seed is None for run in runs) and len(runs) > 1:
         names = ", ".join(run.path.name for run in runs if run.seed is None)
         remedy = "name the log train_seed<N>.log"
@@ -56,27 +61,35 @@ def check_seeds(record: Record) -> Iterator[Finding]:
     if differ:
         remedy = "run the seeds again, with one code and one set of settings"
         yield Finding("seeds", "fail", folder_name, "; ".join(differ), remedy)
-    if len(runs) >= least and not twice and not differ:
+    if len(runs) >= least and not twice and not reruns and not differ:
         evidence = f"{len(runs)} seeds of one code and one set of settings"
         yield Finding("seeds", "ok", folder_name, evidence)
 
 
 def repeated(runs: list[Run]) -> Iterator[str]:
-    """What shows that two logs are of one seed, or even of one run."""
+    """What shows that two logs are of one run, or that a log is not of the seed in its name."""
     for run in runs:
         if None not in (run.seed, named_seed(run)) and run.seed != named_seed(run):
             yield f"{run.path.name} is of a run that printed seed {run.seed}"
-    signs = {
-        "seed": [run.seed for run in runs],
-        "score": [(run.score.val_bpb, run.score.val_loss) for run in runs],
-        "first three training losses": [first_losses(run) for run in runs],
-    }
-    for sign, values in signs.items():
-        for value in dict.fromkeys(values):
-            if value is not None and values.count(value) > 1:
-                pairs = zip(runs, values, strict=True)
-                names = [run.path.name for run, other in pairs if other == value]
-                yield f"{', '.join(names)} have the same {sign}, {value}"
+    scores = [(run.score.val_bpb, run.score.val_loss) for run in runs]
+    # Two seeds may agree in a score of few digits, as 1.0855.
+    exact = [score if len(f"{score[0]!r}") > 7 else None for score in scores]
+    yield from equal(runs, exact, "score")
+    yield from equal(runs, [first_losses(run) for run in runs], "first three training losses")
+
+
+def rerun(runs: list[Run]) -> Iterator[str]:
+    """Logs of runs that differ, and yet have one seed."""
+    yield from equal(runs, [run.seed for run in runs], "seed")
+
+
+def equal(runs: list[Run], values: list, sign: str) -> Iterator[str]:
+    """Which runs have the same of something; None is equal to nothing."""
+    for value in dict.fromkeys(values):
+        if value is not None and values.count(value) > 1:
+            pairs = zip(runs, values, strict=True)
+            names = [run.path.name for run, other in pairs if other == value]
+            yield f"{', '.join(names)} have the same {sign}, {value}"
 
 
 def first_losses(run: Run) -> tuple[float, ...] | None:

@@ -54,14 +54,25 @@ def mentions(source: Path, package: tuple[str, ...]) -> list[tuple[str, str]]:
     return [(word, "named in") for word in source.read_text(errors="ignore").split('"')]
 
 
+def is_inside(path: Path, folder: Path) -> bool:
+    """Whether a path lies in the folder by its name, and is not a link out of it."""
+    return path.is_relative_to(folder) and path.resolve().is_relative_to(folder.resolve())
+
+
 def reached(folder: Path) -> dict[Path, str]:
     """Every file of the folder that running its entries can load, and what says so.
 
     Found in the source, without running it: imports, and strings that are the name of a file, also
     those of code that is packed in a script. A name that is put together at run time is not seen;
-    weigh() therefore lists the files left out.
+    weigh() therefore lists the files left out. A link out of the folder is not followed: it is not
+    shipped.
+
+    Raises: ValueError where the entry itself is such a link, or is not Python.
     """
     files = dict.fromkeys(entries(folder), "entry")
+    for path in files:
+        if not is_inside(path, folder):
+            raise ValueError(f"{path} is a link out of its folder; ship the file itself")
     roots = [folder]
     todo = list(files)
     while todo:
@@ -81,7 +92,7 @@ def reached(folder: Path) -> dict[Path, str]:
             if relation != "named in":
                 for root in roots:
                     loaded |= dict.fromkeys(module_files(root, word), relation)
-        new = {path for path in loaded if path not in files and path.is_relative_to(folder)}
+        new = {path for path in loaded if path not in files and is_inside(path, folder)}
         files |= {path: f"{loaded[path]} {name}" for path in new}
         todo += new
     return files

@@ -1,6 +1,7 @@
 """Generating: the text is the model's own, characters come whole, an error is one line."""
 
 import dataclasses
+import hashlib
 import io
 import json
 import sys
@@ -181,6 +182,23 @@ def test_checkpoint_artifact_and_folder_say_the_same(tokenizer, tmp_path, capsys
     assert texts[0] == texts[1] and sorted(folder.rglob("*")) == before
     greedy_text = run(capsys, artifact, "--prompt", "", "--tokens", 20, "--temperature", 0)[1]
     assert greedy_text == greedy(artifact, tokenizer, "", 20)
+
+
+def test_foreign_code_of_a_folder_runs_only_when_trusted(tokenizer, tmp_path, capsys, own_modules):
+    """Published code as it stands here is ours; one line more and it is named with its hash."""
+    folder = tmp_path / "published"
+    publish.write_folder(checkpoint(tmp_path, "golf"), folder, None, tokenizer)
+    capsys.readouterr()
+    code = next(folder.glob("modeling_*.py"))
+    ran = tmp_path / "ran"
+    code.write_text(code.read_text() + f"\nopen({str(ran)!r}, 'w').close()\n")
+    options = ["--prompt", "", "--tokens", 3]
+    status, out, err = run(capsys, folder, *options)
+    digest = hashlib.sha256(code.read_bytes()).hexdigest()
+    assert (status, out, err.count("\n")) == (2, "", 1) and not ran.exists()
+    assert f"{code.name} {digest}" in err and "--trust" in err
+    assert run(capsys, folder, "--serve")[0] == 2 and not ran.exists()
+    assert run(capsys, folder, *options, "--trust")[0] == 0 and ran.exists()
 
 
 def test_sampling_does_as_it_is_told(tokenizer, tmp_path, capsys, own_modules):

@@ -341,3 +341,51 @@ def test_paths_of_a_run_are_found_and_shown_without_the_machines_folders(tmp_pat
     monkeypatch.chdir(run)
     assert audit.find_path("./data", run) == text
     assert audit.find_path("nowhere", run) is None
+
+
+PEEKS = """
+from transformers import GPT2LMHeadModel
+
+
+class Peeks(GPT2LMHeadModel):
+    def forward(self, input_ids, **how):
+        output = super().forward(input_ids.flip(1), **how)
+        output.logits = output.logits.flip(1)
+        return output
+"""
+
+
+@pytest.fixture
+def published(tmp_path) -> Path:
+    """A Hugging Face folder without code: a stock model of transformers, tiny."""
+    transformers = pytest.importorskip("transformers", reason="python3 golf.py --with hf test")
+    config = transformers.GPT2Config(
+        vocab_size=64, n_positions=16, n_embd=8, n_layer=1, n_head=2, bos_token_id=1
+    )
+    folder = tmp_path / "published"
+    transformers.GPT2LMHeadModel(config).save_pretrained(folder)
+    return folder
+
+
+def test_a_hugging_face_folder_is_audited(published, capsys):
+    """Windows, distributions and parameters of a stock model; without text a warning, no more."""
+    assert main([str(published), "--verbose"]) == 3
+    out = capsys.readouterr().out
+    assert "OK    causal" in out and "sliding by" in out and "isolated documents" in out
+    assert "OK    normalised" in out and "FAIL" not in out
+
+
+def test_code_of_a_hugging_face_folder_is_run_only_when_trusted(published, capsys, monkeypatch):
+    """Its hash is named; once trusted, what it does with later tokens is seen."""
+    from transformers import dynamic_module_utils
+
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(published.parent / "modules"))
+    (published / "modeling_peeks.py").write_text(PEEKS)
+    config = json.loads((published / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForCausalLM": "modeling_peeks.Peeks"}
+    (published / "config.json").write_text(json.dumps(config))
+    assert main([str(published)]) == 2
+    error = capsys.readouterr().err
+    assert re.search(r"modeling_peeks.py [0-9a-f]{64}", error) and "--trust" in error
+    assert main([str(published), "--trust"]) == 1
+    assert "FAIL  causal" in capsys.readouterr().out

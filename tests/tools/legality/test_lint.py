@@ -3,13 +3,15 @@
 import base64
 import json
 import lzma
+import re
 import textwrap
 from pathlib import Path
 
 import pytest
 
-from tools.legality.lint import lint, main
+from tools.legality.lint import lint, lint_scripts, main
 from tools.submission.bundle import SOURCES, pack
+from tools.submission.unwrap import Unwrapped, unwrap
 
 ROOT = Path(__file__).parents[3]
 
@@ -570,6 +572,70 @@ def test_a_change_to_our_own_trainer_is_found(tmp_path):
     file, line = finding.place.split(":")
     assert file == "engine/trainer.py"
     assert "backward()" in (tmp_path / file).read_text().splitlines()[int(line) - 1]
+
+
+ADAPTER = r"    def adapter\(self, model.*\n(?=        return)"
+CHUNKS = r"    for number, chunk_W3 in enumerate\(chunks\):\n"
+EARLY_LEARNERS = {
+    "an adapter that reads the split and trains": (
+        "train_gpt.py",
+        ADAPTER,
+        """
+        text_T = torch.from_numpy(evaluate.read_split("data/toy", "val"))
+        for first in range(0, len(text_T) - 1, 1024):
+            part_T = text_T[first : first + 1025]
+            F.cross_entropy(model(part_T[None, :-1])[0], part_T[1:]).backward()
+        """,
+    ),
+    "an adapter that is called before it is handed out": (
+        "train_gpt.py",
+        ADAPTER,
+        """
+        learn_now = evaluate.sgd_adapter(model, seq_len=seq_len, ranks=ranks)
+        for path in evaluate.find_shards("data/toy", "val"):
+            learn_now(torch.from_numpy(evaluate.read_shard(path)), 0, 1)
+        """,
+    ),
+    "a score loop that adapts to all text first": (
+        "evaluate.py",
+        r"(?=" + CHUNKS + ")",
+        """
+    if adapt_fn:
+        adapt_fn(torch.from_numpy(tokens_T.astype(np.int64)), 0, 1)
+        """,
+    ),
+    "a score loop that adapts to a chunk before it scores it": (
+        "evaluate.py",
+        CHUNKS,
+        """
+        first, end = int(chunk_W3[0, 1]), int(chunk_W3[-1, 2])
+        adapt_fn(torch.from_numpy(tokens_T[first : end + 1]), number, len(chunks))
+        """,
+    ),
+}
+
+
+def lint_changed(file: str, place: str, lines: str) -> list:
+    """The lint of our recipe, score loop and shards, with lines put in after a place of one."""
+    scripts = Unwrapped()
+    for name in ("evaluate.py", "train_gpt.py", "engine/shards.py"):
+        text = (ROOT / name).read_text()
+        if name == file:
+            text, count = re.subn(place, lambda match: match[0] + lines, text)
+            assert count == 1, f"{name} has {count} places {place}"
+        scripts.add(unwrap(text.encode(), name))
+    return lint_scripts(scripts)
+
+
+@pytest.mark.parametrize("file, place, lines", EARLY_LEARNERS.values(), ids=EARLY_LEARNERS)
+def test_an_adapter_of_ours_that_learns_before_the_score_is_found(file, place, lines):
+    """Through the Recipe interface: adapter() hands a function out, the score loop calls it."""
+    findings = lint_changed(file, place, lines.lstrip("\n").rstrip(" "))
+    assert {(f.rule, f.level) for f in findings} == {("score-first", "fail")}
+
+
+def test_our_adapter_and_score_loop_have_no_finding():
+    assert lint_changed("evaluate.py", CHUNKS, "") == []
 
 
 def test_the_network_at_training_is_a_warning():

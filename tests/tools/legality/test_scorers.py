@@ -117,17 +117,23 @@ class Leaking(LowRank):
             weight.data[:] = weight.data.mean(dim=0)
 
 
-def one_pass(adapter=LowRank, rows=3) -> OnePass:
+WEIGHTS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6)  # of repeats
+
+
+def one_pass(adapter=LowRank, rows=3, repeat_weights=()) -> OnePass:
     def learning(model):
         return adapter(model, ("fc",), rank=2, rate=0.1, chunk=8, rows=rows)
 
-    return OnePass(Reading(), 8, vocab_size=V, adapter=adapter and learning)
+    return OnePass(
+        Reading(), 8, vocab_size=V, adapter=adapter and learning, repeat_weights=repeat_weights
+    )
 
 
+@pytest.mark.parametrize("weights", [(), WEIGHTS])
 @pytest.mark.parametrize("adapter", [None, LowRank])
-def test_one_pass_keeps_every_rule(adapter):
-    """With adapters and without: causal, normalised, in order, each document for itself."""
-    findings = audit_scorer(lambda: one_pass(adapter), SHORT, count=8)
+def test_one_pass_keeps_every_rule(adapter, weights):
+    """With adapters and without, with a document's repeats and without: all four conditions."""
+    findings = audit_scorer(lambda: one_pass(adapter, repeat_weights=weights), SHORT, count=8)
     assert not broken_rules(findings)
     assert {"isolation", "normalised", "score-first"} <= {f.rule for f in findings}
     order = next(f.evidence for f in findings if f.rule == "score-first")
@@ -159,3 +165,17 @@ def test_one_pass_reports_what_evaluate_scores():
     scorer.evaluate(TEXT, log)
     assert np.isfinite(log.nats_T).all()
     assert {kind for kind, *_ in log.events} == {"score"}
+
+
+def test_repeats_in_a_stream_keep_every_rule():
+    """Windows that reach into the document before, with repeats that do not."""
+    model = Net(table_std=0.5)
+    scorer = Windows(model, 16, 4, repeat_weights=WEIGHTS)
+    plain = Windows(model, 16, 4)
+    assert not broken_rules(audit_scorer(lambda: scorer, SHORT, count=8))
+    nats = []
+    for one in (scorer, plain):
+        log = Log(SHORT)
+        one.evaluate(SHORT, log)
+        nats.append(log.nats_T.sum())
+    assert nats[0] != nats[1]

@@ -14,6 +14,9 @@ from tests.tools.submission.conftest import edit, faults_in
         (r"(# Eleven .*)1\.1504", r"\g<1>1.1494", "warn"),
         (r"is 15,8\d\d", "is 15,700", "warn"),
         (r"10000\.0", "20000.0", None),  # no score and no size
+        (r"10000\.0", "0.9965, clipped at 0.99999", None),  # a decay and a percentile
+        (r"15,80[0-4],\d+ \|", "~15.9M |", None),  # called approximate, and within 1 %
+        (r"15,80[0-4],\d+ \|", "~13.1M |", "fail"),
     ],
 )
 def test_the_figures_of_a_readme_are_looked_for(folder, old, new, level):

@@ -40,6 +40,28 @@ def other_code(folder):
     edit(folder / "train_seed42.log", r"Code size: \d+", f"Code size: {len(SCRIPT) - 1}")
 
 
+def test_a_copy_of_a_log_is_not_another_run(folder):
+    """train.log beside train_seed1337.log, byte for byte: three runs are still three."""
+    shutil.copy(folder / "train_seed1337.log", folder / "train.log")
+    assert faults_in(folder) == set()
+
+
+def test_reruns_of_one_seed_are_for_a_person_to_weigh(folder):
+    """Other losses, another score, the same SEED: more than one run, less than three seeds."""
+    for path in folder.glob("*.log"):
+        edit(path, r"\nseed:\d+", "\nseed:1337")
+        path.rename(folder / f"train_v{path.stem[10:]}.txt")
+    assert ("seeds", "warn") in faults_in(folder) and ("seeds", "fail") not in faults_in(folder)
+
+
+def test_a_log_without_a_score_counts_only_where_others_are_missing(folder):
+    log = (folder / "train_seed42.log").read_text().split("final_")[0]
+    (folder / "train_crashed.log").write_text(log.replace("6.942", "7.1"))
+    assert {level for rule, level in faults_in(folder) if rule == "seeds"} == {"warn"}
+    (folder / "train_seed42.log").unlink()
+    assert ("seeds", "fail") in faults_in(folder)
+
+
 @pytest.mark.parametrize(
     "spoil",
     [

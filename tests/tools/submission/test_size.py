@@ -198,3 +198,20 @@ def test_code_that_is_not_python_is_status_2(tmp_path, capsys):
     make(tmp_path, "import helper", {"helper.py": "def :"})
     assert main([str(tmp_path)]) == 2
     assert "helper.py is not Python" in capsys.readouterr().err
+
+
+def test_a_link_out_of_the_folder_is_not_followed(tmp_path, capsys):
+    """Neither weighed nor read: what it names is not shipped; the folder itself may be a link."""
+    real = tmp_path / "real"
+    real.mkdir()
+    (tmp_path / "secret.py").write_text("print('password')\n" * 1000)
+    (real / "helper.py").symlink_to(tmp_path / "secret.py")
+    (real / "train_gpt.py").write_text("import helper\n")
+    (real / "artifact.pgz").write_bytes(b"x" * 1000)
+    folder = tmp_path / "linked"
+    folder.symlink_to(real)
+    assert weigh(folder)["total_bytes"] == 1000 + len("import helper\n")
+    (real / "train_gpt.py").unlink()
+    (real / "train_gpt.py").symlink_to(tmp_path / "secret.py")
+    assert main([str(folder)]) == 2
+    assert "link out of its folder; ship the file itself" in capsys.readouterr().err
