@@ -1357,7 +1357,7 @@ def test_command_line_errors_are_one_line_and_exit_2(run_folder, call_main, toke
         ([artifact, "--tokenizer", shard], "toy_val_000000.bin"),
         ([artifact, "--stride", 33], "stride=33 must lie in 0..seq_len=32"),
         ([artifact, "--stride", 0, "--stream"], "stride=0 reads document by document"),
-            ([artifact, "--stride", -1], "stride=-1 must lie in 0..seq_len=32"),
+        ([artifact, "--stride", -1], "stride=-1 must lie in 0..seq_len=32"),
         ([artifact, "--seq-len", 0], "must lie in 0..seq_len=0"),
         ([artifact], "bytes do not hold"),
     ]

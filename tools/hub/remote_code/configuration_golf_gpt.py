@@ -30,7 +30,7 @@ class GolfGPTConfig(PreTrainedConfig):
     pair_rows: int = 5120  # of the table of token pairs, hashed
     pair_dim: int = 128
     initializer_range: float = 0.005
-    qk_gain_init: float = 4.0
+    qk_gain_init: float = 1.5
     bos_token_id: int = 1
     eos_token_id: int | list[int] | None = 1
     pad_token_id: int | None = 0

@@ -10,4 +10,3 @@ class PR334GPTConfig(GolfGPTConfig):
 
     pair_rows: int = 2048
     pair_dim: int = 64
-    qk_gain_init: float = 1.5

@@ -22,10 +22,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_golf_gpt import GolfGPTConfig
 from .shared_golf_gpt import (
+    MLP,
     GolfAttention,
     PairTable,
     SmearGate,
-    linear,
     norm,
     rotary_angles,
     through_blocks,
@@ -69,18 +69,6 @@ class Attention(GolfAttention):
         y, weights = self.attend(q, k, v, mask, **kwargs)
         y = without_own_value(self.split_heads(y), v)
         return self.proj(y.flatten(2)), weights
-
-
-class MLP(nn.Module):
-    """Two matrices with a squared leaky ReLU between them: x**2 above zero, x**2 / 4 below."""
-
-    def __init__(self, config):
-        super().__init__()
-        self.fc = linear(config.hidden_size, config.intermediate_size)
-        self.proj = linear(config.intermediate_size, config.hidden_size)
-
-    def forward(self, x):
-        return self.proj(F.leaky_relu(self.fc(x), 0.5).square())
 
 
 class Block(GradientCheckpointingLayer):

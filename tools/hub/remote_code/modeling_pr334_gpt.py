@@ -9,7 +9,6 @@ its outputs to the second half; every layer mixes in the first embedding; softca
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from transformers import GenerationMixin
 from transformers import initialization as init
@@ -17,10 +16,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_pr334_gpt import PR334GPTConfig
 from .shared_golf_gpt import (
+    MLP,
     GolfAttention,
     PairTable,
     SmearGate,
-    linear,
     norm,
     rotary_angles,
     through_blocks,
@@ -36,16 +35,6 @@ class Attention(GolfAttention):
         v = self.split_heads(self.v(x)).transpose(1, 2)
         y, weights = self.attend(q, k, v, mask, **kwargs)
         return self.proj(y), weights
-
-
-class MLP(nn.Module):
-    def __init__(self, config):
-        super().__init__()
-        self.fc = linear(config.hidden_size, config.intermediate_size)
-        self.proj = linear(config.intermediate_size, config.hidden_size)
-
-    def forward(self, x):
-        return self.proj(F.relu(self.fc(x)).square())
 
 
 class Block(GradientCheckpointingLayer):

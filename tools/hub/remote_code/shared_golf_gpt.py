@@ -1,4 +1,4 @@
-"""What both golf models share: norms, rotation, queries and keys, smear, hashed pairs, the U-Net.
+"""What both golf models share: norms, rotation, queries and keys, MLP, smear, pairs, U-Net.
 
 Dimensions: B rows, T new tokens, W new tokens and up to two before them, D hidden_size, H query
 heads, G key/value heads, E head_dim.
@@ -58,6 +58,18 @@ class GolfAttention(SharedAttention):
         q_BTHE = rotate(q_BTHE, *angles) * self.q_gain[:, None]
         k_BTGE = rotate(k_BTGE, *angles)
         return q_BTHE.transpose(1, 2), k_BTGE.transpose(1, 2)
+
+
+class MLP(nn.Module):
+    """Two matrices with a squared ReLU between them."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.fc = linear(config.hidden_size, config.intermediate_size)
+        self.proj = linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, x):
+        return self.proj(F.relu(self.fc(x)).square())
 
 
 class SmearGate(nn.Module):
