@@ -30,7 +30,7 @@ import evaluate
 import quantize
 from engine.adapters import LowRank
 from engine.memory import Memory
-from engine.ranks import Ranks
+from engine.ranks import Ranks, compute_dtype
 from engine.recipe import Budget, MeasureHessians, Recipe, State
 from engine.settings import Checked, RunSettings
 from engine.trainer import train
@@ -489,16 +489,15 @@ class GPT(nn.Module):
 # Optimizer ----------------------------------------------------------------------------------------
 
 
-def newton_schulz(G_NRC: Tensor) -> Tensor:
+def newton_schulz(G_NRC: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Push the singular values of N matrices (R <= C) towards one, in five quintic iterations.
 
     Each maps a singular value s to 3.4445 s - 4.7750 s^3 + 2.0315 s^5. The coefficients maximise
     the slope at zero and do not converge: singular values end between about 0.7 and 1.2, which
     trains as well as the exact polar factor and needs fewer products.
-    bf16 on CUDA, fp32 on a CPU, where bf16 products are several times slower.
-    Source: Keller Jordan's Muon.
+    In bf16 it does as well, where that is faster. Source: Keller Jordan's Muon.
     """
-    X = G_NRC.bfloat16() if G_NRC.is_cuda else G_NRC
+    X = G_NRC.to(dtype)
     # No singular value is above the Frobenius norm, so all of them are in [0, 1] now, where the
     # iteration is stable.
     X = X / (X.norm(dim=(-2, -1), keepdim=True) + 1e-7)
@@ -521,7 +520,10 @@ class Muon(torch.optim.Optimizer):
     def __init__(self, params, ranks: Ranks, compile: bool = False):
         super().__init__(params, dict(lr=0.0, momentum=0.0, weight_decay=0.0))
         self.ranks = ranks
-        self.orthogonalize = torch.compile(newton_schulz) if compile else newton_schulz
+        self.dtype = compute_dtype(ranks.device, compile)
+        # On a CPU the products are nearly all of it, and compiling would gain nothing.
+        is_compiled = compile and ranks.device.type == "cuda"
+        self.newton_schulz = torch.compile(newton_schulz) if is_compiled else newton_schulz
         self.stacks: dict[tuple[int, int], list[nn.Parameter]] = {}
         for p in self.param_groups[0]["params"]:
             self.state[p]["momentum"] = torch.zeros_like(p)
@@ -553,13 +555,13 @@ class Muon(torch.optim.Optimizer):
         N = stack_NRC.size(0)
         world_size = self.ranks.world_size
         if world_size == 1:
-            return self.orthogonalize(stack_NRC)
+            return self.newton_schulz(stack_NRC, self.dtype)
         # Every rank has the same gradients, so each orthogonalises a share and all exchange
         # results: the work falls by the number of ranks, the traffic is that of the update.
         each = -(-N // world_size)
         padded = F.pad(stack_NRC, (0, 0, 0, 0, 0, each * world_size - N))
         own = padded[self.ranks.rank * each :][:each]
-        own = self.orthogonalize(own).contiguous()
+        own = self.newton_schulz(own, self.dtype).contiguous()
         everyone = own.new_empty(padded.shape)
         dist.all_gather_into_tensor(everyone, own)
         return everyone[:N]
@@ -592,7 +594,7 @@ class Optimizers:
         # A row of an embedding moves only when its token occurs, so Adam scales each number alone.
         is_cuda = ranks.device.type == "cuda"
         groups = model.param_groups()
-        self.muon = Muon(groups["matrix"], ranks, compile=settings.compile and is_cuda)
+        self.muon = Muon(groups["matrix"], ranks, settings.compile)
         self.muon.param_groups[0].update(peak_lr=settings.matrix_lr, weight_decay=settings.muon_wd)
         embeddings = dict(params=groups["embedding"], peak_lr=settings.tied_embed_lr)
         scalars = dict(params=groups["scalar"], peak_lr=settings.scalar_lr)

@@ -390,7 +390,7 @@ class Optimizers:
         self.remedy = f"lower MATRIX_LR={settings.matrix_lr} or set GRAD_CLIP_NORM"
         is_cuda = ranks.device.type == "cuda"
         groups = model.param_groups()
-        self.muon = Muon(groups["matrix"], ranks, compile=settings.compile and is_cuda)
+        self.muon = Muon(groups["matrix"], ranks, settings.compile)
         self.muon.param_groups[0].update(peak_lr=settings.matrix_lr, weight_decay=settings.muon_wd)
         embeddings = dict(params=groups["embedding"], peak_lr=settings.tied_embed_lr)
         scalars = dict(params=groups["scalar"], peak_lr=settings.scalar_lr)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from tools.legality.rules import Finding, report, status
 from tools.submission.json_claims import check_figures, check_schema
-from tools.submission.limits import check_size, check_time
+from tools.submission.limits import check_budget, check_size, check_time
 from tools.submission.readme_claims import check_readme
 from tools.submission.record_folder import Record, read_record_folder
 from tools.submission.regenerated import check_generated
@@ -47,6 +47,7 @@ CHECKS: tuple[Callable[[Record], Iterator[Finding]], ...] = (
     check_readme,
     check_size,
     check_time,
+    check_budget,
     check_seeds,
     check_code,
     check_selection,

@@ -1,4 +1,4 @@
-"""Check the limits of a track: bytes of artifact and code, minutes of training and scoring."""
+"""Check the limits of a track: bytes of artifact and code, minutes and FLOPs."""
 
 import base64
 import lzma
@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from engine import log_lines
 from quantize import CAP_BYTES
 from tools.legality.rules import Finding
 from tools.runs.logs import Run
@@ -82,6 +83,33 @@ def judge_shipped_bytes(
         yield Finding("size", "warn", folder_name, facts, ship_packed)
     elif not is_over_by_logs:
         yield Finding("size", "ok", folder_name, f"{facts}, {CAP_BYTES - shipped:,} below the cap")
+
+
+def check_budget(record: Record) -> Iterator[Finding]:
+    """FLOPs and artifact of each seed keep to the track's limits, where it has such."""
+    most_flops = record.track.train_cap_flops
+    most_bytes = record.track.artifact_cap_bytes
+    for run in record.scored:
+        if most_flops:
+            yield judge_flops(run, most_flops)
+        if most_bytes and run.model_bytes:
+            evidence = f"artifact of {run.model_bytes:,} bytes, {most_bytes:,} are allowed"
+            level = "ok" if run.model_bytes <= most_bytes else "fail"
+            yield Finding("size", level, run.path.name, evidence, SHRINK)
+
+
+def judge_flops(run: Run, most_flops: float) -> Finding:
+    """Tokens that a run trained on, times what its log says that one costs."""
+    lines = map(log_lines.PEAK.read, read_text(run.path).splitlines())
+    per_token = next((line["flops_per_token"] for line in lines if line), None)
+    batch_tokens = run.settings.get("train_batch_tokens")
+    if not (per_token and batch_tokens and run.steps):
+        evidence = "the log does not say steps, tokens a step and FLOPs a token"
+        return Finding("time", "fail", run.path.name, evidence, "train with this toolkit")
+    flops = run.steps * batch_tokens * per_token
+    evidence = f"{flops:.4g} FLOP of training, {most_flops:.4g} are allowed"
+    level = "ok" if flops <= most_flops else "fail"
+    return Finding("time", level, run.path.name, evidence, f"set MAX_TRAIN_FLOPS={most_flops:g}")
 
 
 def late_calibration(run: Run) -> tuple[float, int]:

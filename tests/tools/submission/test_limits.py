@@ -15,7 +15,8 @@ from tests.tools.submission.conftest import (
     packed_code,
 )
 from tools.submission.check import check
-from tools.submission.limits import late_calibration
+from tools.submission.limits import check_budget, late_calibration
+from tools.submission.tracks import TRACKS
 
 
 @pytest.mark.parametrize("over, level", [(0, "ok"), (1, "fail")])
@@ -61,6 +62,27 @@ def test_slow_scoring_is_over_time(folder):
     edit(folder / "train_seed42.log", r"eval_time:\d+ms", "eval_time:602048ms")
     assert faults_in(folder) == {("time", "fail")}
     assert faults_in(folder, track="non_record_16mb") == set()
+
+
+@pytest.mark.parametrize(
+    "steps, artifact_bytes, broken",
+    [(1000, 250_000, set()), (1001, 250_000, {"time"}), (1000, 250_001, {"size"})],
+)
+def test_the_mini_track_bounds_flops_and_artifact(tmp_path, steps, artifact_bytes, broken):
+    """Both exactly at their limit pass; a step or a byte more fails under its rule."""
+    log = tmp_path / "train.log"
+    log.write_text("mfu of flops_per_token:48828125 and peak_flops:unknown\n")  # 1e11 a step
+    run = SimpleNamespace(
+        path=log,
+        steps=steps,
+        settings={"train_batch_tokens": 2048},
+        model_bytes=artifact_bytes,
+    )
+    record = SimpleNamespace(track=TRACKS["mini_cpu"], scored=[run])
+    assert {f.rule for f in check_budget(record) if f.level == "fail"} == broken
+    log.write_text("no figure of FLOPs\n")
+    assert "time" in {f.rule for f in check_budget(record) if f.level == "fail"}
+    assert not list(check_budget(SimpleNamespace(track=TRACKS["smoke_cpu"], scored=[run])))
 
 
 @pytest.mark.parametrize(
