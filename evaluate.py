@@ -37,6 +37,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from sentencepiece import SentencePieceProcessor
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from engine import log_lines
 from engine.memory import Memory
@@ -1001,13 +1002,13 @@ def score_artifact(args: argparse.Namespace, open_model, ranks: Ranks, log) -> d
         table.check(tokenizer_path, tokens_T)
     scheme = chosen_scheme(args, opened)
     context = {"seq_len": scheme.seq_len, "stride": scheme.stride, "isolate": scheme.isolate}
-    if args.plan:
-        log_plan(opened.model, tokens_T, table, scheme, ranks, log)
-        return context | dataclasses.asdict(plan_of(tokens_T, scheme, table))
     adapter = None
     if args.ttt:
         adapter = opened.recipe and opened.recipe.adapter(opened.model, scheme.seq_len, ranks)
         require(adapter, f"--ttt: {opened.path} has no test-time adapter; score without it")
+    if args.plan:
+        log_plan(opened.model, tokens_T, table, scheme, ranks, log, adapter)
+        return context | dataclasses.asdict(plan_of(tokens_T, scheme, table))
     results = score_and_log(
         opened.model,
         tokens_T,
@@ -1032,17 +1033,36 @@ def chosen_scheme(args: argparse.Namespace, opened) -> Scheme:
     return Scheme(seq_len, stride, isolate, repeat_weights=opened.repeat_weights)
 
 
-def log_plan(model, tokens_T, table: ByteTable, scheme: Scheme, ranks: Ranks, log) -> None:
+def log_plan(
+    model,
+    tokens_T: np.ndarray,
+    table: ByteTable,
+    scheme: Scheme,
+    ranks: Ranks,
+    log: Callable[[str], None],
+    adapter: DocumentAdapter | None = None,
+) -> None:
     """Say what the scheme costs and gives, before it runs."""
     plan = plan_of(tokens_T, scheme, table)
-    batches = plan_batches(plan_windows(tokens_T, scheme, table.bos_id), scheme, table.vocab_size)
-    batch = batches[len(batches) // 2]
     batch_nats = BatchNats(model, tokens_T, table, scheme, ranks.device)
-    with torch.no_grad():
-        batch_nats(batch)  # the first pass may compile
-        started = time.perf_counter()
-        batch_nats(batch).item()
-    seconds = (time.perf_counter() - started) * plan.forward_tokens / (batch.rows * batch.width)
+    equivalents = plan.passes
+    if scheme.stride == 0:
+        part, part_tokens = _part_of_one_pass(batch_nats, tokens_T, table, scheme, adapter)
+        equivalents *= part(adapter) / part(None)
+    else:
+        windows_W3 = plan_windows(tokens_T, scheme, table.bos_id)
+        batches = plan_batches(windows_W3, scheme, table.vocab_size)
+        batch = batches[len(batches) // 2]
+        part_tokens = batch.rows * batch.width
+
+        def part(adapter):
+            with torch.no_grad():
+                batch_nats(batch).item()
+
+        part(None)  # the first pass may compile
+    started = time.perf_counter()
+    part(adapter)
+    seconds = (time.perf_counter() - started) * plan.forward_tokens / part_tokens
     seconds_h100 = math.nan
     if hasattr(model, "flops_per_token"):
         # A forward pass is a third of a training step.
@@ -1055,6 +1075,7 @@ def log_plan(model, tokens_T, table: ByteTable, scheme: Scheme, ranks: Ranks, lo
             targets=plan.targets,
             forward_tokens=plan.forward_tokens,
             passes=plan.passes,
+            equivalents=equivalents,
             context_min=plan.context_min,
             context_median=plan.context_median,
             seconds=seconds / ranks.world_size,
@@ -1063,11 +1084,35 @@ def log_plan(model, tokens_T, table: ByteTable, scheme: Scheme, ranks: Ranks, lo
     )
 
 
+def _part_of_one_pass(
+    batch_nats: BatchNats,
+    tokens_T: np.ndarray,
+    table: ByteTable,
+    scheme: Scheme,
+    adapter: DocumentAdapter | None,
+) -> tuple[Callable, int]:
+    """A function that reads the beginning of some documents, and how many inputs those are.
+
+    It takes an adapter, or None, and returns the floating-point operations of its products.
+    """
+    groups = plan_groups(tokens_T, scheme, table, adapter)
+    begin_D, end_D = groups[len(groups) // 2].T
+    end_D = np.minimum(end_D, begin_D + scheme.seq_len)
+    group_D2 = np.stack([begin_D, end_D], axis=1)
+
+    def part(adapter: DocumentAdapter | None) -> int:
+        with FlopCounterMode(display=False) as counter:
+            read_group(batch_nats, adapter, group_D2, scheme, lambda targets: None)
+        return counter.get_total_flops()
+
+    return part, count_targets(group_D2)
+
+
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Score a model on validation text.")
     add = parser.add_argument
     add("model", type=Path, help="artifact, checkpoint, run folder or Hugging Face folder")
-    add("--stride", type=int, help="targets that a window adds (the run's)")
+    add("--stride", type=int, help="targets that a window adds; 0: one pass a document (the run's)")
     add("--seq-len", type=int, help="inputs that a window holds (those of training)")
     add("--data", metavar="DIR", help="folder with *_val_*.bin (the run's)")
     add("--tokenizer", metavar="FILE", help="of these shards (the run's)")

@@ -147,7 +147,19 @@ COMMANDS = (
         purpose="one recipe with several seeds or settings, every launch registered",
         module="tools.runs.seeds",
         example="seeds -n 3 --name mine",
-        extras_by_argument=((like("(--(engine|on)=)?slurm"), "sweep"),),
+        extras_by_argument=(
+            (like("(--(engine|on)=)?slurm"), "sweep"),
+            (like("(--(engine|on)=)?ray"), "ray"),
+        ),
+    ),
+    Command(
+        name="store",
+        group="train",
+        purpose="a run or shards to s3:// or another store of objects, and back, verified",
+        module="tools.runs.store",
+        example="store logs/RUN s3://BUCKET/runs/RUN",
+        extras=("store",),
+        extras_by_argument=((like("s3://.*"), "s3"),),
     ),
     Command(
         name="watch",

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from data import corpora, gpt2_tokenizer, sources, tokenizers
+from data import containers, corpora, gpt2_tokenizer, sources, tokenizers
 from data.counted_progress import CountedProgress
 from data.files import write_atomic
 from data.gpt2_tokenizer import MERGES, MOST_PIECES, VOCABULARY
@@ -80,11 +80,26 @@ def _train(args: argparse.Namespace, path: Path, about: dict) -> dict:
         return notes["trained_on"]
     print(f"training a tokenizer of {size} pieces on {args.sample_mb} MB", flush=True)
     sample = Sample(args, about)
-    write_atomic(path, tokenizers.train_bpe(sample, int(size), args.caseops))
+    try:
+        model = tokenizers.train_bpe(sample, int(size), args.caseops)
+    except ValueError:
+        if sample.documents:
+            raise
+        raise ValueError(_no_documents(args)) from None
+    write_atomic(path, model)
     trained_on = {"documents": sample.documents, "bytes": sample.bytes}
     # Written last: a model without its note is trained again.
     write_atomic(notes_path, json.dumps({"task": task, "trained_on": trained_on}))
     return trained_on
+
+
+def _no_documents(args: argparse.Namespace) -> str:
+    """What to do where validation takes every document of the source."""
+    message = (
+        f"{args.source} has no document beyond the {args.val_documents} of --val-documents, so none"
+        " to train a tokenizer on"
+    )
+    return f"{message}; {containers.SEPARATOR_HELP}; or lower --val-documents"
 
 
 class Sample:

@@ -25,13 +25,12 @@ import evaluate
 from data import manifest as manifests
 from data import next_step, tokenizers
 from data.counted_progress import CountedProgress
-from data.files import folder_lock, link_or_copy, sha256_file
+from data.files import DATA_FOLDER, folder_lock, link_or_copy, sha256_file
 from data.mirrors import FetchError, Mirror, Remote, file_fault, read_listing, retry
 from data.shard_facts import ShardFacts, join_hashes, read_facts
 from data.start_check import MAX_PUBLISHED_FRAC
 from engine.shards import read_split, sidecar_path
 
-HERE = Path(__file__).resolve().parent
 # Repositories that hold the field's layout, and the prefix of everything in them.
 MIRRORS = (
     ("willdepueoai/parameter-golf", "datasets"),
@@ -339,7 +338,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--variant", default="sp1024", help="sp1024, sp8192, byte260, ... (%(default)s)")
     add("--train-shards", type=int, default=80, metavar="N", help="the first N (%(default)s)")
-    add("--out", type=Path, default=HERE, help="folder to write under (%(default)s)")
+    add("--out", type=Path, default=DATA_FOLDER, help="folder to write under (%(default)s)")
     add("--jobs", type=int, default=8, help="files at a time (%(default)s)")
 
 

@@ -10,6 +10,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+# Where shards and tokenizers are put unless another folder is named, and where every recipe looks
+# for them: below the folder where the user stands, as logs/ is.
+DATA_FOLDER = Path("data")
+
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write a file that appears under its name only when all of it is on disk.

@@ -1,9 +1,11 @@
-"""The command that a user is likely to want after a data set is ready, quoted for the shell."""
+"""The command that a user is likely to want after a data set is ready, as it is typed there."""
 
 from __future__ import annotations
 
 import shlex
 from pathlib import Path
+
+from golf import shell_line
 
 
 def train_command(folder: Path, manifest: dict) -> str:
@@ -24,8 +26,8 @@ def train_command(folder: Path, manifest: dict) -> str:
         "VOCAB_SIZE": tokenizer["vocab_size"],
     }
     words = [f"{name}={shlex.quote(str(value))}" for name, value in settings.items()]
-    return f"next: {' '.join(words)} python3 golf.py train"
+    return f"next: {' '.join(words)} {shell_line('train')}"
 
 
 def verify_command(folder: Path) -> str:
-    return f"next: python3 golf.py data verify {shlex.quote(str(folder))}"
+    return f"next: {shell_line('data', 'verify', folder)}"

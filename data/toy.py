@@ -29,12 +29,11 @@ import numpy as np
 
 import evaluate
 from data import next_step
-from data.files import sha256_file
+from data.files import DATA_FOLDER, sha256_file
 from data.manifest import VERSION, hash_document, read_manifest, write_index, write_manifest
 from data.tokenizers import train_bpe
 from engine.shards import read_shard, write_shard
 
-HERE = Path(__file__).resolve().parent
 TOY_DATASET = "datasets/toy_sp1024"
 TOY_TOKENIZER = "tokenizers/toy_1024_bpe.model"
 TOY_VOCAB_SIZE = 1024
@@ -226,7 +225,7 @@ def write_toy(folder: Path) -> None:
     write_manifest(dataset, manifest)
 
 
-def build_toy(out: Path = HERE) -> dict:
+def build_toy(out: Path = DATA_FOLDER) -> dict:
     """Make toy shards and tokenizer stand under out, whole; return their manifest.
 
     Everything is made in a side folder and renamed, tokenizer first. The manifest moves with the
@@ -269,7 +268,7 @@ def build_toy(out: Path = HERE) -> dict:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--out", type=Path, default=HERE, help="folder to write under (%(default)s)"
+        "--out", type=Path, default=DATA_FOLDER, help="folder to write under (%(default)s)"
     )
 
 

@@ -76,6 +76,12 @@ RESUMED = Line("resumed step:{step:d} train_time:{train_ms:.0f}ms")
 WARMUP = Line(
     "warmup steps:{steps:d} warmup_time:{warmup_ms:.0f}ms reserve_time:{reserve_ms:.0f}ms"
 )
+SHORT_RESERVE = Line(
+    "warning: choosing, packing and writing took {seconds:.1f} s in rehearsal, much of"
+    " MAX_WALLCLOCK_SECONDS={cap:.0f}; {kept:.0f} s are kept for them, so the artifact may be"
+    " coarser or late. On a machine that others use less, or with"
+    " MAX_WALLCLOCK_SECONDS={enough:.0f}, it is neither"
+)
 EXPECTED = Line("expected training and packing:{training} then scoring:{score_s:.0f}s")
 PEAK = Line("mfu of flops_per_token:{flops_per_token:d} and peak_flops:{peak_flops}")
 
@@ -122,8 +128,8 @@ PROGRESS = Line("{label:s} {percent:.0f}%, about {seconds_left:.0f} s left")
 
 PLAN = Line(
     "plan mode:{mode} stride:{stride:d} targets:{targets:d} forward_tokens:{forward_tokens:d}"
-    " passes:{passes:.2f} context_min:{context_min:d} context_median:{context_median:d}"
-    " seconds:{seconds:.0f} seconds_on_h100:{seconds_h100:.1f}"
+    " passes:{passes:.2f} equivalents:{equivalents:.2f} context_min:{context_min:d}"
+    " context_median:{context_median:d} seconds:{seconds:.0f} seconds_on_h100:{seconds_h100:.1f}"
 )
 RESULT = (
     "val_loss:{val_loss:.8f} {metric}:{bpb:.8f} targets:{targets:d} bytes:{bytes:d}"

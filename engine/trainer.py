@@ -55,6 +55,9 @@ UNSEEN_FACTOR = 4
 # and on what else the machine does; where it needs longer, it ends coarser, but in time.
 RESERVE_FACTOR = 1.2
 RESERVE_SECONDS = 1.0
+# Of the cap, at most. On a busy machine the end may take longer than that, but training is needed
+# too. Packing then ends coarser, and where that is not enough, later than the cap.
+MOST_RESERVE_SHARE = 0.5
 # On a CPU compiling takes 60 to 100 s and makes the smoke model's step 1.4 to 2.3 times as fast, in
 # fp32 and where bf16 is fast (n = 1), so it pays from about 3 minutes; from 10 it surely does.
 COMPILE_FROM_SECONDS = 600.0
@@ -78,7 +81,8 @@ def train(recipe: Recipe) -> None:
         heads = [shard[:HEAD_TOKENS] for shard in text.shards]
         ranks.require_same("training text", text.ends, text.holdout_T, *heads)
         ranks.require_same("validation text", val_T)
-        choice = settle(recipe, choice, ranks)
+        unsettled = choice
+        choice = ranks.first(lambda: settle(recipe, unsettled, ranks))  # nodes may have other CPUs
         settings = choice.settings
         run = RunFolder(recipe.name, choice, ranks, sources)
 
@@ -255,8 +259,11 @@ def settle(recipe: Recipe, choice: Choice, ranks: Ranks) -> Choice:
     """
     settings = choice.settings
     # On the meta device a tensor has a shape and no memory.
-    with torch.device("meta"):
-        model = recipe.model(recipe.model_settings(settings), torch.float32)
+    try:
+        with torch.device("meta"):
+            model = recipe.model(recipe.model_settings(settings), torch.float32)
+    except RuntimeError as error:  # a size that no computer can count
+        raise ValueError(f"no such model can be: {error}; lower NUM_LAYERS or MODEL_DIM") from error
     parameters = sum(p.numel() for p in model.parameters())
     if parameters > quantize.MAX_NUMBERS:
         raise ValueError(
@@ -548,11 +555,22 @@ class Trainer:
         self.load(torch.load(io.BytesIO(before), map_location="cpu", weights_only=True))
         self.reserve_seconds = RESERVE_FACTOR * seconds + RESERVE_SECONDS
         cap = settings.max_wallclock_seconds
-        if 0 < cap <= self.reserve_seconds:
+        if 0 < cap <= RESERVE_SECONDS:
             raise ValueError(
-                f"MAX_WALLCLOCK_SECONDS={cap} must be over {self.reserve_seconds:.0f} (or 0: no"
-                f" cap), because choosing, packing and writing took {seconds:.1f} s in rehearsal"
+                f"MAX_WALLCLOCK_SECONDS={cap} must be over {RESERVE_SECONDS} (or 0: no cap),"
+                " because choosing, packing and writing take time"
             )
+        most_seconds = MOST_RESERVE_SHARE * cap
+        if cap and self.reserve_seconds > most_seconds:
+            self.run.log(
+                log_lines.SHORT_RESERVE.write(
+                    seconds=seconds,
+                    cap=cap,
+                    kept=most_seconds,
+                    enough=self.reserve_seconds / most_seconds * cap,
+                )
+            )
+            self.reserve_seconds = most_seconds
         self.run.log(
             log_lines.WARMUP.write(
                 steps=settings.warmup_steps,

@@ -1019,6 +1019,24 @@ def test_a_plan_of_one_pass_counts_what_is_read():
     assert plan.context_median == int(np.median(contexts))
 
 
+def test_a_plan_of_one_pass_says_what_its_adapter_costs():
+    """In forward passes of the model without one; nothing is learned, and nothing is left."""
+    lines = []
+    model = Remembering()
+    tokens_T = np.random.default_rng(26).integers(2, VOCAB, 200)
+    tokens_T[::50] = BOS_ID
+    text = (tokens_T, table_of(), ONE_PASS, Ranks(), lines.append)
+    for adapter in (None, low_rank(model, chunk=2)):
+        evaluate.log_plan(model, *text, adapter)
+    plain, learning = map(log_lines.PLAN.read, lines)
+    assert plain["mode"] == "one_pass"
+    assert plain["equivalents"] == plain["passes"]
+    # A backward pass without gradients of the weights, down to the first matrix that is adapted,
+    # is nearly another forward pass.
+    assert 1.5 * plain["passes"] < learning["equivalents"] < 2.5 * plain["passes"]
+    assert plain["seconds"] >= 0
+
+
 def test_a_score_in_one_pass_is_logged_with_and_without_its_adapter():
     """score_and_log takes either kind of adapter, each with its schemes only."""
     lines = []

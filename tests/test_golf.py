@@ -598,7 +598,13 @@ def test_a_repository_with_spaces_and_other_letters_is_reached_through_a_link(tm
 # Documents
 
 
-DOCUMENTS = ("README.md", "baselines/README.md", "tools/README.md", "docs/quickstart.ipynb")
+DOCUMENTS = (
+    "README.md",
+    "baselines/README.md",
+    "tools/README.md",
+    "docs/scale.md",
+    "docs/quickstart.ipynb",
+)
 
 
 def commands_of(text: str) -> list[list[str]]:

@@ -1,5 +1,7 @@
 """The tokenizer of a build: copied, trained on training text, or refused."""
 
+import pytest
+
 from data import tokenizers
 from tests.data.conftest import TEXTS, VAL_DOCUMENTS, run_build, texts_in
 
@@ -18,3 +20,12 @@ def test_a_trained_tokenizer_never_sees_validation(tmp_path, source, monkeypatch
     sample_bytes = sum(len(text.encode()) for text in seen)
     assert told["tokenizer"]["trained_on"] == {"documents": len(seen), "bytes": sample_bytes}
     assert texts_in(tmp_path / "out", "train") == TEXTS[VAL_DOCUMENTS:]
+
+
+def test_a_text_without_separators_says_what_a_separator_is(tmp_path):
+    """It is one document, which validation takes: none is left to train on."""
+    source = tmp_path / "one.txt"
+    source.write_text("no separators at all\n")
+    message = "one.txt has no document beyond the 1 of --val-documents.*a separator is the text"
+    with pytest.raises(ValueError, match=message):
+        run_build(source, tmp_path / "out", "bpe:320", val_documents=1)

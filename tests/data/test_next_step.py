@@ -7,6 +7,8 @@ import pytest
 
 from data import next_step
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 def manifest(kind="sentencepiece", file="tokenizer.model", documents=3) -> dict:
     tokenizer = {"kind": kind, "file": file, "vocab_size": 300}
@@ -17,8 +19,9 @@ def manifest(kind="sentencepiece", file="tokenizer.model", documents=3) -> dict:
     "kind, file, path",
     [("sentencepiece", "tokenizer.model", "tokenizer.model"), ("gpt2", "vocab.json", "")],
 )
-def test_training_is_next(kind, file, path):
-    """Spaces and letters beyond ASCII survive the shell."""
+def test_training_is_next(kind, file, path, tmp_path, monkeypatch):
+    """Spaces and letters beyond ASCII survive the shell; golf.py is named from where one stands."""
+    monkeypatch.chdir(tmp_path)
     folder = Path("/my données/shards")
     words = shlex.split(next_step.train_command(folder, manifest(kind, file)))
     assert words == [
@@ -27,7 +30,7 @@ def test_training_is_next(kind, file, path):
         f"TOKENIZER_PATH={folder / path}",
         "VOCAB_SIZE=300",
         "python3",
-        "golf.py",
+        str(ROOT / "golf.py"),
         "train",
     ]
     assert shlex.split(next_step.verify_command(folder))[-1] == str(folder)

@@ -1,10 +1,12 @@
 """The toy data: real text, split by document, lossless, and never half-written."""
 
+import argparse
 import hashlib
 import json
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +19,10 @@ import pytest
 import sentencepiece
 
 import evaluate
+import train_gpt
+from baselines import pr334
+from data import fetch, prepare, tokenizers, verify
 from data import manifest as manifests
-from data import prepare, tokenizers, verify
 from data import toy as toy_data
 from engine.shards import read_shard
 
@@ -184,6 +188,26 @@ def test_the_command_makes_the_same_files_again(toy, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "train_documents:" in done.stdout and "val_bytes_per_token:" in done.stdout
     assert hashes(tmp_path / "here") == hashes(toy)
+
+
+def test_text_is_put_where_training_looks_for_it(toy, tmp_path, monkeypatch):
+    """From a folder of any name, through a link, without an option: below where one stands."""
+    folder = tmp_path / "grüne Wiese"
+    folder.mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    monkeypatch.chdir(link)
+    options = argparse.ArgumentParser()
+    toy_data.add_arguments(options)
+    shutil.copytree(toy, options.parse_args([]).out)
+    for recipe in (train_gpt.RECIPE, pr334.RECIPE):
+        settings = recipe.Settings(**recipe.presets["smoke"])
+        assert recipe.text(settings).num_blocks > 1000
+        assert recipe.byte_table(settings.tokenizer_path, settings.vocab_size)
+    options = argparse.ArgumentParser()
+    fetch.add_arguments(options)
+    shards = options.parse_args([]).out / "datasets/fineweb10B_sp1024"
+    assert shards == Path(train_gpt.Settings().data_path)
 
 
 def test_a_second_call_changes_nothing(small, tmp_path, capsys):

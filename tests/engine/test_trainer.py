@@ -21,6 +21,7 @@ import torch
 import quantize
 import train_gpt
 from codec import container
+from engine import ranks as engine_ranks
 from engine import trainer as engine_trainer
 from engine.open_model import open_model
 from engine.ranks import Ranks
@@ -296,11 +297,45 @@ def test_the_time_cap_drives_the_schedule(toy, tmp_path, monkeypatch):
     assert records[1]["lr_scale"] == 1.0 and records[-1]["lr_scale"] == pytest.approx(0.16)
 
 
-def test_a_cap_that_leaves_no_time_to_train_is_refused(toy, tmp_path, monkeypatch):
-    """The rehearsal measures the end of the run, before training, and says what is needed."""
+def test_a_cap_that_nothing_fits_into_is_refused(toy, tmp_path, monkeypatch):
     trainer = trainer_on(toy, tmp_path, monkeypatch, max_wallclock_seconds=0.001)
-    with pytest.raises(ValueError, match="MAX_WALLCLOCK_SECONDS=0.001 must be over"):
+    with pytest.raises(ValueError, match="MAX_WALLCLOCK_SECONDS=0.001 must be over 1.0"):
         trainer.rehearse()
+
+
+class BusyMachine:
+    """A clock on which everything takes many times as long as it does."""
+
+    def __init__(self, factor: float):
+        self.factor = factor
+        self.perf_counter_now = time.perf_counter
+
+    def perf_counter(self) -> float:
+        return self.factor * self.perf_counter_now()
+
+    def __getattr__(self, name: str):
+        return getattr(time, name)
+
+
+def test_a_busy_machine_shortens_its_reserve_and_ends_in_an_artifact(
+    toy, tmp_path, monkeypatch, capsys
+):
+    """A rehearsal longer than the whole cap is no reason to fail: half is left for training."""
+    busy = BusyMachine(factor=400.0)
+    monkeypatch.setattr(engine_trainer, "time", busy)
+    monkeypatch.setattr(engine_ranks, "time", busy)
+    trainer = trainer_on(toy, tmp_path, monkeypatch, max_wallclock_seconds=60.0)
+    trainer.rehearse()
+    assert trainer.reserve_seconds == 30.0
+    output = capsys.readouterr().out
+    assert "of MAX_WALLCLOCK_SECONDS=60; 30 s are kept for them" in output
+    needed = float(re.search(r"with MAX_WALLCLOCK_SECONDS=(\d+)", output)[1])
+    rehearsed = float(re.search(r"took ([\d.]+) s in rehearsal", output)[1])
+    assert rehearsed > 60 and needed > 2 * rehearsed
+    trainer.train(validate=None)
+    assert trainer.step >= 1
+    trainer.finish(code_bytes=0)
+    assert quantize.decode(trainer.run.artifact_path.read_bytes())
 
 
 def test_the_rehearsal_leaves_no_trace(toy, tmp_path, monkeypatch):
@@ -521,6 +556,8 @@ def test_a_model_that_no_artifact_holds_is_refused():
     settled()
     with pytest.raises(ValueError, match=r"would have \d[\d,]+ parameters, an artifact holds"):
         settled(model_dim=10**6)
+    with pytest.raises(ValueError, match="no such model can be: .*; lower NUM_LAYERS or MODEL_DIM"):
+        settled(model_dim=10**10)
 
 
 def settled(overrides: dict | None = None, **changes):

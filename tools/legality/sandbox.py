@@ -40,6 +40,8 @@ HERE, TRACE, REFUSE = {here!r}, {trace!r}, {refuse!r}
 LOCAL = ("", "localhost", "0.0.0.0", "::", "::1", "<broadcast>", os.uname().nodename)
 QUIET = [sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix, *{quiet!r}]
 QUIET += [sys.modules["site"].USER_SITE or HERE] if "site" in sys.modules else []
+# Of an environment made from another one, whose packages a .pth file adds.
+QUIET += [path for path in sys.path if os.path.basename(path) in ("site-packages", "dist-packages")]
 QUIET = tuple(os.path.realpath(path).rstrip("/") + "/" for path in QUIET)
 seen = set()
 

@@ -101,11 +101,14 @@ def last_unigram(run: Run):
 def protocol_of(run: Run) -> Protocol:
     stride = run.settings.get("eval_stride")
     in_blocks = stride == run.settings.get("train_seq_len")
+    windows = "blocks" if in_blocks else f"sliding by {stride}"
+    if stride == 0:
+        windows = "one pass a document"
     unigram = last_unigram(run)
     return Protocol(
         text_bytes=run.score.bytes,
         unigram_loss=unigram.val_loss if unigram else None,
-        windows="blocks" if in_blocks else f"sliding by {stride}",
+        windows=windows,
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 GRACE_SECONDS = 120.0  # for a step and a checkpoint, before a run is killed
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # on which everything ends cleanly
 
 
 class LocalProcess:
@@ -43,13 +44,26 @@ class SlurmJob:
 
     def done(self) -> bool:
         # A cancelled job leaves no result to see, so the scheduler itself has to be asked.
-        return self.job.done(force_check=self.is_cancelled)
+        if not self.job.done(force_check=self.is_cancelled):
+            return False
+        # One that was put back into the queue has a result, of its first part, and will go on.
+        return self.is_cancelled or not is_queued(self.job_id)
 
     def stop(self) -> None:
         self.job.cancel(check=False)
         self.is_cancelled = True
 
     kill = stop
+
+
+def is_queued(job_id: str) -> bool:
+    """Whether SLURM will start the job, again perhaps, or has not ended it."""
+    command = ["squeue", "--noheader", f"--jobs={job_id}", "--format=%T"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        return False
+    return bool(done.stdout.strip())  # of a job that is unknown by now: nothing
 
 
 # $1: settings.json of the run, $2: its id, then the command.
@@ -104,7 +118,7 @@ def slurm(logs: Path, gpus: int, words: list[str]) -> SubmitFunction:
     def submit(command: list[str], name: str, job_id: str | None) -> SlurmJob:
         if job_id:
             earlier = submitit.SlurmJob(folder=folder, job_id=job_id)
-            if not earlier.done(True):
+            if not earlier.done(True) or is_queued(job_id):
                 return SlurmJob(earlier)
         executor.update_parameters(**{**parameters, "name": name})
         return SlurmJob(executor.submit(submitit.helpers.CommandFunction(command)))

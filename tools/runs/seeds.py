@@ -31,8 +31,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import golf
-from tools.runs import launchers
-from tools.runs.launchers import LocalProcess, SlurmJob
+from tools.runs import launchers, ray_sweep
+from tools.runs.launchers import SIGNALS, LocalProcess, SlurmJob
 from tools.runs.live import format_seconds
 from tools.runs.logs import Run
 from tools.runs.registry import (
@@ -52,26 +52,17 @@ CAP_BYTES = 16_000_000
 USUAL_SEEDS = (1337, 42, 7, 2025, 314, 1234, 0, 1, 2, 3)  # of the field
 POLL_SECONDS = {"local": 0.2, "slurm": 5.0}
 STDERR = 2  # file number
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # that end everything cleanly
 
 ELSEWHERE = """\
 SLURM: one job a run, all at once; --slurm takes submitit's parameters.
     python3 golf.py seeds -n 3 --gpus 8 --on slurm \\
         --slurm slurm_partition=gpu timeout_min=60 cpus_per_task=64
 
-Ray and SkyPilot call this command (not tried here); their machines have to share logs/.
-    import ray, subprocess                                            # Ray: one run a node
-    @ray.remote(num_gpus=8)
-    def train(seed):
-        words = ["python3", "golf.py", "seeds", "--seeds", str(seed), "--gpus", "8"]
-        subprocess.run(words, cwd="/shared/parameter-golf", check=True)
-    ray.get([train.remote(seed) for seed in (1337, 42, 7)])
+Ray: as many at once as the cluster has room for; its machines have to share logs/. ASHA ends
+the weaker half at step 500, 1000, 2000 and so on.
+    python3 golf.py seeds -n 2 --grid MATRIX_LR=0.02,0.03,0.04 --on ray --asha 500
 
-    # SkyPilot: seeds.yaml, then `sky launch --down -i 5 seeds.yaml` (machines end when idle)
-    resources: {accelerators: "H100:8", use_spot: true}
-    file_mounts: {/logs: {name: my-logs, mode: MOUNT_CACHED}}
-    workdir: .
-    run: ln -sfn /logs logs && python3 golf.py seeds -n 3 --gpus 8 --max-hours 2
+docs/scale.md tells what of this was really run.
 """
 
 
@@ -249,7 +240,7 @@ class Runner:
         self.logs = logs
         self.say = say
         self.signals: list[int] = []  # received
-        self.submit = None
+        self.submit: launchers.SubmitFunction | None = None
         if args.engine == "slurm":
             self.submit = launchers.slurm(logs, args.gpus, args.slurm)
         self.began = time.monotonic()
@@ -297,17 +288,25 @@ class Runner:
             **more,
         }
 
-    def start(self, job: Job) -> LocalProcess | SlurmJob:
-        """Enter the launch in the registry, and make it."""
+    def prepare(self, job: Job) -> tuple[list[str], bool]:
+        """The command line of a run, and whether it goes on with one that was begun."""
         folder = self.logs / job.run_id
         if remove_unbegun(folder, self.code):
             register(self.logs, self.row(job, "failed", began=False))
         resume = (folder / "settings.json").is_file()
-        command = self.command(job, resume)
-        if self.submit:
-            return self.start_on_slurm(job, command, resume)
+        return self.command(job, resume), resume
+
+    def enter_launch(self, job: Job, resume: bool) -> None:
+        """Enter in the registry that a run is about to start."""
         self.say(f"{'resume' if resume else 'launch'} {job.run_id}")
         register(self.logs, self.row(job, "launched", resumed=resume))
+
+    def start(self, job: Job) -> LocalProcess | SlurmJob:
+        """Enter the launch in the registry, and make it."""
+        command, resume = self.prepare(job)
+        if self.submit:
+            return self.start_on_slurm(job, command, resume)
+        self.enter_launch(job, resume)
         # With --json the object alone may stand on standard output.
         return LocalProcess(command, STDERR if self.args.json else None)
 
@@ -355,6 +354,8 @@ class Runner:
 
         Returns the reason for which it ended early, or an empty text.
         """
+        if self.args.engine == "ray":
+            return ray_sweep.train(self, jobs)
         waiting = list(jobs)
         running: dict[Job, Running] = {}
         at_once = len(jobs) if self.submit else 1
@@ -548,7 +549,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="BPB@STEP",
         help="stop a run whose validation at or after STEP is above BPB",
     )
-    add("--on", "--engine", dest="engine", choices=("local", "slurm"), default="local")
+    add("--on", "--engine", dest="engine", choices=("local", "slurm", "ray"), default="local")
+    add("--asha", type=int, metavar="STEP", help="with Ray: the weaker half ends, first at STEP")
     add("--slurm", nargs="+", default=[], metavar="NAME=VALUE", help="submitit's parameters")
     add("--recipe", default="train_gpt", metavar="NAME", help="train_gpt, or one of baselines/")
     add("--script", type=Path, help="in place of a recipe: a train_gpt.py elsewhere, as a record's")
@@ -569,6 +571,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             raise ValueError(f"--{name.replace('_', '-')} {value} must be positive")
     if args.max_spend and not args.price_per_hour:
         raise ValueError("--max-spend needs --price-per-hour")
+    if args.asha is not None and (args.engine != "ray" or args.asha < 1):
+        raise ValueError(f"--asha {args.asha} must be a step from 1, and needs --on ray")
     if args.slurm and args.engine != "slurm":
         raise ValueError("--slurm needs --on slurm")
     return args
@@ -580,6 +584,8 @@ def find_todo(jobs: list[Job], logs: Path, runner: Runner) -> list[Job]:
     for job in jobs:
         folder = logs / job.run_id
         reason = hopeless(read_run(folder), runner.args.stop_above)
+        if runner.args.asha and not reason:
+            reason = weaker_half(logs, job.run_id)
         # In use comes first: a run may be finished and still be scored again by somebody.
         if in_use(folder):
             state = "running elsewhere"
@@ -593,6 +599,13 @@ def find_todo(jobs: list[Job], logs: Path, runner: Runner) -> list[Job]:
         runner.status[job.run_id] = state
         runner.say(f"skip {job.run_id}: {state}")
     return todo
+
+
+def weaker_half(logs: Path, run_id: str) -> str:
+    """The reason for which ASHA ended the run in an earlier command; empty where it did not."""
+    rows = [row for row in read_registry(logs) if row["run_id"] == run_id]
+    reason = rows[-1].get("reason", "") if rows else ""
+    return reason if reason.startswith("ASHA:") else ""
 
 
 def expected_time(jobs: list[Job]) -> str:
@@ -622,12 +635,11 @@ def run_all(args: argparse.Namespace, say: Callable[[str], None]) -> tuple[dict,
     logs = Path("logs")
     jobs, code = plan(args.name, args.seeds, args.grid, args.module, args.script)
     check_existing(jobs, logs, code)
-    if args.stop_above:
+    if args.stop_above or args.asha:
         for job in jobs:
             if not job.settings.get("val_loss_every"):
-                raise ValueError(
-                    f"--stop-above needs validations: {job.run_id} has VAL_LOSS_EVERY=0"
-                )
+                option = "--stop-above" if args.stop_above else "--asha"
+                raise ValueError(f"{option} needs validations: {job.run_id} has VAL_LOSS_EVERY=0")
     runner = Runner(args, code, logs, say)
     todo = find_todo(jobs, logs, runner)
     if todo:

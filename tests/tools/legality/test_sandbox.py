@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+import venv
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,21 @@ print("fine")
     assert (trace.returncode, trace.output) == (0, "fine\n")
     assert (trace.opened, trace.written, trace.connections, trace.unwatched) == ([], [], [], [])
     assert trace.seconds > 0
+
+
+def test_packages_of_a_parent_environment_are_the_installation(tmp_path):
+    """golf.py makes .venv so where it is started from an environment: by a .pth file."""
+    parent = tmp_path / "other/site-packages"
+    parent.mkdir(parents=True)
+    (parent / "shared_package.py").write_text("print('fine')\n")
+    venv.create(tmp_path / "venv", symlinks=True)
+    (site,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    (site / "parent.pth").write_text(str(parent))
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "file.py").write_text("import shared_package\n")
+    trace = run_alone([str(tmp_path / "venv/bin/python"), "file.py"], folder)
+    assert (trace.output, trace.opened) == ("fine\n", [])
 
 
 READS = [

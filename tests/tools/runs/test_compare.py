@@ -88,6 +88,7 @@ def test_a_golf_preset_says_that_it_is_one(tmp_path):
         ({"size": 2501, "targets": 9}, "2501 in .*a tokenizer that normalises"),
         ({"unigram": 5.8}, "unigram loss: 5.9 in .*, 5.8 in"),
         ({"hparams": {"eval_stride": 8}}, "windows: blocks in .*, sliding by 8 in"),
+        ({"hparams": {"eval_stride": 0}}, "windows: blocks in .*, one pass a document in"),
         ({"metric": "val_bpb_partial"}, "a score of part of the text"),
         ({"size": 0}, "no count of bytes"),
     ],

@@ -1,13 +1,21 @@
 """Runs as processes and as jobs; what SLURM is told stands with the seeds that are sent there."""
 
+import os
 import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 
-from tools.runs.launchers import LocalProcess, resuming, slurm_parameters
+from tools.runs.launchers import (
+    LocalProcess,
+    SlurmJob,
+    is_queued,
+    resuming,
+    slurm_parameters,
+)
 
 
 def wait_for(process: LocalProcess) -> int:
@@ -39,6 +47,26 @@ def test_a_command_that_is_started_again_resumes(tmp_path):
     (folder / "settings.json").touch()
     again = subprocess.run(command, capture_output=True, text=True).stdout
     assert (first, again) == ("[] a b\n", "[my run] a b\n")
+
+
+@pytest.mark.parametrize("state, queued", [("PENDING", True), ("RUNNING", True), ("", False)])
+def test_a_job_that_was_put_back_into_the_queue_is_not_over(tmp_path, monkeypatch, state, queued):
+    """It has a result, of its first part; squeue tells whether another part will come."""
+    squeue = tmp_path / "squeue"
+    squeue.write_text(f'#!/bin/sh\ntest "$2" = --jobs=7 && echo {state}\n')
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    first_part = types.SimpleNamespace(job_id=7, done=lambda force_check: True)
+    assert SlurmJob(first_part).done() is not queued
+    first_part.cancel = lambda check: None
+    job = SlurmJob(first_part)
+    job.stop()
+    assert job.done()
+
+
+def test_without_slurm_nothing_is_queued(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not is_queued("7")
 
 
 def test_slurm_parameters_are_numbers_where_they_can_be():
