@@ -20,8 +20,6 @@ rows, N batches, P positions.
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import json
 import math
 import sys
@@ -37,7 +35,6 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from sentencepiece import SentencePieceProcessor
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from engine import log_lines
 from engine.memory import Memory
@@ -51,8 +48,6 @@ BATCH_TOKENS = 32_768  # per forward pass; with a vocabulary of 8192, 1 GB of fl
 LARGE_VOCABULARY = 8192  # a larger one takes fewer tokens a pass, in proportion
 CHUNK_TOKENS = 32_768  # targets between two rounds of TTT
 WIDTHS = 16  # of inputs: a window is filled up to a sixteenth of seq_len, or several
-H100_FLOPS = 989e12  # dense bf16, by the data sheet
-H100_SHARE = 0.25  # of that, in a forward pass of our models: an estimate, not measured
 FINEWEB_VAL = {"documents": 50_000, "bytes": 151_080_891}  # the challenge's validation split
 CASE_MARKERS = {"\ue001", "\ue002", "\ue003"}  # pieces that stand for no byte of the original
 BYTES_AT_ONCE = 1 << 20  # targets whose bytes are counted in one go: 24 bytes of memory each
@@ -896,7 +891,7 @@ def sgd_adapter(
     return adapt
 
 
-# Results and command line -------------------------------------------------------------------------
+# Results ------------------------------------------------------------------------------------------
 
 
 def score_and_log(
@@ -984,197 +979,7 @@ def _chunk_gains(ledger: Ledger, before: list[float], bytes_S: np.ndarray) -> di
     }
 
 
-def score_artifact(args: argparse.Namespace, open_model, ranks: Ranks, log) -> dict:
-    """Open a model, check the bytes of the text, and score."""
-    opened = open_model(args.model, ranks.device, trust=args.trust)
-    saved = opened.run_settings
-    data_path = args.data or saved.get("data_path")
-    tokenizer_path = args.tokenizer or saved.get("tokenizer_path")
-    for value, flag in ((data_path, "--data"), (tokenizer_path, "--tokenizer")):
-        require(value, f"{opened.path} lies in no run's folder; pass {flag}")
-    vocab_size = opened.model_settings["vocab_size"]
-    if opened.recipe is None:
-        table = ByteTable.from_sentencepiece(tokenizer_path, vocab_size)
-    else:
-        table = opened.recipe.byte_table(tokenizer_path, vocab_size)
-    tokens_T, table = read_validation(data_path, table)
-    if table.sidecar_T is None:
-        table.check(tokenizer_path, tokens_T)
-    scheme = chosen_scheme(args, opened)
-    context = {"seq_len": scheme.seq_len, "stride": scheme.stride, "isolate": scheme.isolate}
-    adapter = None
-    if args.ttt:
-        adapter = opened.recipe and opened.recipe.adapter(opened.model, scheme.seq_len, ranks)
-        require(adapter, f"--ttt: {opened.path} has no test-time adapter; score without it")
-    if args.plan:
-        log_plan(opened.model, tokens_T, table, scheme, ranks, log, adapter)
-        return context | dataclasses.asdict(plan_of(tokens_T, scheme, table))
-    results = score_and_log(
-        opened.model,
-        tokens_T,
-        table,
-        scheme,
-        ranks,
-        blocks=args.blocks,
-        adapter=adapter,
-        log=log,
-    )
-    return context | {"ttt": args.ttt} | results
-
-
-def chosen_scheme(args: argparse.Namespace, opened) -> Scheme:
-    """That of the run, but for what the command says. Raises: ValueError for a bad stride."""
-    saved = opened.run_settings
-    seq_len = opened.seq_len if args.seq_len is None else args.seq_len
-    stride = args.stride
-    if stride is None:
-        stride = min(saved.get("eval_stride", 64), seq_len)
-    isolate = saved.get("eval_documents", False) if args.isolate is None else args.isolate
-    return Scheme(seq_len, stride, isolate, repeat_weights=opened.repeat_weights)
-
-
-def log_plan(
-    model,
-    tokens_T: np.ndarray,
-    table: ByteTable,
-    scheme: Scheme,
-    ranks: Ranks,
-    log: Callable[[str], None],
-    adapter: DocumentAdapter | None = None,
-) -> None:
-    """Say what the scheme costs and gives, before it runs."""
-    plan = plan_of(tokens_T, scheme, table)
-    batch_nats = BatchNats(model, tokens_T, table, scheme, ranks.device)
-    equivalents = plan.passes
-    if scheme.stride == 0:
-        part, part_tokens = _part_of_one_pass(batch_nats, tokens_T, table, scheme, adapter)
-        equivalents *= part(adapter) / part(None)
-    else:
-        windows_W3 = plan_windows(tokens_T, scheme, table.bos_id)
-        batches = plan_batches(windows_W3, scheme, table.vocab_size)
-        batch = batches[len(batches) // 2]
-        part_tokens = batch.rows * batch.width
-
-        def part(adapter):
-            with torch.no_grad():
-                batch_nats(batch).item()
-
-        part(None)  # the first pass may compile
-    started = time.perf_counter()
-    part(adapter)
-    seconds = (time.perf_counter() - started) * plan.forward_tokens / part_tokens
-    seconds_h100 = math.nan
-    if hasattr(model, "flops_per_token"):
-        # A forward pass is a third of a training step.
-        flops = model.flops_per_token(scheme.seq_len) / 3 * plan.forward_tokens
-        seconds_h100 = flops / (H100_FLOPS * H100_SHARE)
-    log(
-        log_lines.PLAN.write(
-            mode=scheme.mode,
-            stride=scheme.stride,
-            targets=plan.targets,
-            forward_tokens=plan.forward_tokens,
-            passes=plan.passes,
-            equivalents=equivalents,
-            context_min=plan.context_min,
-            context_median=plan.context_median,
-            seconds=seconds / ranks.world_size,
-            seconds_h100=seconds_h100,
-        )
-    )
-
-
-def _part_of_one_pass(
-    batch_nats: BatchNats,
-    tokens_T: np.ndarray,
-    table: ByteTable,
-    scheme: Scheme,
-    adapter: DocumentAdapter | None,
-) -> tuple[Callable, int]:
-    """A function that reads the beginning of some documents, and how many inputs those are.
-
-    It takes an adapter, or None, and returns the floating-point operations of its products.
-    """
-    groups = plan_groups(tokens_T, scheme, table, adapter)
-    begin_D, end_D = groups[len(groups) // 2].T
-    end_D = np.minimum(end_D, begin_D + scheme.seq_len)
-    group_D2 = np.stack([begin_D, end_D], axis=1)
-
-    def part(adapter: DocumentAdapter | None) -> int:
-        with FlopCounterMode(display=False) as counter:
-            read_group(batch_nats, adapter, group_D2, scheme, lambda targets: None)
-        return counter.get_total_flops()
-
-    return part, count_targets(group_D2)
-
-
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Score a model on validation text.")
-    add = parser.add_argument
-    add("model", type=Path, help="artifact, checkpoint, run folder or Hugging Face folder")
-    add("--stride", type=int, help="targets that a window adds; 0: one pass a document (the run's)")
-    add("--seq-len", type=int, help="inputs that a window holds (those of training)")
-    add("--data", metavar="DIR", help="folder with *_val_*.bin (the run's)")
-    add("--tokenizer", metavar="FILE", help="of these shards (the run's)")
-    context = parser.add_mutually_exclusive_group()
-    context.add_argument(
-        "--documents",
-        dest="isolate",
-        action="store_true",
-        default=None,
-        help="let no context cross a document start",
-    )
-    context.add_argument(
-        "--stream",
-        dest="isolate",
-        action="store_false",
-        default=None,
-        help="let context reach into the documents before",
-    )
-    add("--blocks", action="store_true", help="score in plain blocks of the stream as well")
-    add("--plan", action="store_true", help="say what scoring would cost, and stop")
-    add("--ttt", action="store_true", help="score also while training on what has been scored")
-    add("--json", action="store_true", help="print one JSON object; the lines go to stderr")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
-    add("--trust", action="store_true", help="run the code that a Hugging Face folder carries")
-    return parser.parse_args(argv)
-
-
-def start_ranks(device: str) -> Ranks:
-    """Join torchrun's processes, if there are any. Raises: ValueError where CUDA is missing."""
-    has_cuda = torch.cuda.is_available()
-    require(device == "cpu" or has_cuda, f"--device {device}: there is no CUDA here; use cpu")
-    if not dist.is_torchelastic_launched():
-        return Ranks(device=torch.device(device))
-    if device == "cuda":
-        torch.cuda.set_device(dist.get_node_local_rank())
-    dist.init_process_group("nccl" if device == "cuda" else "gloo")
-    return Ranks(dist.get_rank(), dist.get_world_size(), torch.device(device))
-
-
-def main(argv: list[str] | None, open_model) -> int:
-    """Run the command. open_model is engine.open_model's: the engine imports this module."""
-    args = parse_arguments(argv)
-    try:
-        ranks = start_ranks(args.device)
-
-        def log(line: str) -> None:
-            if ranks.is_first:
-                print(line, file=sys.stderr if args.json else sys.stdout, flush=True)
-
-        results = score_artifact(args, open_model, ranks, log)
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
-        print("error:", *str(error).split(), file=sys.stderr)
-        return 2
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
-    if args.json and ranks.is_first:
-        print(json.dumps({"artifact": str(args.model)} | results))
-    return 0
-
-
 if __name__ == "__main__":
-    from engine.open_model import open_model
+    from engine.score_command import main
 
-    sys.exit(main(None, open_model))
+    sys.exit(main())

@@ -162,6 +162,7 @@ def encode_trellis(
         bits = FP16_BITS if name in streams else POINT_BITS
         table.append([name, list(weight.shape), bits, len(streams.get(name, b"")), 0])
     without_points = list(streams.values())
+    # All but the points has its final size now, so what is left for them is known exactly.
     overhead_bytes = len(container.write(table, without_points, settings, POINT_CODER))
     if most_bytes <= overhead_bytes:
         raise ValueError(f"{most_bytes=} is out of reach: {overhead_bytes} go to all but matrices")
@@ -234,8 +235,10 @@ def encode_to_target(
     overhead_bytes = len(encode(state_dict, plan, settings, threads=threads)) - entropy_bytes(0)
     octaves = np.arange(8, -2.5, -0.5)
     sizes = overhead_bytes + np.array([entropy_bytes(octave) for octave in octaves])
-    # np.interp wants rising sizes, which these are from the widest clip to the peak
-    octaves, sizes = octaves[: sizes.argmax() + 1], sizes[: sizes.argmax() + 1]
+    # np.interp wants rising sizes, which these are from the widest clip to the peak.
+    peak = sizes.argmax() + 1
+    octaves = octaves[:peak]
+    sizes = sizes[:peak]
     aim = wanted = np.clip(0.995 * target_bytes, sizes[0], sizes[-1])
     for _ in range(8):
         chosen = widened(float(np.interp(wanted, sizes, octaves)))
@@ -262,7 +265,7 @@ def write_atomic(path: str | Path, data: bytes) -> None:
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # else a rename may reach the disk before the data does
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -277,13 +280,17 @@ def load_checkpoint(path: str | Path) -> tuple[State, dict]:
     """
     with open(path, "rb") as file:
         try:
+            # weights_only: a checkpoint of a stranger must not run code.
             checkpoint = torch.load(file, weights_only=True, map_location="cpu")
         except Exception as error:  # of ten kinds; the words of one advise to load unsafely
             raise ValueError(f"{path} is not a checkpoint that loads; give a run's own") from error
-    weights, settings, exported = checkpoint, {}, None
+    weights = checkpoint
+    settings = {}
+    exported = None
     if isinstance(checkpoint, dict) and isinstance(checkpoint.get("model"), dict):
         exported = checkpoint.get("exported") or "raw"
-        weights = {"raw": checkpoint["model"], **(checkpoint.get("averages") or {})}.get(exported)
+        candidates = {"raw": checkpoint["model"], **(checkpoint.get("averages") or {})}
+        weights = candidates.get(exported)
         settings = checkpoint.get("model_settings", checkpoint.get("settings", {}))
     if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
         raise ValueError(f"{path} holds no state dict of tensors (exported: {exported!r})")

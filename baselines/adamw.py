@@ -58,6 +58,30 @@ class AdamWSettings(TeacherSettings):
         self.require(self.peak_lr > 0, "peak_lr", "over 0")
 
 
+# A system's small twin: the same layers, optimizer and loss, for two CPU cores and a minute.
+SMOKE = dict(
+    data_path="./data/datasets/toy_sp1024",
+    tokenizer_path="./data/tokenizers/toy_1024_bpe.model",
+    vocab_size=1024,
+    num_layers=4,
+    model_dim=64,
+    num_heads=4,
+    train_seq_len=256,
+    train_batch_tokens=2048,
+    micro_batch_tokens=2048,
+    iterations=100,
+    lr_warmup_steps=10,
+    lr_decay_steps=100,
+    eval_stride=128,
+    warmup_steps=1,
+    val_loss_every=0,
+    train_log_every=20,
+    checkpoint_seconds=10.0,
+    compile=False,
+    val_evaluation="",  # the named ones read other texts
+)
+
+
 def lr_at(step: int, settings: AdamWSettings) -> float:
     """The rate of a step, counted from 0: up in a line, down in half a cosine, then constant."""
     warmup = settings.lr_warmup_steps

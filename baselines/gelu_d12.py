@@ -7,7 +7,7 @@ Betas, weight decay, warm-up, end of the cosine and clipping are not published: 
 
 from dataclasses import dataclass
 
-from baselines.adamw import AdamWRecipe, AdamWSettings
+from baselines.adamw import SMOKE, AdamWRecipe, AdamWSettings
 from baselines.models import d12
 from engine.trainer import train
 
@@ -32,10 +32,13 @@ class D12Settings(AdamWSettings):
     val_evaluation: str = "wikitext103"
 
 
+D12_SMOKE = SMOKE | {"num_kv_heads": 4}  # a key head for each query head, as at full size
+
+
 class GeluD12(AdamWRecipe):
     name = "baselines.gelu_d12"
     Settings = D12Settings
-    presets = {"gelu_d12": {}}
+    presets = {"gelu_d12": {}, "smoke": D12_SMOKE}
     models = d12
     default = d12.CONFIGS["gelu_d12"]
     shape = ("num_kv_heads",)

@@ -5,7 +5,7 @@ torchrun --standalone --nproc_per_node=8 -m baselines.gpt2_124m
 
 from dataclasses import dataclass
 
-from baselines.adamw import AdamWRecipe, AdamWSettings
+from baselines.adamw import SMOKE, AdamWRecipe, AdamWSettings
 from baselines.models import gpt2
 from engine.trainer import train
 
@@ -29,7 +29,7 @@ class GPT2Settings(AdamWSettings):
 class GPT2(AdamWRecipe):
     name = "baselines.gpt2_124m"
     Settings = GPT2Settings
-    presets = {"gpt2_124m": {}}
+    presets = {"gpt2_124m": {}, "smoke": SMOKE}
     models = gpt2
     default = gpt2.CONFIGS["gpt2_124m"]
 

@@ -10,7 +10,7 @@ Betas, weight decay and precision (that which MLX computes in) are not published
 
 from dataclasses import dataclass
 
-from baselines.adamw import AdamWRecipe, AdamWSettings
+from baselines.adamw import SMOKE, AdamWRecipe, AdamWSettings
 from baselines.models import preln
 from engine.trainer import train
 
@@ -63,6 +63,7 @@ class Preln(AdamWRecipe):
             "lr_warmup_steps": 0,
             "grad_clip_norm": 1.0,
         },
+        "smoke": SMOKE,
     }
     models = preln
     default = preln.CONFIGS["preln_53m"]

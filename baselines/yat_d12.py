@@ -6,7 +6,7 @@ PRESET=yat_neuron_d12 torchrun ... -m baselines.yat_d12       # a bias for each 
 
 from dataclasses import dataclass
 
-from baselines.gelu_d12 import D12Settings, GeluD12
+from baselines.gelu_d12 import D12_SMOKE, D12Settings, GeluD12
 from baselines.models import d12
 from engine.trainer import train
 
@@ -30,6 +30,7 @@ class YatD12(GeluD12):
     presets = {
         "yat_d12": {},
         "yat_neuron_d12": {"mlp": "yat_neuron", "iterations": 19_922, "lr_decay_steps": 19_922},
+        "smoke": D12_SMOKE,
     }
     default = d12.CONFIGS["yat_d12"]
     shape = ("num_kv_heads", "mlp")

@@ -63,8 +63,9 @@ class Entry(NamedTuple):
 
 
 def rows_columns(shape: tuple[int, ...]) -> tuple[int, int]:
-    """All dimensions but the last make rows, so a vector is one row."""
-    return math.prod(shape[:-1]), shape[-1] if shape else 1
+    """All dimensions but the last make rows: [2, 3, 4] is 6 x 4, a vector of 5 is 1 x 5."""
+    columns = shape[-1] if shape else 1  # a single number is 1 x 1
+    return math.prod(shape[:-1]), columns
 
 
 # --- Tensors and their symbols ---------------------------------------------------------------
@@ -89,14 +90,16 @@ def symbols_of(name: str, tensor: Tensor, row: PlanRow) -> tuple[bytes, bytes]:
     except ValueError as error:
         raise ValueError(f"tensor {name!r}: {error}") from error
     # Signs and exponents repeat, mantissas do not: so all low bytes, then all high bytes.
-    pairs = halves.reshape(-1).numpy().astype("<f2").view(np.uint8).reshape(-1, 2)
-    return pairs.T.tobytes(), codes
+    numbers = halves.reshape(-1).numpy().astype("<f2")
+    low_and_high = numbers.view(np.uint8).reshape(-1, 2)
+    return low_and_high.T.tobytes(), codes
 
 
 def stored_weight(entry: Entry, half_data: bytes, code_data: bytes) -> Tensor:
     """The tensor of two decompressed streams, once their numbers are seen to be in range."""
-    pairs = np.frombuffer(half_data, np.uint8).reshape(2, -1).T.copy()
-    halves = torch.from_numpy(pairs.reshape(-1).view("<f2").astype(np.float16))
+    low_and_high = np.frombuffer(half_data, np.uint8).reshape(2, -1).T.copy()
+    numbers = low_and_high.reshape(-1).view("<f2")
+    halves = torch.from_numpy(numbers.astype(np.float16))
     if not halves.isfinite().all():
         raise ArtifactError(f"tensor {entry.name!r}: an fp16 number is NaN or infinite")
     if entry.bits == FP16_BITS:
@@ -105,8 +108,8 @@ def stored_weight(entry: Entry, half_data: bytes, code_data: bytes) -> Tensor:
     top = TOP_CODE[entry.bits]
     if (halves < 0).any() or shifted.max(initial=0) > 2 * top:
         raise ArtifactError(f"tensor {entry.name!r}: a negative scale, or a code off the grid")
-    codes = torch.from_numpy((shifted.astype(np.int16) - top).astype(np.int8))
-    codes_RC = codes.reshape(rows_columns(entry.shape))
+    codes = (shifted.astype(np.int16) - top).astype(np.int8)
+    codes_RC = torch.from_numpy(codes).reshape(rows_columns(entry.shape))
     return Quantized(codes_RC, halves).dequantize().reshape(entry.shape)
 
 
@@ -114,7 +117,8 @@ def order0_bytes(symbols: bytes) -> float:
     """The entropy of symbols by how often each occurs, in bytes: 8 for 64 fair zeros and ones."""
     counts = np.bincount(np.frombuffer(symbols, np.uint8))
     counts = counts[counts > 0]
-    return float((counts * np.log2(counts.sum() / counts)).sum() / 8)
+    bits = np.log2(counts.sum() / counts)  # of one occurrence of each symbol
+    return float((counts * bits).sum() / 8)
 
 
 def load_zstd() -> tuple[Callable, Callable, type[Exception]]:
@@ -182,6 +186,7 @@ def read_header(blob: bytes) -> tuple[dict, list[Entry], int]:
 
     Raises: ArtifactError naming what is wrong with anything but the exact bytes of an artifact.
     """
+    # From the cheapest check to the dearest, and none relies on what a later one shows.
     if len(blob) < PREFIX.size + CHECKSUM_BYTES:
         raise ArtifactError(f"truncated: {len(blob)} bytes cannot hold an artifact")
     magic, version, header_bytes, artifact_bytes = PREFIX.unpack_from(blob)
@@ -219,15 +224,20 @@ def parse_header(text: bytes, version: int) -> tuple[dict, list]:
 
 def check_table(table: list, stream_bytes: int, version: int) -> None:
     """Raises: ArtifactError for a table that cannot be, or that does not fit the streams."""
-    names, numbers = set(), 0
+    names = set()
+    numbers = 0
     has_points = version == TRELLIS_VERSION
+    possible_bits = {*TOP_CODE, FP16_BITS}
+    if has_points:
+        possible_bits.add(POINT_BITS)
     for line in table:
+        # By type, because in JSON true is not 1, and in Python it is.
         if type(line) is not list or [*map(type, line)] != [str, list, int, int, int]:
             raise ArtifactError(f"table line {line!r:.200} is not name, shape, bits and two sizes")
         name, shape, bits, *sizes = line
         if name in names or not re.fullmatch(r"[!-~]{1,256}", name):
             raise ArtifactError(f"tensor {name!r}: the name is repeated, unprintable or too long")
-        if bits not in (*TOP_CODE, FP16_BITS, *[POINT_BITS] * has_points):
+        if bits not in possible_bits:
             raise ArtifactError(f"tensor {name!r}: bits={bits} must be 2..8 or 16")
         if bits == POINT_BITS and (len(shape) != 2 or any(sizes)):
             raise ArtifactError(f"tensor {name!r}: points of shape {shape} and sizes {sizes}")
@@ -255,8 +265,11 @@ def read_streams(
         if entry.bits == POINT_BITS:
             continue
         rows, columns = rows_columns(entry.shape)
-        is_fp16 = entry.bits == FP16_BITS
-        numbers, codes = (rows * columns, 0) if is_fp16 else (rows, rows * columns)
+        numbers = rows  # a scale for each row
+        codes = rows * columns
+        if entry.bits == FP16_BITS:
+            numbers = rows * columns
+            codes = 0
         data = []
         for size, expected in ((entry.half_bytes, 2 * numbers), (entry.code_bytes, codes)):
             stream = blob[offset : offset + size]
@@ -293,7 +306,8 @@ def read_points(
 def read_state(blob: bytes) -> tuple[State, dict]:
     """The fp32 weights and the settings of an artifact. Raises: ArtifactError."""
     settings, entries, offset = read_header(blob)
-    # The order of the table is that of the state dict.
+    # Points come last in the file, whatever their place in the table. The order of the table is
+    # that of the state dict, so it is laid down before anything is read.
     state = {entry.name: torch.empty(0) for entry in entries}
     for entry, *data in read_streams(blob, entries, offset):
         state[entry.name] = stored_weight(entry, *data)

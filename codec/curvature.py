@@ -67,6 +67,7 @@ class Use:
 
     def add_linear(self, x: Tensor, y: Tensor) -> None:
         """Add x now, and the gradients of y when a loss is differentiated."""
+        # As sums over all uses: memory does not grow with the text.
         x_NC = x.detach().flatten(0, -2).float()
         self.inputs_CC += x_NC.T @ x_NC
 
@@ -89,6 +90,7 @@ class Use:
         """Pairs of columns_CC and rows_R, whose products add up to the cost of errors a token."""
         pairs = []
         if self.output_gradients_R.any():
+            # A row whose gradients were small on this text may matter on another.
             mean = self.output_gradients_R.mean()
             shrunk_R = mean + (1 - ROW_SHRINKAGE) * (self.output_gradients_R - mean)
             pairs.append((self.inputs_CC / tokens, shrunk_R / tokens))
@@ -127,6 +129,7 @@ class Curvature(TorchFunctionMode):
         out = function(*args, **(kwargs or {}))
         if function not in (Tensor.to, F.linear, F.embedding):
             return out
+        # What is done with tensors in here must not come back here.
         with torch._C.DisableTorchFunction():
             place = self.place(args[0] if function is Tensor.to else args[1])
             if place is None:
@@ -144,6 +147,7 @@ class Curvature(TorchFunctionMode):
     def place(self, part: Tensor) -> tuple[str, int, int] | None:
         """Name, first row and first column of a part of a parameter; None for any other tensor."""
         stored = self.stored.get(part.untyped_storage().data_ptr())
+        # A view with other strides, as a transpose, has no rows and columns of the parameter.
         if stored is None or part.ndim != 2 or part.stride() != stored.tensor.stride():
             return None
         offset = part.storage_offset() - stored.tensor.storage_offset()

@@ -55,10 +55,14 @@ class Matrix:
     name: str = "a matrix"
 
     def __post_init__(self):
-        columns_CC, rows_R = self.hessian.columns_CC, self.hessian.rows_R
-        R, C = (*self.weight_RC.shape, 0, 0)[:2]
-        if self.weight_RC.ndim != 2 or columns_CC.shape != (C, C) or rows_R.shape != (R,):
-            shapes = " and ".join(str([*t.shape]) for t in (self.weight_RC, columns_CC))
+        columns_CC = self.hessian.columns_CC
+        rows_R = self.hessian.rows_R
+        fits = self.weight_RC.ndim == 2
+        if fits:
+            R, C = self.weight_RC.shape
+            fits = columns_CC.shape == (C, C) and rows_R.shape == (R,)
+        if not fits:
+            shapes = f"{[*self.weight_RC.shape]} and {[*columns_CC.shape]}"
             raise ValueError(f"{self.name}: weights and Hessian of {shapes} must be RxC and CxC")
         if not columns_CC.is_floating_point():
             raise ValueError(f"{self.name}: the Hessian's {columns_CC.dtype} is no float type")
@@ -81,18 +85,23 @@ def factor(hessian_MCC: Tensor, damping: float) -> tuple[Tensor, Tensor, Tensor]
     diagonal_MC = hessian_MCC.diagonal(dim1=1, dim2=2)
     order_MC = diagonal_MC.argsort(dim=1, descending=True, stable=True)
     M, C = order_MC.shape
-    H = hessian_MCC.gather(1, order_MC[:, :, None].expand(M, C, C))
-    H = H.gather(2, order_MC[:, None, :].expand(M, C, C)).double()
+    of_rows = order_MC[:, :, None].expand(M, C, C)
+    of_columns = order_MC[:, None, :].expand(M, C, C)
+    # float64: the pivots of inputs that are nearly alike are differences of large numbers.
+    H = hessian_MCC.gather(1, of_rows).gather(2, of_columns).double()
     mean_M = diagonal_MC.double().mean(dim=1)
+    # Inputs that never occur would have pivots of 0, and steps without bound.
     ridge_M = torch.where(mean_M > 0, damping * mean_M, 1.0)
-    H = H + ridge_M[:, None, None] * torch.eye(C, dtype=H.dtype, device=H.device)
+    identity_CC = torch.eye(C, dtype=H.dtype, device=H.device)
+    H = H + ridge_M[:, None, None] * identity_CC
     try:
         # A Cholesky factor of the columns in reverse order is an upper one of the columns in order.
         upper = torch.linalg.cholesky(H.flip(1, 2)).flip(1, 2)
     except torch.linalg.LinAlgError as error:
         raise ValueError(f"a Hessian is no sum of squares: {error}") from error
     root_MC = upper.diagonal(dim1=1, dim2=2)
-    return order_MC, (upper / root_MC[:, None, :]).float(), root_MC.square()
+    unit_MCC = upper / root_MC[:, None, :]
+    return order_MC, unit_MCC.float(), root_MC.square()
 
 
 @dataclass(frozen=True)
@@ -115,6 +124,7 @@ class Group:
         self.device = matrices[0].weight_RC.device
         R, _ = matrices[0].weight_RC.shape
         self.path_steps = path_steps(R)
+        # Side by side, a GPU has work for all its units, and the Viterbi one call for all paths.
         hessian_MCC = torch.stack([matrix.hessian.columns_CC for matrix in matrices])
         self.order_MC, factor_MCC, pivot_MC = factor(hessian_MCC, damping)
         self.weights_RC = [
@@ -136,7 +146,7 @@ class Group:
     def parts_of(self, values_xR: Tensor) -> Iterable[Tensor]:
         """Cut the last dimension, rows, into parts of one path each, the last filled with zeros."""
         R, T = values_xR.size(-1), self.path_steps
-        missing = -R % T if R else T
+        missing = -R % T if R else T  # a matrix without rows has one part, of filling
         return F.pad(values_xR, (0, missing)).split(T, dim=-1)
 
     def columns_in_paths(self, steps: list[Steps]) -> Tensor:
@@ -161,8 +171,11 @@ class Group:
         # Of points whose root-mean-square is FINEST, in units of this base step.
         highest = round(UNITS * math.log2(base_step * FINEST))
         for i in range(len(self.matrices)):
-            row, column = self.row_spread[i], self.column_spread[i]
-            row_step, column_step = self.even_row_steps[i], self.even_column_steps[i]
+            row = self.row_spread[i]
+            column = self.column_spread[i]
+            row_step = self.even_row_steps[i]
+            column_step = self.even_column_steps[i]
+            # A column is judged by the middle row, and then a row by the middle column.
             middle_row = np.median(row - row_step) if row.size else 0
             excess = np.maximum(column + middle_row - column_step - highest, 0)
             column_step = np.minimum(column_step + excess.astype(np.int64), 127)
@@ -170,7 +183,8 @@ class Group:
             excess = np.maximum(row + middle_column - row_step - highest, 0)
             row_step = row_step + excess.astype(np.int64)
             most_R = self.reach_R(i, column_step) / (base_step * LARGEST_POINT / 2)
-            least_step = np.ceil(UNITS * np.log2(np.maximum(most_R, 1e-30))).astype(np.int64)
+            octave_R = np.log2(np.maximum(most_R, 1e-30))
+            least_step = np.ceil(UNITS * octave_R).astype(np.int64)
             row_step = np.maximum(row_step, least_step).clip(max=127)
             steps.append(Steps(row_step, column_step))
         return steps
@@ -183,7 +197,8 @@ class Group:
         key = i, column_step.tobytes()
         if key not in self.reaches:  # column steps hardly ever change with the base step
             scale_C = torch.from_numpy(octaves(column_step)).float().to(weight_RC.device)
-            self.reaches[key] = (weight_RC.abs() / scale_C).amax(1).cpu().double().numpy()
+            reach_RC = weight_RC.abs() / scale_C
+            self.reaches[key] = reach_RC.amax(1).cpu().double().numpy()
         return self.reaches[key]
 
     def points(self, base_step: float, states: int = 8) -> list[Points]:
@@ -195,10 +210,12 @@ class Group:
         coder = ColumnQuantizer(states, self.device)
         columns_NCT = self.columns_in_paths(steps)
         factor_NCC = self.factor_NCC
-        row_scales = [torch.from_numpy(base_step * octaves(s.row[s.row_order])) for s in steps]
-        parts = [part_T for scale_R in row_scales for part_T in self.parts_of(scale_R.float())]
+        parts = []
+        for each in steps:
+            scale_R = torch.from_numpy(base_step * octaves(each.row[each.row_order]))
+            parts += self.parts_of(scale_R.float())
         row_scale_NT = torch.stack(parts).to(self.device)
-        row_scale_NT[row_scale_NT == 0] = 1.0  # of the rows that fill a part
+        row_scale_NT[row_scale_NT == 0] = 1.0  # of the rows that fill a part: nothing divides by 0
         column_scale_MC = torch.from_numpy(np.stack([octaves(s.column) for s in steps]))
         column_scale_NC = column_scale_MC[self.owner_N].float().to(self.device)
 
@@ -206,10 +223,12 @@ class Group:
         points_NCT = torch.empty_like(columns_NCT)
         for start in range(0, columns_NCT.size(1), BLOCK):
             block = slice(start, start + BLOCK)
-            # what the errors of earlier columns add to the targets of this block
+            # What the errors of earlier columns add to the targets of this block: one product of
+            # large matrices, where a product for each column would read all of them each time.
             earlier_NBT = factor_NCC[:, :start, block].mT @ error_NCT[:, :start]
             target_NBT = columns_NCT[:, block] + earlier_NBT
             for c in range(start, start + target_NBT.size(1)):
+                # Invariant: error_NCT holds weight minus restored weight of all columns before c.
                 recent_N1B = factor_NCC[:, None, start:c, c]
                 recent_NT = (recent_N1B @ error_NCT[:, start:c])[:, 0]
                 target_NT = target_NBT[:, c - start] + recent_NT
@@ -235,13 +254,17 @@ class Group:
                 f"{self.matrices[i].name}: weight [{r}, {c}] takes over {LARGEST_POINT} steps of"
                 f" 2**{math.log2(base_step):.1f}; scale the matrix, or pack to fewer bytes"
             )
-        row_step, column_step = steps.row.astype(np.int8), steps.column.astype(np.int8)
-        return Points.of(points_RC, row_step, column_step[column_back])
+        column_step = steps.column.astype(np.int8)
+        return Points.of(points_RC, steps.row.astype(np.int8), column_step[column_back])
 
 
 def even_row_steps(rows_R: Tensor) -> np.ndarray:
-    """Exponents that weigh the errors of all rows alike: as 1/sqrt(weight), 0 for the mean row."""
-    exact = -0.5 * UNITS * np.log2(np.maximum(rows_R.double().cpu().numpy(), 1e-30))
+    """Exponents that weigh the errors of all rows alike: as 1/sqrt(weight), 0 for the mean row.
+
+    A row that counts 4 times as much has steps half as large, an octave less, which is -UNITS.
+    """
+    weight_R = rows_R.double().cpu().numpy()
+    exact = -0.5 * UNITS * np.log2(np.maximum(weight_R, 1e-30))
     return np.rint(exact).clip(-COARSEST_ROW, COARSEST_ROW).astype(np.int64)
 
 
@@ -254,21 +277,27 @@ class Matrices:
     """
 
     def __init__(self, matrices: list[Matrix], damping: float = DAMPING):
+        roots = []
         for m in matrices:
-            if m.weight_RC.numel() and (reach := float(m.weight_RC.abs().max())) > LARGEST:
+            reach = 0.0
+            mean = 1.0
+            if m.weight_RC.numel():
+                reach = float(m.weight_RC.abs().max())
+                mean = m.hessian.mean_diagonal()
+            if reach > LARGEST:
                 raise ValueError(f"{m.name}: weights reach {reach:.4g}; points go to {LARGEST:.4g}")
-        means = [m.hessian.mean_diagonal() if m.weight_RC.numel() else 1.0 for m in matrices]
-        # a matrix that hardly counts, or alone does, must not take its base step out of range
-        roots = [math.sqrt(mean) if mean > 0 else 1.0 for mean in means]
+            roots.append(math.sqrt(mean) if mean > 0 else 1.0)
+        # A matrix that hardly counts, or alone does, must not take its base step out of range.
         self.scales = np.float32(np.clip(roots, 2.0**-30, 2.0**20))
         scaled = []
         for m, scale in zip(matrices, self.scales.tolist(), strict=True):
             hessian = Hessian(m.hessian.columns_CC / scale**2, m.hessian.rows_R)
             scaled.append(Matrix(m.weight_RC.float() * scale, hessian, m.name))
-        kinds = [(path_steps(R), C) for R, C in (m.weight_RC.shape for m in scaled)]
-        self.places = [
-            [i for i, other in enumerate(kinds) if other == kind] for kind in dict.fromkeys(kinds)
-        ]
+        places_of: dict[tuple[int, int], list[int]] = {}  # by length of paths and columns
+        for i, matrix in enumerate(scaled):
+            R, C = matrix.weight_RC.shape
+            places_of.setdefault((path_steps(R), C), []).append(i)
+        self.places = list(places_of.values())
         self.groups = [Group([scaled[i] for i in places], damping) for places in self.places]
         self.weights_of_spread = self.spread_histogram()
 
@@ -305,4 +334,5 @@ class Matrices:
         σ = 1. (2.0665 is sqrt(2 π e) / 2: points of one parity are 2 steps apart.)
         """
         spread = octaves(np.arange(len(self.weights_of_spread)) - 1024) / base_step
-        return float((self.weights_of_spread * 0.5 * np.log2(1 + 2.0665**2 * spread**2)).sum())
+        bits = 0.5 * np.log2(1 + 2.0665**2 * spread**2)
+        return float((self.weights_of_spread * bits).sum())

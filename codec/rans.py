@@ -78,27 +78,38 @@ class StreamError(ValueError):
 
 
 def cell_of(magnitude: np.ndarray) -> np.ndarray:
-    """Cells of one frequency each: every magnitude below 32, then eighths of octaves."""
+    """Cells of one frequency each: every magnitude below 32, then eighths of octaves.
+
+    magnitude   0 .. 31   32 .. 35   36 .. 39   ..   60 .. 63   64 .. 71   ..
+    cell        0 .. 31      32         33      ..      39         40      ..
+    """
     exponent = np.frexp(np.maximum(magnitude, 32))[1] - 6  # octaves above 32
-    return np.where(magnitude < 32, magnitude, 24 + 8 * exponent + (magnitude >> (exponent + 2)))
+    eighth = magnitude >> (exponent + 2)  # of its octave: 8 to 15
+    return np.where(magnitude < 32, magnitude, 24 + 8 * exponent + eighth)
 
 
 class Tables:
     """Frequencies of the points of each class and parity, as integers that add up to a power of 2.
 
     They come from the log2-frequency of each cell; a point and its negative are equally frequent.
+    Row 2 k + parity of the tables is that of class k, and column i that of the point i - reach.
     """
 
     def __init__(self, logs_KM: np.ndarray, reach: int):
-        K, self.reach = len(logs_KM), reach
+        self.reach = reach
+        K = len(logs_KM)
         point = np.arange(-reach, reach + 1)
+        # 2 ** (31 - log2), in integers: computed in floats, the last bit would hang on the machine.
         mantissas = np.array([round(2 ** (31 - i / LOG_UNITS)) for i in range(LOG_UNITS)])
         whole_bits, part = np.divmod(logs_KM.astype(np.int64), LOG_UNITS)
         share_KM = np.where(logs_KM == ABSENT, 0, mantissas[part] >> whole_bits)
-        share = np.repeat(share_KM[:, cell_of(np.abs(point))], 2, axis=0)  # class, then parity
-        share[(np.arange(2 * K)[:, None] + point) % 2 == 1] = 0
+        share = np.repeat(share_KM[:, cell_of(np.abs(point))], 2, axis=0)
+        # A state of the trellis allows points of its own parity only: the others take no room.
+        parity = np.arange(2 * K)[:, None]
+        share[(parity + point) % 2 == 1] = 0
         self.frequency = _normalised(share)
         self.start = self.frequency.cumsum(axis=1) - self.frequency
+        # Which point each number below 2**TABLE_BITS reads as.
         self.symbol = np.full((2 * K, 1 << TABLE_BITS), reach, np.int16)
         for row, frequency in zip(self.symbol, self.frequency, strict=True):
             slots = np.repeat(np.arange(2 * reach + 1), frequency)
@@ -108,7 +119,11 @@ class Tables:
 
 
 def _normalised(share: np.ndarray) -> np.ndarray:
-    """Integers in proportion to each row, at least 1 where it is not 0, that add up exactly."""
+    """Integers in proportion to each row, at least 1 where it is not 0, that add up exactly.
+
+    With TABLE_BITS 3, [5, 0, 1, 1] becomes [4, 0, 1, 1], and the 2 that are left of 8 go to the
+    first of the largest: [6, 0, 1, 1].
+    """
     present = share > 0
     total = np.maximum(share.sum(axis=1, keepdims=True), 1)
     room = (1 << TABLE_BITS) - present.sum(axis=1, keepdims=True)
@@ -124,7 +139,9 @@ def count_logs(matrices: list[Points], low: int, K: int, reach: int) -> np.ndarr
     """logs_KM for Tables: how rare a cell's magnitudes are in each class, in 1/LOG_UNITS bits."""
     counts = np.zeros(K * (reach + 1), np.int64)
     for p in matrices:
-        index = p.classes(low, K).astype(np.int64) * (reach + 1) + np.abs(p.points_RC)
+        # The place of a pair of class and magnitude in a table of K rows.
+        first_of_class = p.classes(low, K).astype(np.int64) * (reach + 1)
+        index = first_of_class + np.abs(p.points_RC)
         counts += np.bincount(index.reshape(-1), minlength=len(counts))
     counts = counts.reshape(K, reach + 1).astype(np.float64)
     counts[:, 0] *= 2  # 0 is its own negative, and any other magnitude stands for two points
@@ -132,25 +149,33 @@ def count_logs(matrices: list[Points], low: int, K: int, reach: int) -> np.ndarr
     mean_KM = np.zeros((K, cells[-1] + 1))
     for parity in (0, 1):  # one state uses even points only
         own = cells[parity::2]
-        for total, row in zip(mean_KM, counts[:, parity::2], strict=True):
-            size = np.bincount(own, minlength=mean_KM.shape[1])
+        magnitudes = np.bincount(own, minlength=mean_KM.shape[1])  # in each cell
+        for mean, row in zip(mean_KM, counts[:, parity::2], strict=True):
             uses = np.bincount(own, row, minlength=mean_KM.shape[1])
-            np.maximum(total, uses / np.maximum(size, 1), out=total)
-    ratio_KM = mean_KM.max(axis=1, keepdims=True) / np.where(mean_KM > 0, mean_KM, np.inf)
-    logs_KM = np.rint(LOG_UNITS * np.log2(np.maximum(ratio_KM, 1))).clip(max=ABSENT - 1)
-    return np.where(mean_KM > 0, logs_KM, ABSENT).astype(np.uint8)
+            np.maximum(mean, uses / np.maximum(magnitudes, 1), out=mean)
+    is_used_KM = mean_KM > 0
+    most_K1 = mean_KM.max(axis=1, keepdims=True)
+    ratio_KM = most_K1 / np.where(is_used_KM, mean_KM, np.inf)
+    bits_KM = np.log2(np.maximum(ratio_KM, 1))
+    logs_KM = np.rint(LOG_UNITS * bits_KM).clip(max=ABSENT - 1)
+    return np.where(is_used_KM, logs_KM, ABSENT).astype(np.uint8)
 
 
 def class_range(matrices: list[Points]) -> tuple[int, int]:
-    """The lowest class and the number of classes; sparse ones at either end join the last."""
-    counts = np.zeros(1024, np.int64)
+    """The lowest class and the number of classes; sparse ones at either end join the last.
+
+    A thousandth of all points may lie beyond either end: a class of few points costs more for its
+    table than it saves.
+    """
+    lowest, most = -512, 1024
+    counts = np.zeros(most, np.int64)
     for p in matrices:
-        counts += np.bincount(p.classes(-512, 1024).reshape(-1), minlength=1024)
+        counts += np.bincount(p.classes(lowest, most).reshape(-1), minlength=most)
     total = counts.cumsum()
     low = int(np.searchsorted(total, total[-1] / 1000, side="right"))
-    high = min(int(np.searchsorted(total, total[-1] * 0.999)), 1023)
-    low = min(max(low, high - 254), high)
-    return low - 512, high - low + 1
+    high = min(int(np.searchsorted(total, total[-1] * 0.999)), most - 1)
+    low = min(max(low, high - 254), high)  # at most 255 classes: their number is one byte
+    return lowest + low, high - low + 1
 
 
 def encode(matrices: list[Points], base_steps: list[float], states: int) -> bytes:
@@ -199,21 +224,27 @@ def _coded_words(
             for at in reversed(range(0, len(points), lanes)):
                 f = frequency[at : at + lanes]
                 x = lane_states[: len(f)]
+                # Invariant: STATE_LOW <= x < 2**32. A state that this point would take beyond gives
+                # up its low 16 bits first, and is then small enough for any frequency.
                 is_full = x >= f.astype(np.uint64) << (32 - TABLE_BITS)
                 words.append(x[is_full].astype(np.uint16)[::-1])
                 x = np.where(is_full, x >> 16, x)
-                lane_states[: len(f)] = (x // f << TABLE_BITS) + x % f + start[at : at + lanes]
+                quotient = x // f
+                lane_states[: len(f)] = (quotient << TABLE_BITS) + x % f + start[at : at + lanes]
     return lane_states, np.concatenate(words)[::-1]
 
 
 def _large_apart(matrices: list[Points]) -> tuple[bytes, list[Points]]:
     """The bytes that stand for what points beyond MAX_POINT lack, and all points as coded."""
-    points = np.concatenate([np.empty(0, np.int32), *(p.points_RC.reshape(-1) for p in matrices)])
+    rows = [p.points_RC.reshape(-1) for p in matrices]
+    points = np.concatenate([np.empty(0, np.int32), *rows])
     place = np.flatnonzero(np.abs(points) > MAX_POINT)
     if not len(place):
         return b"", matrices
-    lacking = (points[place] - folded(points[place])) // 4
-    stream = _deflated(place.astype("<u4").tobytes() + lacking.astype("<i4").tobytes())
+    large = points[place]
+    lacking = (large - folded(large)) // 4
+    places = place.astype("<u4").tobytes()
+    stream = _deflated(places + lacking.astype("<i4").tobytes())
     coded = [replace(p, points_RC=folded(p.points_RC)) for p in matrices]
     return LARGE.pack(len(place), len(stream)) + stream, coded
 
@@ -221,19 +252,22 @@ def _large_apart(matrices: list[Points]) -> tuple[bytes, list[Points]]:
 def _large_back(stream: bytes, at: int, matrices: list[Points]) -> None:
     """Give the points that stand apart, from byte `at` of a stream, their full size."""
     count, size = LARGE.unpack_from(stream, at)
-    numbers = np.cumsum([0, *(p.points_RC.size for p in matrices)])
-    if not 0 < count <= numbers[-1]:
-        raise StreamError(f"{count} large points among {numbers[-1]} are not possible")
+    borders = np.cumsum([0, *(p.points_RC.size for p in matrices)])  # of matrices, in places
+    total = borders[-1]
+    if not 0 < count <= total:
+        raise StreamError(f"{count} large points among {total} are not possible")
     at += LARGE.size
-    place, lacking = _inflated(stream[at : at + size], 8 * count).reshape(2, -1)
-    place, lacking = place.view("<u4").astype(np.int64), lacking.view("<i4").astype(np.int64)
-    if (np.diff(place) <= 0).any() or place[-1] >= numbers[-1]:
+    numbers = _inflated(stream[at : at + size], 8 * count)
+    place = numbers[: 4 * count].view("<u4").astype(np.int64)
+    lacking = numbers[4 * count :].view("<i4").astype(np.int64)
+    if (np.diff(place) <= 0).any() or place[-1] >= total:
         raise StreamError("the places of large points do not rise")
-    for p, first, end in zip(matrices, numbers, numbers[1:], strict=False):
+    for p, first, end in zip(matrices, borders, borders[1:], strict=False):
         own = slice(*np.searchsorted(place, (first, end)))
-        flat = p.points_RC.reshape(-1)
+        flat = p.points_RC.reshape(-1)  # a view: writing to it changes the matrix
         points = flat[place[own] - first] + 4 * lacking[own]
-        if ((np.abs(points) <= MAX_POINT) | (np.abs(points) > LARGEST_POINT)).any():
+        magnitude = np.abs(points)
+        if (magnitude <= MAX_POINT).any() or (magnitude > LARGEST_POINT).any():
             raise StreamError("a point that stands apart is not a large one")
         flat[place[own] - first] = points
 
@@ -241,7 +275,9 @@ def _large_back(stream: bytes, at: int, matrices: list[Points]) -> None:
 def _model_of(matrices: list[Points]) -> tuple[int, int, int, np.ndarray]:
     """The lowest class and the number of classes, the largest point, and logs_KM for Tables."""
     low, K = class_range(matrices)
-    reach = max((int(np.abs(p.points_RC).max(initial=0)) for p in matrices), default=0)
+    reach = 0
+    for p in matrices:
+        reach = max(reach, int(np.abs(p.points_RC).max(initial=0)))
     return low, K, reach, count_logs(matrices, low, K, reach)
 
 
@@ -261,8 +297,10 @@ def estimated_bytes(matrices: list[Points]) -> float:
     """What encode will take, to a thousandth of many points, in a fourth of the time."""
     large, small = _large_apart(matrices)
     *_, logs_KM = _model_of(small)
-    side = len(_deflated(logs_KM.tobytes())) + len(_deflated(_exponents(small))) + len(large)
-    side += PREFIX.size + 4 * (len(matrices) + _lanes_for(matrices))
+    side = PREFIX.size + len(large)
+    side += len(_deflated(logs_KM.tobytes()))
+    side += len(_deflated(_exponents(small)))
+    side += 4 * (len(matrices) + _lanes_for(matrices))  # base steps and states
     return side + sum(coded_bytes(matrices))
 
 
@@ -270,16 +308,18 @@ def coded_bytes(matrices: list[Points]) -> list[float]:
     """The entropy of each matrix's points under the frequency tables of a stream of them all."""
     _, matrices = _large_apart(matrices)
     low, K, reach, logs_KM = _model_of(matrices)
-    bits = TABLE_BITS - np.log2(np.maximum(Tables(logs_KM, reach).frequency, 1))
+    frequency = Tables(logs_KM, reach).frequency
+    bits = TABLE_BITS - np.log2(np.maximum(frequency, 1))
     sizes = []
     for p in matrices:
         points = p.points_RC.astype(np.int64)
-        point_bits = bits[2 * p.classes(low, K) + (points & 1), points + reach]
+        table = 2 * p.classes(low, K) + (points & 1)
+        point_bits = bits[table, points + reach]
         sizes.append(float(point_bits.sum()) / 8)
     return sizes
 
 
-def parts(stream: bytes, matrices: int) -> tuple[int, int]:
+def bytes_beside_and_of_words(stream: bytes, matrices: int) -> tuple[int, int]:
     """Bytes of all that describes the points of so many matrices, and of the coded words."""
     first, *_, lanes, logs_bytes, exponents_bytes = PREFIX.unpack_from(stream)
     side_bytes = PREFIX.size + logs_bytes + exponents_bytes + 4 * (matrices + lanes)
@@ -290,12 +330,14 @@ def parts(stream: bytes, matrices: int) -> tuple[int, int]:
 
 
 class Reader:
-    """Takes points from interleaved lanes."""
+    """Takes points from interleaved lanes: undoes _coded_words, from its last step to its first."""
 
     def __init__(self, tables: Tables, lane_states: np.ndarray, words: np.ndarray):
-        self.tables, self.lane_states, self.words = tables, lane_states, words
-        self.position = 0
-        self.width = np.uint32(2 * tables.reach + 1)
+        self.tables = tables
+        self.lane_states = lane_states
+        self.words = words
+        self.position = 0  # words taken so far
+        self.width = np.uint32(2 * tables.reach + 1)  # columns of the tables
 
     def read(self, table: np.ndarray) -> np.ndarray:
         """The next points, one from each of these rows of the tables."""
@@ -303,7 +345,7 @@ class Reader:
         lanes = len(self.lane_states)
         for at in range(0, len(table), lanes):
             row = table[at : at + lanes]
-            x = self.lane_states[: len(row)]
+            x = self.lane_states[: len(row)]  # a view: x changes the states themselves
             slot = x & np.uint32((1 << TABLE_BITS) - 1)
             symbol = self.tables.symbol.take((row << np.uint32(TABLE_BITS)) + slot)
             points[at : at + lanes] = symbol
@@ -311,6 +353,8 @@ class Reader:
             x >>= np.uint32(TABLE_BITS)
             x *= self.tables.frequency.take(index)
             x += slot - self.tables.start.take(index)
+            # The lanes that gave up a word before this point was written take it back. Words stand
+            # in the order of their lanes, so that all lanes read at once.
             low = np.flatnonzero(x < STATE_LOW)
             words = self.words[self.position : self.position + len(low)]
             if len(words) < len(low):
@@ -333,7 +377,8 @@ def decode(stream: bytes, shapes: list[tuple[int, int]]) -> tuple[list[Points], 
     is_sorted = bool(first & SORTED)
     states = first & ~(WITH_LARGE | SORTED)
     # With few lanes for many points, a stream of zeros in 60 bytes would take hours.
-    least_lanes = min(sum(R * C for R, C in shapes) >> 14, 1023) + 1
+    numbers = sum(R * C for R, C in shapes)
+    least_lanes = min(numbers >> 14, 1023) + 1
     if states not in PARITY_CHECKS or not K or lanes < least_lanes or reach > MAX_POINT:
         raise StreamError("the prefix of the points is not as this format has it")
 
@@ -346,7 +391,7 @@ def decode(stream: bytes, shapes: list[tuple[int, int]]) -> tuple[list[Points], 
         lanes_at += LARGE.size + large_bytes
     words_at = lanes_at + 4 * lanes
     cells = int(cell_of(np.array(reach))) + 1
-    logs_KM = _inflated(stream[PREFIX.size : exponents_at], K * cells).reshape(K, cells)
+    logs = _inflated(stream[PREFIX.size : exponents_at], K * cells)
     exponents = _split_exponents(stream[exponents_at:steps_at], shapes)
     if words_at > len(stream) or (len(stream) - words_at) % 2:
         raise StreamError("the coded points are cut off")
@@ -356,13 +401,14 @@ def decode(stream: bytes, shapes: list[tuple[int, int]]) -> tuple[list[Points], 
 
     lane_states = np.frombuffer(stream[lanes_at:words_at], "<u4").astype(np.uint32)
     words = np.frombuffer(stream[words_at:], "<u2").astype(np.uint32)
-    reader = Reader(Tables(logs_KM, reach), lane_states, words)
+    reader = Reader(Tables(logs.reshape(K, cells), reach), lane_states, words)
     next_state = transitions(states).astype(np.uint32)
     matrices = []
     for shape, own_exponents in zip(shapes, exponents, strict=True):
         p = Points(np.empty(shape, np.int32), *own_exponents, rows_sorted=is_sorted)
         _read_points(p, reader, next_state, low, K)
         matrices.append(p)
+    # The writer began with states of STATE_LOW, so this is where a reader ends.
     if reader.position != len(words) or (reader.lane_states != STATE_LOW).any():
         raise StreamError("the coded points do not end where they should")
     if has_large:
@@ -392,18 +438,22 @@ def _split_exponents(data: bytes, shapes: list[tuple[int, int]]) -> list[list[np
     """The four kinds of exponents of each matrix, of what _exponents wrote."""
     of_rows = [R for R, _ in shapes]
     of_columns = [C for _, C in shapes]
-    counts = of_rows + of_columns + of_rows + of_columns
-    exponents = np.split(_inflated(data, sum(counts)).view(np.int8), np.cumsum(counts)[:-1])
+    counts = of_rows + of_columns + of_rows + of_columns  # steps, then spreads
+    numbers = _inflated(data, sum(counts)).view(np.int8)
+    exponents = np.split(numbers, np.cumsum(counts)[:-1])
     return [exponents[i :: len(shapes)] for i in range(len(shapes))]
 
 
 def _deflated(data: bytes) -> bytes:
+    """What _inflated turns back; raw, since a container would add 50 bytes to each."""
     return lzma.compress(data, lzma.FORMAT_RAW, filters=[LZMA_FILTER])
 
 
 def _inflated(data: bytes, count: int) -> np.ndarray:
+    """So many bytes, as uint8. Raises: StreamError for data of any other number."""
     inflater = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[LZMA_FILTER])
     try:
+        # One byte more than expected shows too long a stream without unpacking all of it.
         unpacked = inflater.decompress(data, count + 1)
     except lzma.LZMAError as error:
         raise StreamError(f"tables or exponents: {error}") from error

@@ -66,7 +66,7 @@ def tensor_accounts(blob: bytes) -> tuple[list[TensorAccount], int]:
     if not on_trellis:
         return accounts, 0
     stream = blob[points_start(entries, offset) : -CHECKSUM_BYTES]
-    side_bytes, word_bytes = rans.parts(stream, len(on_trellis))
+    side_bytes, word_bytes = rans.bytes_beside_and_of_words(stream, len(on_trellis))
     shares = rans.coded_bytes([points for _, points, _ in on_trellis])
     all_shares = max(sum(shares), 1)
     for share, (entry, points, base_step) in zip(shares, on_trellis, strict=True):

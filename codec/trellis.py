@@ -59,27 +59,36 @@ class Points:
     @property
     def row_order(self) -> np.ndarray:
         """The rows as paths go down them."""
-        return coding_order(self.row_step) if self.rows_sorted else np.arange(len(self.row_step))
+        if self.rows_sorted:
+            return coding_order(self.row_step)
+        return np.arange(len(self.row_step))
 
     def classes(self, low: int, count: int, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
         """How far the weights of these rows reach over their steps, in quarter octaves from low."""
         row = self.row_spread[rows].astype(np.int16) - self.row_step[rows]
         column = self.column_spread.astype(np.int16) - self.column_step
-        return np.clip(row[:, None] + column, low, low + count - 1) - low
+        quarters = row[:, None] + column
+        return np.clip(quarters, low, low + count - 1) - low
 
     def dequantize(self, base_step: float) -> np.ndarray:
         """The fp32 weights: one rounding for the step, one for the product, the same anywhere."""
-        row, column = octaves(self.row_step), octaves(self.column_step)
-        step_RC = (np.float64(np.float32(base_step)) * row[:, None] * column).astype(np.float32)
-        return self.points_RC.astype(np.float32) * step_RC
+        # In float64 first: products of three numbers of 24 bits would be rounded twice in float32.
+        base = np.float64(np.float32(base_step))
+        step_RC = base * octaves(self.row_step)[:, None] * octaves(self.column_step)
+        return self.points_RC.astype(np.float32) * step_RC.astype(np.float32)
 
 
 def octaves(exponents: np.ndarray) -> np.ndarray:
-    """2**(exponents / UNITS), by square roots and powers of two, which are alike everywhere."""
-    root = math.sqrt(math.sqrt(2))
-    fractions = np.array([1.0, root, math.sqrt(2), math.sqrt(2) * root])
-    octave, quarter = np.divmod(exponents.astype(np.int64), UNITS)
-    return np.ldexp(fractions[quarter], octave)
+    """2**(exponents / UNITS), by square roots and powers of two, which are alike everywhere.
+
+    octaves([0, 2, 4, -4])  ->  [1, 1.414, 2, 0.5]
+    """
+    # IEEE 754 says how a square root is rounded, but not how a power or a logarithm is.
+    half = math.sqrt(2)
+    quarter = math.sqrt(half)
+    fractions = np.array([1.0, quarter, half, half * quarter])
+    octave, rest = np.divmod(exponents.astype(np.int64), UNITS)
+    return np.ldexp(fractions[rest], octave)
 
 
 def log2_exponents(values: np.ndarray) -> np.ndarray:
@@ -94,10 +103,13 @@ def spreads(weight_RC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     weight_RC = np.asarray(weight_RC, np.float64)
     R, C = weight_RC.shape
     row_R = np.sqrt(np.square(weight_RC).sum(axis=1) / max(C, 1))
-    row = log2_exponents(np.maximum(row_R, row_R.max(initial=0) * NARROWEST))
+    # A row of zeros reaches nowhere; it is told as the narrowest that any row may be.
+    narrowest_row = row_R.max(initial=0) * NARROWEST
+    row = log2_exponents(np.maximum(row_R, narrowest_row))
     relative_RC = weight_RC / octaves(row)[:, None]
     column_C = np.sqrt(np.square(relative_RC).sum(axis=0) / max(R, 1))
-    return row, log2_exponents(np.maximum(column_C, column_C.max(initial=0) * NARROWEST))
+    narrowest_column = column_C.max(initial=0) * NARROWEST
+    return row, log2_exponents(np.maximum(column_C, narrowest_column))
 
 
 def folded(points: np.ndarray) -> np.ndarray:
@@ -108,7 +120,8 @@ def folded(points: np.ndarray) -> np.ndarray:
 
         folded([5, -3, 40_003])  ->  [5, -3, -1], since 40_003 = 4 * 10_001 - 1
     """
-    return np.where(np.abs(points) > MAX_POINT, ((points + 2) & 3) - 2, points)
+    residue = ((points + 2) & 3) - 2  # -2, -1, 0 or 1
+    return np.where(np.abs(points) > MAX_POINT, residue, points)
 
 
 def path_steps(rows: int) -> int:
@@ -141,4 +154,8 @@ def transitions(states: int) -> np.ndarray:
     feedback, forward = PARITY_CHECKS[states]
     state = np.arange(states)[:, None]
     bit = np.arange(2)
-    return (state >> 1) ^ ((feedback >> 1) * (state & 1)) ^ ((forward >> 1) * bit)
+    # A shift register: the state moves down by a bit. The bit that falls out is the parity of the
+    # point, and flips the bits of `feedback`; the point's next bit flips those of `forward`.
+    by_parity = (feedback >> 1) * (state & 1)
+    by_bit = (forward >> 1) * bit
+    return (state >> 1) ^ by_parity ^ by_bit

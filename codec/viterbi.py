@@ -95,10 +95,14 @@ class Workspace:
     """
 
     def __init__(self, states: int, steps: int, paths: int, device: torch.device):
-        S, K, T, P = states, states // 2, steps, paths
+        S = states
+        K = states // 2
+        T = steps
+        P = paths
         feedback, forward = (check >> 1 for check in PARITY_CHECKS[states])
         feedback -= K  # the highest bit stands for p itself
-        butterfly = K // (2 * forward), 2, forward, 2, P  # bits of k above, bit, bits below, p
+        # The states by the bits of k above the bit `forward`, that bit, those below it, and p.
+        butterfly = K // (2 * forward), 2, forward, 2, P
 
         def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.empty(shape, dtype=dtype, device=device)
@@ -113,23 +117,29 @@ class Workspace:
 
         self.total_SP = empty(S, P)
         total = self.total_SP.view(butterfly)
-        self.low, self.high = total.narrow(1, 0, 1), total.narrow(1, 1, 1)
-        self.from_low, self.from_high = empty(*butterfly), empty(*butterfly)
+        self.low = total.narrow(1, 0, 1)
+        self.high = total.narrow(1, 1, 1)
+        self.from_low = empty(*butterfly)
+        self.from_high = empty(*butterfly)
         self.took_high_TSP = empty(T, S, P, dtype=torch.bool)
         self.forward_steps = [
             (cost[:2], cost[1:], took.view(butterfly))
             for cost, took in zip(by_bit, self.took_high_TSP, strict=True)
         ]
 
-        # Where the lesser cost goes: into state p * K + (k XOR p * feedback).
-        arrive_KP = [branch.view(K, 2, P).unbind(1) for branch in (self.from_low, self.from_high)]
-        next_KP = self.total_SP.view(2, K, P)
-        self.merges = [(arrive_KP[0][0], arrive_KP[1][0], next_KP[0])]
-        of_odd = arrive_KP[0][1], arrive_KP[1][1], next_KP[1]
+        # Where the lesser cost goes: into state p * K + (k XOR p * feedback). For even points that
+        # is k itself. For odd ones the bit `feedback` of k flips, so that its two halves change
+        # places.
+        even_low_KP, odd_low_KP = self.from_low.view(K, 2, P).unbind(1)
+        even_high_KP, odd_high_KP = self.from_high.view(K, 2, P).unbind(1)
+        even_next_KP, odd_next_KP = self.total_SP.view(2, K, P)
+        self.merges = [(even_low_KP, even_high_KP, even_next_KP)]
+        of_odd = odd_low_KP, odd_high_KP, odd_next_KP
         if feedback:
             bits = K // (2 * feedback), 2, feedback
             low, high, merged = (tensor.unflatten(0, bits) for tensor in of_odd)
-            self.merges += [(low[:, i], high[:, i], merged[:, 1 - i]) for i in (0, 1)]
+            self.merges.append((low[:, 0], high[:, 0], merged[:, 1]))
+            self.merges.append((low[:, 1], high[:, 1], merged[:, 0]))
         else:
             self.merges.append(of_odd)
 
@@ -139,18 +149,21 @@ class Workspace:
             p = state // K
             return 2 * ((state & (K - 1)) ^ (p * feedback)) + p
 
-        took_high, place = torch.meshgrid(torch.arange(2), torch.arange(S), indexing="ij")
-        k, p = place >> 1, place & 1
+        took_high = torch.arange(2)[:, None]
+        place = torch.arange(S)
+        k = place >> 1
+        p = place & 1
         k_before = (k & ~forward) | (took_high * forward)
-        bit = ((k & forward) > 0).long() ^ took_high
+        has_forward = ((k & forward) > 0).long()
+        bit = has_forward ^ took_high
         self.residue_of = (p + 2 * bit).flatten().to(device)
         self.place_before = place_of(2 * k_before + p).flatten().to(device)
         self.place_of_state = place_of(torch.arange(S)).to(device)
         self.place_1P = empty(1, P, dtype=torch.long)
         self.took_1P = empty(1, P, dtype=torch.bool)
         self.branch_T1P = empty(T, 1, P, dtype=torch.long)
-        both = zip(self.took_high_TSP, self.branch_T1P, strict=True)
-        self.backward_steps = list(both)[::-1]
+        in_order = zip(self.took_high_TSP, self.branch_T1P, strict=True)
+        self.backward_steps = list(in_order)[::-1]
 
     def set_costs(self, x_TP: Tensor) -> None:
         """Squared distances of the targets from the nearest points of each residue."""
@@ -160,6 +173,7 @@ class Workspace:
 
     def cheapest_residues(self) -> Tensor:
         """The residues modulo 4 along the cheapest paths, by the costs that were set."""
+        # Every path starts in state 0.
         self.total_SP.fill_(math.inf)
         self.total_SP[0] = 0
         for cost_low, cost_high, took_high in self.forward_steps:

@@ -56,6 +56,7 @@ if is_usable:
         total = tl.where(state == 0, 0.0, float("inf"))
         for t in range(T):
             x = tl.load(x_PT + start + t)
+            # Beyond it float32 no longer tells neighbouring points apart.
             x = tl.minimum(tl.maximum(x, -LIMIT), LIMIT)
             low_gap = x - nearest(x, low_residue)
             high_gap = x - nearest(x, high_residue)
@@ -63,10 +64,12 @@ if is_usable:
             from_high = tl.gather(total, high_lane, 0) + high_gap * high_gap
             took_high = from_high < from_low
             total = tl.where(took_high, from_high, from_low)
+            # One word for all states: a sum of distinct powers of two has each as a bit.
             tl.store(words_PT + start + t, tl.sum(took_high.to(tl.int32) << q, 0))
 
         tl.debug_barrier()  # every word is written before any is read
         least = tl.min(total, 0)
+        # Of states that cost the same the first, as argmin has it on the CPU.
         last = tl.min(tl.where(total == least, state, 2 * K), 0)
         last_p = last // K
         place = 2 * ((last & (K - 1)) ^ (last_p * FEEDBACK)) + last_p
@@ -99,6 +102,8 @@ def points(x_PT: Tensor, states: int) -> Tensor:
     points_PT = torch.empty_like(x_PT)
     if x_PT.numel():
         words_PT = torch.empty(P, T, dtype=torch.int32, device=x_PT.device)
+        # A warp has 32 lanes, as many as there are states at most. A fused multiply-add would round
+        # once where the CPU rounds twice, and now and then choose another point.
         options = {"num_warps": 1, "enable_fp_fusion": False}
         path_kernel[(P,)](x_PT, words_PT, points_PT, T, **constants(states), **options)
     return points_PT

@@ -40,7 +40,7 @@ WINDOW_TOKENS = 2048
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """The outcome of one check."""
 
     check: str
@@ -48,7 +48,7 @@ class Finding:
     message: str
 
 
-def verify(path: Path, tokenizer_path: Path | None = None, workers: int = 1) -> list[Finding]:
+def verify(path: Path, tokenizer_path: Path | None = None, workers: int = 1) -> list[CheckResult]:
     """Return all findings about a folder; without a fault, later starts may trust its files."""
     folder = Folder(path, tokenizer_path)
     folder.check_counts()
@@ -70,7 +70,7 @@ class Folder:
 
     def __init__(self, path: Path, tokenizer_path: Path | None):
         self.path = path
-        self.findings: list[Finding] = []
+        self.findings: list[CheckResult] = []
         try:
             self.manifest: dict | None = manifests.read_manifest(path)
         except FileNotFoundError:
@@ -106,7 +106,7 @@ class Folder:
     # Findings
 
     def add(self, check: str, level: str, message: str) -> None:
-        self.findings.append(Finding(check, level, message))
+        self.findings.append(CheckResult(check, level, message))
 
     def fault(self, check: str, message: str, remedy: str = "") -> None:
         remedy = remedy or "build or fetch the folder again"

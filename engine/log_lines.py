@@ -9,6 +9,12 @@ A line is a template. A field's format tells what it holds, and so how it is rea
 
     {name:d}    a whole number            {name}      one word, without spaces or colons
     {name:.4f}  a number                  {name:s}    any text
+
+To log one more number, add it here and where the line is written. What is added to the end of a
+line stands apart, so that logs of before are still read:
+
+    STEP = Line("step:{step:d}/{iterations:d} train_loss:{train_loss:.4f}", " norm:{norm:.3f}")
+    STEP.read("step:3/20 train_loss:6.2500")  ->  as above, without "norm"
 """
 
 import re
@@ -21,11 +27,18 @@ TEXT = r".*"
 
 
 class Line:
-    """One kind of log line. Its template is the whole line."""
+    """One kind of log line: its template, and what was added to its end later, in that order."""
 
-    def __init__(self, template: str):
-        self.template = template
+    def __init__(self, template: str, *additions: str):
+        self.template = "".join([template, *additions])
         self.types: dict[str, type] = {}
+        pattern = self._pattern(template)
+        for addition in additions:  # older lines end before it
+            pattern += f"(?:{self._pattern(addition)})?"
+        self.pattern = re.compile(pattern)
+
+    def _pattern(self, template: str) -> str:
+        """What a line of this template looks like; takes in the types of its fields."""
         pattern = ""
         for literal, name, spec, _ in Formatter().parse(template):
             pattern += re.escape(literal)
@@ -33,7 +46,7 @@ class Line:
                 continue
             kind, self.types[name] = _field(spec)
             pattern += f"(?P<{name}>{kind})"
-        self.pattern = re.compile(pattern)
+        return pattern
 
     def write(self, **fields) -> str:
         as_text = {name: str(value) for name, value in fields.items() if self.types[name] is str}
@@ -44,7 +57,8 @@ class Line:
         match = self.pattern.fullmatch(text)
         if match is None:
             return None
-        return {name: self.types[name](value) for name, value in match.groupdict().items()}
+        texts = {name: text for name, text in match.groupdict().items() if text is not None}
+        return {name: self.types[name](text) for name, text in texts.items()}
 
 
 def _field(spec: str) -> tuple[str, type]:
@@ -105,8 +119,8 @@ PACKED = Line(
     " lost:{lost:.4f} foreseen:{foreseen:.4f}"
 )
 REPACKED = Line(
-    "warning: packing lost {lost:.4f} nats where {foreseen:.4f} were foreseen; int8 rows of"
-    " {rows_bytes:d} bytes lose {rows_lost:.4f}: kept the {kept}"
+    "{level}: packing lost {lost:.4f} nats where {foreseen:.4f} were foreseen{reason:s}; int8 rows"
+    " of {rows_bytes:d} bytes lose {rows_lost:.4f}: kept the {kept}"
 )
 OUT_OF_TIME = Line(
     "warning: packing ran out of time and ended with {bytes:d} bytes; lower ITERATIONS, or raise"

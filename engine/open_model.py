@@ -3,6 +3,9 @@
     opened = open_model("logs/mine")              # its artifact, or its checkpoint if it has none
     logits_BTV = opened.model(tokens_BT)
 
+It also reads what older versions wrote. A run opens its own artifact by recipe.load_model, so that
+none of this counts as code of a submission.
+
 Only code of this project builds a model. What lies beside an artifact is not run, except the code
 of a Hugging Face folder, and that only where the caller trusts it.
 """
@@ -18,8 +21,7 @@ import torch
 from torch import Tensor, nn
 
 import quantize
-from engine.ranks import compute_dtype
-from engine.recipe import Recipe
+from engine.recipe import Recipe, load_model, model_settings_of
 
 # Names of the systems in files from before recipes had names; settings.json had them as presets.
 OLDER_SYSTEMS = {
@@ -72,16 +74,13 @@ def open_model(
         raise FileNotFoundError(f"{path} is missing; give a run's folder, artifact or checkpoint")
     weights, saved = read_weights(path)
     try:
-        recipe = find_recipe(recipe_name(saved))
-        model_settings = model_settings_of(saved)
-        model = recipe.model(model_settings, compute_dtype(device))
-        model.load_state_dict(weights)
+        settings = current_settings(saved)
+        recipe = find_recipe(settings["recipe"])
+        model = load_model(recipe, weights, settings, device, compile)
     except (ValueError, RuntimeError, TypeError) as error:
         raise ValueError(f"{path} does not fit this version: {error}") from None
-    model.to(device).eval()
-    if compile and device.type == "cuda":
-        model.compile(dynamic=True)  # windows come in a few lengths
-    repeat_weights = tuple(saved.get("repeat_weights", ()))
+    model_settings = model_settings_of(settings)
+    repeat_weights = tuple(settings.get("repeat_weights", ()))
     return Opened(model, recipe, model_settings, _run_settings(path), path, repeat_weights)
 
 
@@ -145,16 +144,19 @@ def recipe_of_run(saved: dict) -> str:
     return recipe_name(saved)
 
 
-def model_settings_of(saved: dict) -> dict:
-    """What recipe.model takes, of an artifact's or checkpoint's settings; older names are mapped.
+def current_settings(saved: dict) -> dict:
+    """Settings of an artifact or checkpoint under today's names; older files name a system.
 
-    {"system": "gpt2_124m", "seq_len": 1024, ...} -> {"train_seq_len": 1024, ...}
+    {"system": "gpt2_124m", "seq_len": 1024, ...}
+        -> {"recipe": "baselines.gpt2_124m", "train_seq_len": 1024, ...}
+
+    Raises: ValueError for settings that name no recipe.
     """
-    not_the_model = ("recipe", "system", "repeat_weights")
-    model_settings = {name: v for name, v in saved.items() if name not in not_the_model}
-    if "system" in saved and "seq_len" in saved:
-        model_settings["train_seq_len"] = model_settings.pop("seq_len")
-    return model_settings
+    settings = {"recipe": recipe_name(saved)}
+    for name, value in saved.items():
+        if name not in ("recipe", "system"):
+            settings["train_seq_len" if name == "seq_len" else name] = value
+    return settings
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict]:

@@ -25,17 +25,19 @@ class Ranks:
     local_rank: int = 0  # among those of this node
 
     @classmethod
-    def start(cls, environ) -> "Ranks":
+    def start(cls, environ, device_type: str | None = None) -> "Ranks":
         """Read torchrun's variables (absent: one process) and join the process group.
 
+        device_type is "cpu" or "cuda"; without it CUDA is taken where it is available.
         Raises: ValueError for a number of processes that is not supported.
         """
         world_size = int(environ.get("WORLD_SIZE", 1))
         local_rank = int(environ.get("LOCAL_RANK", 0))
         if world_size < 1:
             raise ValueError(f"WORLD_SIZE={world_size} must be at least 1")
+        device_type = device_type or ("cuda" if torch.cuda.is_available() else "cpu")
         device = torch.device("cpu")
-        if torch.cuda.is_available():
+        if device_type == "cuda":
             device = torch.device("cuda", local_rank)
             torch.cuda.set_device(device)
         if world_size > 1:

@@ -176,6 +176,28 @@ class Recipe(Protocol):
         return None
 
 
+# What an artifact's settings hold beside the model's own.
+NOT_THE_MODEL = ("recipe", "repeat_weights")
+
+
 def packed_settings(recipe: Recipe, settings: RunSettings) -> dict:
     """The settings that a checkpoint and an artifact carry: the recipe's name and the model's."""
     return {"recipe": recipe.name, **recipe.model_settings(settings)}
+
+
+def model_settings_of(saved: dict) -> dict:
+    """What recipe.model takes, of the settings that an artifact or a checkpoint carries."""
+    return {name: value for name, value in saved.items() if name not in NOT_THE_MODEL}
+
+
+def load_model(recipe: Recipe, weights: State, saved: dict, device: torch.device, compile: bool):
+    """The model of an artifact's weights and settings, ready to score; compiled on CUDA if asked.
+
+    Raises: ValueError, RuntimeError or TypeError where weights, settings and recipe do not fit.
+    """
+    model = recipe.model(model_settings_of(saved), compute_dtype(device))
+    model.load_state_dict(weights)
+    model.to(device).eval()
+    if compile and device.type == "cuda":
+        model.compile(dynamic=True)  # windows come in a few lengths
+    return model

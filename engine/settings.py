@@ -234,9 +234,9 @@ def saved_choice(recipe, overrides: dict, preset_asked: str | None) -> Choice:
             f"RESUME={run_id} is a run of {recipe_name} {preset} or of another version,"
             f" {differing}; resume it with the command that began it"
         )
-    asked = overrides if preset_asked is None else {**overrides, "preset": preset_asked}
+    set_now = overrides if preset_asked is None else {**overrides, "preset": preset_asked}
     own = {**saved, "preset": preset, "resume": run_id}
-    for name, value in asked.items():
+    for name, value in set_now.items():
         if value != own[name]:
             raise ValueError(
                 f"{name.upper()}={value} differs from {own[name]} of the run to resume; unset it,"

@@ -34,9 +34,8 @@ import evaluate
 import quantize
 from codec.curvature import Curvature
 from engine import log_lines
-from engine.open_model import open_model
 from engine.ranks import Clock, Ranks
-from engine.recipe import Budget, Recipe, State, packed_settings
+from engine.recipe import Budget, Recipe, State, load_model, packed_settings
 from engine.run_folder import RunFolder
 from engine.settings import ROOT, Choice, RunSettings, read_settings
 from engine.text import HEAD_TOKENS, Batches, Rows, TrainingText
@@ -51,6 +50,9 @@ CALIBRATION_BATCH_TOKENS = 16_384  # bounds memory: the pass keeps every input o
 # of 60 to 5,000 steps lost 0.0001 to 0.0025 (n = 5), the fault that this guards against 0.103.
 UNSEEN_LOSS = 0.005
 UNSEEN_FACTOR = 4
+# After fewer steps a model has learned so little that its Hessians foresee nothing; a large loss of
+# packing is then not a sign of a fault.
+FEW_STEPS = 20
 # Kept back from training: a little more than the rehearsal took. Packing depends on the weights,
 # and on what else the machine does; where it needs longer, it ends coarser, but in time.
 RESERVE_FACTOR = 1.2
@@ -112,9 +114,11 @@ def train(recipe: Recipe) -> None:
         )
     )
     # From the bytes, never from the weights in memory: the score is that of the artifact.
-    opened = open_model(run.artifact_path, ranks.device, compile=settings.compile)
-    scheme = dataclasses.replace(final_scheme(settings), repeat_weights=opened.repeat_weights)
-    evaluate.score_and_log(opened.model, val_T, table, scheme, ranks, log=run.log)
+    weights, saved = quantize.decode(run.artifact_path.read_bytes())
+    model = load_model(recipe, weights, saved, ranks.device, settings.compile)
+    repeat_weights = tuple(saved.get("repeat_weights", ()))
+    scheme = dataclasses.replace(final_scheme(settings), repeat_weights=repeat_weights)
+    evaluate.score_and_log(model, val_T, table, scheme, ranks, log=run.log)
     ranks.leave()
     if total_bytes > recipe.cap_bytes:
         sys.exit(f"error: {total_bytes} bytes are over the cap of {recipe.cap_bytes}")
@@ -778,8 +782,11 @@ class Trainer:
             if len(rows_blob) <= self.most_bytes(code_bytes):
                 rows_lost = self.packed_loss(rows_blob, holdout_T) - unpacked
             kept = "rows" if rows_lost < lost else "first"
+            is_trained = self.step >= FEW_STEPS
             self.run.log(
                 log_lines.REPACKED.write(
+                    level="warning" if is_trained else "note",
+                    reason="" if is_trained else f", as is usual after {self.step} steps",
                     lost=lost,
                     foreseen=foreseen,
                     rows_bytes=len(rows_blob),

@@ -12,6 +12,7 @@ import torch
 
 from data import gpt2_tokenizer
 from data.prepare import build_toy
+from tests.scoring_texts import train_tokenizer
 
 # Spinning threads of several processes on few cores slow each other five times and more.
 torch.set_num_threads(1)
@@ -45,3 +46,18 @@ def write_vocabulary(folder: Path, merges=(), **changes) -> Path:
     (folder / "vocab.json").write_text(json.dumps(kept))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
     return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizers(tmp_path_factory) -> dict[str, Path]:
+    """Small identity tokenizers: one loses a first space when decoding, one keeps it."""
+    folder = tmp_path_factory.mktemp("tokenizers")
+    keep = {"add_dummy_prefix": False, "remove_extra_whitespaces": False}
+    inner = {**keep, "user_defined_symbols": ["<x▁y>", "q▁▁"], "split_by_whitespace": False}
+    return {
+        "prefix": train_tokenizer(folder, "prefix", remove_extra_whitespaces=False),
+        "keep": train_tokenizer(folder, "keep", **keep),
+        "inner": train_tokenizer(folder, "inner", **inner),
+        "unknown": train_tokenizer(folder, "unknown", byte_fallback=False, vocab_size=60),
+        "other_bos": train_tokenizer(folder, "other_bos", bos_id=2, eos_id=1),
+    }

@@ -218,11 +218,11 @@ def test_command_packs_a_model_of_any_names(tmp_path, capsys):
     torch.save(state, path)
     assert quantize.main([str(path), "--out", str(out), "--int8"]) == 0
     assert "clip_sigmas 8 bits:6.000\n" in capsys.readouterr().out
-    found, _ = decode(out.read_bytes())
+    decoded, _ = decode(out.read_bytes())
     for name, weight in state.items():
-        exact = torch.equal(found[name], weight.half().float())
+        exact = torch.equal(decoded[name], weight.half().float())
         assert exact == (name not in ("wte", "blocks.0.up"))
-        assert (found[name] - weight).abs().max() < 0.06
+        assert (decoded[name] - weight).abs().max() < 0.06
     full = out.stat().st_size
     assert quantize.main([str(path), "--out", str(out), "--int8", "--target-bytes", "40000"]) == 0
     assert 39_600 <= out.stat().st_size <= 40_000 < full
@@ -469,8 +469,8 @@ def test_flat_hessians_do_not_hang_on_the_order_of_a_sum():
     """Summed in fp64: in fp32 other threads give other Hessians, and could give other bytes."""
     weight_RC = gaussian(384, 512)
     power = weight_RC.double().square().sum()
-    found = quantize.flat_hessians({"w": weight_RC})["w"]
-    assert torch.equal(found.diagonal(), (1 / power).float().expand(512))
+    hessian_CC = quantize.flat_hessians({"w": weight_RC})["w"]
+    assert torch.equal(hessian_CC.diagonal(), (1 / power).float().expand(512))
 
 
 def test_bytes_do_not_hang_on_default_or_hessian_types():

@@ -18,7 +18,7 @@ SOURCES = [
     if not {"logs", ".venv", "build"} & set(path.relative_to(ROOT).parts)
     and not path.match("records/*/*/*.py")  # frozen
 ]
-TEST_HELPERS = ("conftest.py", "test_style.py", "tiny_runs.py")
+TEST_HELPERS = ("conftest.py", "scoring_texts.py", "test_style.py", "tiny_runs.py")
 
 
 def module_name(path: Path) -> str:
@@ -116,6 +116,7 @@ def test_one_place_reads_the_environment():
             text = path.read_text()
             readers[name] = text.count("os.environ") + text.count("getenv")
     assert readers.pop("engine.trainer") == 2
+    assert readers.pop("engine.score_command") == 1  # which of its ranks torchrun started
     assert readers.pop("data.fetch") == 1  # the field names its repositories by variables
     assert readers.pop("tools.runs.ray_sweep") == 1  # Ray is told by variables alone
     assert not any(readers.values()), {name: n for name, n in readers.items() if n}
@@ -140,6 +141,18 @@ def test_no_error_is_swallowed(path):
             is_broad = ast.unparse(node.type) in ("Exception", "BaseException")
             only_passes = all(isinstance(step, ast.Pass) for step in node.body)
             assert not (is_broad and only_passes), f"swallowed error in line {node.lineno}"
+
+
+def test_a_class_name_means_one_thing():
+    """Recipes and published models have each their own Attention and Settings; all else is once."""
+    places: dict[str, list[str]] = {}
+    for module, path in MODULES.items():
+        if room(module) in ("tests", "train_gpt", "baselines") or "remote_code" in path.parts:
+            continue
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(module)
+    assert {name: modules for name, modules in places.items() if len(modules) > 1} == {}
 
 
 def test_every_source_file_has_its_tests():

@@ -1,7 +1,10 @@
 """Runs so small that tests can have many: settings, models, text, processes."""
 
+import contextlib
+import dataclasses
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +15,7 @@ import torch
 import evaluate
 import train_gpt
 from engine.ranks import Ranks
+from engine.recipe import Recipe
 from engine.run_folder import RunFolder
 from engine.settings import Choice
 from engine.shards import write_shard
@@ -140,3 +144,59 @@ def final_line(output: str) -> str:
 def losses(folder: Path) -> list[float]:
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line)["train_loss"] for line in lines]
+
+
+# Runs of the reference systems of baselines/, in this process.
+
+BASELINE = dict(
+    vocab_size=1024,
+    num_layers=2,
+    model_dim=32,
+    num_heads=2,
+    num_kv_heads=1,
+    train_seq_len=32,
+    train_batch_tokens=256,
+    micro_batch_tokens=256,
+    iterations=6,
+    warmup_steps=1,
+    val_loss_every=0,
+    train_log_every=1,
+    checkpoint_seconds=0.0,
+    eval_stride=32,
+    compile=False,
+    lr_warmup_steps=2,
+    lr_decay_steps=6,
+    peak_lr=3e-3,
+)
+
+
+def tiny_fields(recipe: Recipe) -> dict:
+    """Those of BASELINE that the recipe reads."""
+    own = {field.name for field in dataclasses.fields(recipe.Settings)}
+    return {name: value for name, value in BASELINE.items() if name in own}
+
+
+def as_variables(settings: dict) -> dict[str, str]:
+    """Settings as environment variables."""
+    texts = {}
+    for name, value in settings.items():
+        texts[name.upper()] = str(int(value)) if isinstance(value, bool) else str(value)
+    return texts
+
+
+@contextlib.contextmanager
+def variables(monkeypatch, settings: dict):
+    """The settings as variables, with nothing else that a recipe reads."""
+    with monkeypatch.context() as patch:
+        for name, text in as_variables(settings).items():
+            patch.setenv(name, text)
+        yield
+
+
+def run_small(recipe: Recipe, toy: Path, folder: Path, monkeypatch, **changes) -> Path:
+    """Run a recipe's file as the command would, in this process; returns the run's folder."""
+    monkeypatch.chdir(folder)
+    settings = {**tiny_fields(recipe), **toy_paths(toy), "run_id": "run", **changes}
+    with variables(monkeypatch, settings):
+        runpy.run_path(str(ROOT / f"{recipe.name.replace('.', '/')}.py"), run_name="__main__")
+    return folder / "logs/run"

@@ -180,9 +180,9 @@ class GPT(nn.Module):
             x = block(x, mask, cache, dropout)
         return self.ln_f(x)[:, -keep:]
 
-    def forward(self, tokens_BT: Tensor, **how) -> Tensor:
+    def forward(self, tokens_BT: Tensor, **options) -> Tensor:
         """Logits where `hidden` has its values; how: the keywords of `hidden`."""
-        x = self.hidden(tokens_BT, **how)
+        x = self.hidden(tokens_BT, **options)
         head = self.token_embedding if self.config.tied else self.lm_head
         logits = F.linear(x, head.weight.to(x.dtype))  # (B, T, V)
         return logits.to(torch.promote_types(x.dtype, torch.float32))

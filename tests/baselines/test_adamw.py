@@ -1,11 +1,9 @@
 """What the reference systems share: schedule, groups, a step in parts, tying, resuming, packing."""
 
-import contextlib
 import dataclasses
 import io
 import json
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +20,14 @@ from engine.run_folder import RunFolder
 from engine.settings import Choice, RunSettings, read_settings
 from engine.text import RandomWindows, TrainingText
 from engine.trainer import Trainer, read_sources
-from tests.tiny_runs import CPU, ROOT, losses, toy_paths
+from tests.tiny_runs import (
+    CPU,
+    ROOT,
+    as_variables,
+    losses,
+    tiny_fields,
+    toy_paths,
+)
 
 RECIPES = {
     "gelu_d12": gelu_d12.RECIPE,
@@ -31,39 +36,18 @@ RECIPES = {
     "preln_53m": preln_53m.RECIPE,
 }
 SYSTEMS = list(RECIPES)
-RECIPE_OF_PRESET = {preset: recipe for recipe in RECIPES.values() for preset in recipe.presets}
-TINY = dict(
-    vocab_size=1024,
-    num_layers=2,
-    model_dim=32,
-    num_heads=2,
-    num_kv_heads=1,
-    train_seq_len=32,
-    train_batch_tokens=256,
-    micro_batch_tokens=256,
-    iterations=6,
-    warmup_steps=1,
-    val_loss_every=0,
-    train_log_every=1,
-    checkpoint_seconds=0.0,
-    eval_stride=32,
-    compile=False,
-    lr_warmup_steps=2,
-    lr_decay_steps=6,
-    peak_lr=3e-3,
-)
+RECIPE_OF_PRESET = {
+    preset: recipe
+    for recipe in RECIPES.values()
+    for preset in recipe.presets
+    if preset != "smoke"  # which all of them have
+}
 
 
 def settings_of(preset: str, **changes) -> adamw.AdamWSettings:
     """The settings of a preset at full size, but for the changes."""
     recipe = RECIPE_OF_PRESET[preset]
     return recipe.Settings(**{**recipe.presets[preset], **changes})
-
-
-def tiny_fields(recipe: Recipe) -> dict:
-    """Those of TINY that the recipe reads."""
-    own = {field.name for field in dataclasses.fields(recipe.Settings)}
-    return {name: value for name, value in TINY.items() if name in own}
 
 
 def tiny_settings(preset: str, **changes) -> adamw.AdamWSettings:
@@ -94,24 +78,23 @@ def saved_state(trainer: Trainer) -> dict:
     return torch.load(io.BytesIO(trainer.state_bytes()), weights_only=True)
 
 
-def as_variables(settings: dict) -> dict[str, str]:
-    """Settings as environment variables."""
-    texts = {}
-    for name, value in settings.items():
-        texts[name.upper()] = str(int(value)) if isinstance(value, bool) else str(value)
-    return texts
-
-
-@contextlib.contextmanager
-def environment(monkeypatch, settings: dict):
-    """The settings as variables, with nothing else that a recipe reads."""
-    with monkeypatch.context() as patch:
-        for name, text in as_variables(settings).items():
-            patch.setenv(name, text)
-        yield
-
-
 # Settings -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_system_has_a_smoke_preset(system):
+    """Small, on the toy text, under the system's own optimizer and loss: two minutes on a CPU."""
+    recipe = RECIPES[system]
+    choice = read_settings(recipe, {}, False)
+    settings = choice.settings
+    assert choice.preset == "smoke" and settings.data_path.endswith("toy_sp1024")
+    assert settings.iterations * settings.train_batch_tokens <= 500_000
+    assert settings.val_evaluation == "" and settings.lr_decay_steps == settings.iterations
+    model = recipe.model(recipe.model_settings(settings), torch.float32)
+    assert sum(p.numel() for p in model.parameters()) < 1_000_000
+    full = recipe.Settings(**recipe.presets[next(iter(recipe.presets))])
+    kept = ("weight_decay", "random_windows", "adam_beta2", "grad_clip_norm", "precision")
+    assert all(getattr(settings, name) == getattr(full, name) for name in kept)
 
 
 @pytest.mark.parametrize("preset", [*RECIPE_OF_PRESET])
@@ -158,7 +141,7 @@ def test_a_setting_of_another_recipe_is_an_unknown_name(system, name, value):
 def test_settings_are_read_from_the_environment():
     """Those of a run, and those of the recipe."""
     environ = {"PEAK_LR": "0.5", "SEED": "7", "MODEL_DIM": "48", "NUM_HEADS": "4"}
-    choice = read_settings(gpt2_124m.RECIPE, environ, False)
+    choice = read_settings(gpt2_124m.RECIPE, environ | {"PRESET": "gpt2_124m"}, False)
     settings = choice.settings
     assert (settings.peak_lr, settings.seed, settings.model_dim) == (0.5, 7, 48)
     assert settings.iterations == 20_000
@@ -527,25 +510,16 @@ def test_a_run_keeps_all_that_it_runs(tmp_path, recipe):
     assert str(tmp_path / "engine/trainer.py") in done.stdout
 
 
-def run_small(recipe: Recipe, toy: Path, folder: Path, monkeypatch, **changes) -> Path:
-    """Run a recipe's file as the command would, in this process; returns the run's folder."""
-    monkeypatch.chdir(folder)
-    settings = {**tiny_fields(recipe), **toy_paths(toy), "run_id": "run", **changes}
-    with environment(monkeypatch, settings):
-        runpy.run_path(str(ROOT / f"{recipe.name.replace('.', '/')}.py"), run_name="__main__")
-    return folder / "logs/run"
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_run_from_start_to_score(toy, tmp_path, system):
     """The command trains, packs, scores and logs; its own sources are kept with the run."""
     settings = {**tiny_fields(RECIPES[system]), **toy_paths(toy), "run_id": "run"}
-    variables = {**as_variables(settings), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    run_variables = {**as_variables(settings), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-m", f"baselines.{system}"],
         cwd=tmp_path,
-        env={**os.environ, **variables},
+        env={**os.environ, **run_variables},
         capture_output=True,
         text=True,
     )
@@ -553,7 +527,7 @@ def test_a_run_from_start_to_score(toy, tmp_path, system):
     assert "final val_loss:" in done.stdout and "cap_bytes:inf" in done.stdout
     folder = tmp_path / "logs/run"
     again = subprocess.run(
-        [sys.executable, str(folder / "evaluate.py"), str(folder / "artifact.pgz")]
+        [sys.executable, str(ROOT / "evaluate.py"), str(folder / "artifact.pgz")]
         + ["--device", "cpu"],
         capture_output=True,
         text=True,

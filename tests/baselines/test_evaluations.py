@@ -17,8 +17,9 @@ from engine.open_model import open_model
 from engine.ranks import Ranks
 from engine.recipe import Budget, packed_settings
 from engine.shards import read_split, write_shard
-from tests.baselines.test_adamw import RECIPES, tiny_fields
+from tests.baselines.test_adamw import RECIPES
 from tests.conftest import MERGES, write_vocabulary
+from tests.tiny_runs import tiny_fields
 
 V = 50
 RNG = np.random.default_rng(0)

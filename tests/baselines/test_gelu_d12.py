@@ -7,7 +7,7 @@ from baselines import gelu_d12
 from baselines.adamw import lr_at
 from engine.open_model import open_model
 from engine.settings import RunSettings
-from tests.baselines.test_adamw import run_small
+from tests.tiny_runs import run_small
 
 
 def test_the_recipe_is_that_of_the_specification():

@@ -5,7 +5,7 @@ import pytest
 from baselines import gpt2_124m
 from baselines.adamw import lr_at
 from engine.open_model import open_model
-from tests.baselines.test_adamw import run_small
+from tests.tiny_runs import run_small
 
 
 def test_the_recipe_is_that_of_the_specification():

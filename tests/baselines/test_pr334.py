@@ -19,7 +19,7 @@ from engine.open_model import open_model
 from engine.ranks import Ranks
 from engine.recipe import Budget
 from engine.settings import read_settings
-from tests.baselines.test_adamw import run_small
+from tests.tiny_runs import run_small
 
 RECIPE = pr334.RECIPE
 GOLDEN_LOSSES = [

@@ -10,9 +10,9 @@ from baselines.adamw import lr_at
 from baselines.models import preln
 from engine.open_model import open_model
 from engine.settings import RunSettings
-from tests.baselines.test_adamw import baseline_trainer, run_small, tiny_settings
+from tests.baselines.test_adamw import baseline_trainer, tiny_settings
 from tests.baselines.test_teachers import LINES, write
-from tests.tiny_runs import toy_paths
+from tests.tiny_runs import run_small, toy_paths
 
 PRESETS = preln_53m.RECIPE.presets
 SECOND_STAGE = dict(start_from="a.pt", teacher="b.jsonl")

@@ -12,9 +12,9 @@ from baselines import student
 from engine.open_model import open_model
 from engine.settings import read_settings
 from engine.trainer import read_sources
-from tests.baselines.test_adamw import baseline_trainer, run_small, tiny_fields, trainer_of
+from tests.baselines.test_adamw import baseline_trainer, trainer_of
 from tests.baselines.test_teachers import mixed_loss
-from tests.tiny_runs import toy_paths
+from tests.tiny_runs import run_small, tiny_fields, toy_paths
 
 SMOKE = train_gpt.PRESETS["smoke"]
 

@@ -25,12 +25,10 @@ from tests.baselines.test_adamw import (
     RECIPES,
     SYSTEMS,
     baseline_trainer,
-    environment,
     saved_state,
-    tiny_fields,
     tiny_settings,
 )
-from tests.tiny_runs import CPU, toy_paths
+from tests.tiny_runs import CPU, tiny_fields, toy_paths, variables
 
 LINES = [
     {"prompt": [1, 2, 3], "continuation": [4, 5]},
@@ -445,7 +443,7 @@ def test_a_bad_line_ends_the_command_in_one_line(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(engine_trainer, "check_data", lambda *_: "")
     path = write(tmp_path / "teacher.jsonl", [LINES[0], {"prompt": [1]}])
     recipe = RECIPES["preln_53m"]
-    with environment(monkeypatch, {**tiny_fields(recipe), **toy_paths(toy), "teacher": path}):
+    with variables(monkeypatch, {**tiny_fields(recipe), **toy_paths(toy), "teacher": path}):
         message = r"error: .*teacher\.jsonl:2: must be an object with \"prompt\""
         with pytest.raises(SystemExit, match=message):
             engine_trainer.train(recipe)

@@ -10,7 +10,7 @@ from baselines.adamw import lr_at
 from baselines.models import d12
 from engine.open_model import open_model
 from engine.settings import read_settings
-from tests.baselines.test_adamw import run_small
+from tests.tiny_runs import run_small
 
 PRESETS = yat_d12.RECIPE.presets
 

@@ -303,10 +303,10 @@ class StandInDecompressor:
         self.inner = zstandard.ZstdDecompressor().decompressobj()
 
     def decompress(self, data, max_length=-1):
-        whole = self.inner.decompress(data)
-        self.eof = self.inner.eof and len(whole) <= max_length
+        unpacked = self.inner.decompress(data)
+        self.eof = self.inner.eof and len(unpacked) <= max_length
         self.unused_data = self.inner.unused_data
-        return whole[:max_length]
+        return unpacked[:max_length]
 
 
 def test_standard_library_zstd_is_used_where_the_package_is_missing(monkeypatch):

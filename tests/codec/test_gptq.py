@@ -165,10 +165,10 @@ def test_matrices_of_a_group_do_not_mix():
 def test_matrices_with_the_same_inputs_have_the_same_steps():
     """However much the errors of one weigh: only its base step tells."""
     H, weight_RC = hessian_of(12), gaussian(9, 12)
-    found = Matrices([matrix(weight_RC, H), matrix(weight_RC / 7, 3.3 * H)])
-    one, two = found.points(0.05)
+    prepared = Matrices([matrix(weight_RC, H), matrix(weight_RC / 7, 3.3 * H)])
+    one, two = prepared.points(0.05)
     assert np.array_equal(one.column_step, two.column_step)
-    steps = found.base_steps(0.05)
+    steps = prepared.base_steps(0.05)
     assert steps[1] / steps[0] == pytest.approx(3.3**-0.5, rel=1e-6)
 
 
@@ -276,8 +276,8 @@ def test_weights_that_would_saturate_are_refused():
     with pytest.raises(ValueError, match=r"here: weights reach \d.*e\+20"):
         Matrices([matrix(weight_RC, torch.eye(16), "here")])
     weight_RC = gaussian(16, 16) * 2.0**47
-    found = Matrices([matrix(weight_RC, torch.eye(16))])
-    stream = rans.encode(found.points(2.0**37, 8), found.base_steps(2.0**37), 8)
+    prepared = Matrices([matrix(weight_RC, torch.eye(16))])
+    stream = rans.encode(prepared.points(2.0**37, 8), prepared.base_steps(2.0**37), 8)
     (points,), (step,) = rans.decode(stream, [(16, 16)])
     assert np.abs(points.dequantize(step) / 2.0**47 - weight_RC.numpy() / 2.0**47).max() < 0.01
 

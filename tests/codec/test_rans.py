@@ -49,9 +49,9 @@ def test_streams_come_back_whole(states):
     matrices = [walk(*shape, states, seed=i) for i, shape in enumerate(SHAPES)]
     for some in (matrices, *([m] for m in matrices), []):
         shapes = [m.points_RC.shape for m in some]
-        given = [0.125 * (1 + i) for i in range(len(some))]
-        decoded, steps = rans.decode(rans.encode(some, given, states), shapes)
-        assert steps == given and len(decoded) == len(some)
+        base_steps = [0.125 * (1 + i) for i in range(len(some))]
+        decoded, steps = rans.decode(rans.encode(some, base_steps, states), shapes)
+        assert steps == base_steps and len(decoded) == len(some)
         for one, two in zip(some, decoded, strict=True):
             assert_equal(one, two)
 
@@ -97,7 +97,7 @@ def test_size_is_within_half_a_percent_of_the_models_entropy():
     stream = rans.encode(matrices, [1.0, 2.0], 8)
     ideal = sum(rans.coded_bytes(matrices))
     assert ideal < len(stream) < 1.005 * ideal
-    side, words = rans.parts(stream, 2)
+    side, words = rans.bytes_beside_and_of_words(stream, 2)
     assert side + words == len(stream) and abs(words / ideal - 1) < 0.001
 
 
@@ -215,9 +215,9 @@ def test_classes_that_span_more_than_a_byte_counts_come_back():
     """Rows that reach far and hardly over their steps: the lowest classes join, none is lost."""
     spread = np.array([-128, 127, 0, 0], np.int8)
     points = np.arange(0, 8, 2, dtype=np.int16)[:, None] * np.ones((1, 3), np.int16)
-    given = Points(points, -1 - spread, *(np.zeros(3, np.int8), spread, np.zeros(3, np.int8)))
-    assert np.ptp(given.classes(-512, 1024)) > 255
-    assert_equal(rans.decode(rans.encode([given], [1.0], 1), [(4, 3)])[0][0], given)
+    original = Points(points, -1 - spread, *(np.zeros(3, np.int8), spread, np.zeros(3, np.int8)))
+    assert np.ptp(original.classes(-512, 1024)) > 255
+    assert_equal(rans.decode(rans.encode([original], [1.0], 1), [(4, 3)])[0][0], original)
 
 
 def large_at(stream):
@@ -246,7 +246,7 @@ def test_points_beyond_the_tables_come_back():
     for one, two in zip(matrices, decoded, strict=True):
         assert_equal(one, two)
     assert decoded[1].points_RC[8, 8] > 3_900_000
-    side_bytes, word_bytes = rans.parts(stream, 2)
+    side_bytes, word_bytes = rans.bytes_beside_and_of_words(stream, 2)
     apart = rans.LARGE.size + rans.LARGE.unpack_from(stream, large_at(stream))[1]
     small = [
         Points.of(trellis.folded(p.points_RC), p.row_step, p.column_step, rows_sorted=False)

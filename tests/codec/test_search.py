@@ -28,9 +28,9 @@ def test_the_dial_meets_its_size(bits, monkeypatch):
 
 def test_the_dial_ends_at_the_finest_step():
     """A size that is not needed is not used: the stream is that of the finest step."""
-    given = matrix(gaussian(64, 32), torch.eye(32))
-    stream = quantize_to_size([given], 10**6, rans.encode, finest_step=0.3)
-    prepared = Matrices([given])
+    dense = matrix(gaussian(64, 32), torch.eye(32))
+    stream = quantize_to_size([dense], 10**6, rans.encode, finest_step=0.3)
+    prepared = Matrices([dense])
     step = float(np.float32(0.3))
     assert stream == rans.encode(prepared.points(step), prepared.base_steps(step), 8)
 
@@ -38,11 +38,11 @@ def test_the_dial_ends_at_the_finest_step():
 def test_more_bytes_than_a_sparse_matrix_needs_end_at_the_finest_step():
     """Where nearly all weights are zeros the estimate is far off; the finest step is still met."""
     spikes = torch.rand(96, 96, generator=torch.Generator().manual_seed(0)) < 0.01
-    given = matrix(gaussian(96, 96) * spikes, torch.eye(96))
-    finest = quantize_to_size([given], 10**6, rans.encode, finest_step=0.003, states=1)
+    sparse = matrix(gaussian(96, 96) * spikes, torch.eye(96))
+    finest = quantize_to_size([sparse], 10**6, rans.encode, finest_step=0.003, states=1)
     for most_bytes in (len(finest), len(finest) + 200):
-        found = quantize_to_size([given], most_bytes, rans.encode, finest_step=0.003, states=1)
-        assert found == finest
+        stream = quantize_to_size([sparse], most_bytes, rans.encode, finest_step=0.003, states=1)
+        assert stream == finest
 
 
 def awkward(seed):
@@ -66,18 +66,18 @@ def test_sizes_that_jump_are_met_too():
 def test_the_largest_stream_that_fits_is_kept():
     """Where no size is at the target, the best one below it; none below it is an error."""
     sizes = iter([500, 90, 40, *[500, 60] * 12])
-    given = matrix(gaussian(8, 8), torch.eye(8))
-    stream = quantize_to_size([given], 200, lambda *_: bytes(next(sizes)), states=1)
+    small = matrix(gaussian(8, 8), torch.eye(8))
+    stream = quantize_to_size([small], 200, lambda *_: bytes(next(sizes)), states=1)
     assert len(stream) == 90
 
 
 def test_a_size_out_of_reach_is_an_error(monkeypatch):
     """Fewer bytes than the tables take name the size and what was reached, in few passes."""
-    given = matrix(gaussian(8, 8), torch.eye(8))
+    small = matrix(gaussian(8, 8), torch.eye(8))
     passes, real = [], Matrices.points
     monkeypatch.setattr(Matrices, "points", lambda *args: passes.append(1) or real(*args))
     with pytest.raises(ValueError, match="most_bytes=3 .*out of reach"):
-        quantize_to_size([given], 3, rans.encode, states=4)
+        quantize_to_size([small], 3, rans.encode, states=4)
     assert len(passes) <= 2
 
 

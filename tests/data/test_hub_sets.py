@@ -78,8 +78,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         path = urllib.parse.unquote(self.path.partition("?")[0]).strip("/")
-        where = re.match(r"(api/)?datasets/([^/]+/[^/]+)/?(\w*)/?(\w*)/?(.*)", path)
-        api, repository, place, commit, name = where.groups()
+        match = re.match(r"(api/)?datasets/([^/]+/[^/]+)/?(\w*)/?(\w*)/?(.*)", path)
+        api, repository, place, commit, name = match.groups()
         if commit != self.commit:
             commit = self.later if repository in self.asked else self.commit
             self.asked.append(repository)

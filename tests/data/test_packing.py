@@ -38,9 +38,11 @@ def test_the_plan_does_not_depend_on_how_documents_arrive(seed):
     rng = np.random.default_rng(seed)
     limit = 20
     lengths = rng.choice([1, 3, 7, 19, 20, 21, 45], 60)
-    whole = [(piece.end - piece.begin, piece.opens) for piece in plan_pieces(lengths, limit, limit)]
+    pieces = [
+        (piece.end - piece.begin, piece.opens) for piece in plan_pieces(lengths, limit, limit)
+    ]
     shards = [0]
-    for size, opens in whole:
+    for size, opens in pieces:
         shards = [*shards, size] if opens else [*shards[:-1], shards[-1] + size]
     batched = [0]
     room = limit

@@ -55,6 +55,18 @@ def fields_of(line: Line) -> st.SearchStrategy:
     return st.fixed_dictionaries(strategies)
 
 
+def test_what_is_added_to_a_line_does_not_make_older_logs_unreadable():
+    """A line of before has the fields that it had; one of today has all."""
+    older = Line("step:{step:d} loss:{loss:.2f}")
+    line = Line("step:{step:d} loss:{loss:.2f}", " norm:{norm:.1f}", " rate:{rate}")
+    fields = {"step": 3, "loss": 2.5, "norm": 0.5, "rate": "high"}
+    assert line.write(**fields) == "step:3 loss:2.50 norm:0.5 rate:high"
+    assert line.read(line.write(**fields)) == fields
+    assert line.read("step:3 loss:2.50 norm:0.5") == {"step": 3, "loss": 2.5, "norm": 0.5}
+    assert line.read(older.write(step=3, loss=2.5)) == {"step": 3, "loss": 2.5}
+    assert line.read("step:3 loss:2.50 more") is None
+
+
 def test_worked_example():
     """The three lines of the module's docstring."""
     line = Line("step:{step:d}/{iterations:d} train_loss:{train_loss:.4f}")

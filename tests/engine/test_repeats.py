@@ -87,12 +87,12 @@ def test_a_mixture_adds_up_to_one():
 def test_no_document_knows_another():
     """The repeats of a document are those it has alone."""
     tokens_T = text(300, seed=5)
-    whole = Repeats.of(tokens_T, BOS)
+    together = Repeats.of(tokens_T, BOS)
     starts = np.flatnonzero(tokens_T[:-1] == BOS)
     for begin, end in zip(starts, [*starts[1:], len(tokens_T) - 1], strict=True):
         alone = Repeats.of(tokens_T[begin : end + 1], BOS)
-        assert whole.cell_S[begin:end].tolist() == alone.cell_S.tolist()
-        assert whole.share_S[begin:end].tolist() == alone.share_S.tolist()
+        assert together.cell_S[begin:end].tolist() == alone.cell_S.tolist()
+        assert together.share_S[begin:end].tolist() == alone.share_S.tolist()
 
 
 def test_weights_are_the_likeliest():

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines import pr334
-from engine.open_model import find_recipe, read_weights, recipe_name
+from engine.open_model import current_settings, find_recipe, read_weights
 
 REMOTE_CODE = Path(__file__).parent / "remote_code"
 SHARED_CODE = "shared_gpt.py"
@@ -268,7 +268,7 @@ def model_settings(settings: dict) -> dict:
     return {name: value for name, value in settings.items() if name != "recipe"}
 
 
-def build(settings: dict, device="cpu") -> nn.Module:
+def build_hub_model(settings: dict, device="cpu") -> nn.Module:
     """The model that settings describe, in fp32, its weights not yet set.
 
     Raises: ValueError for settings that are not the recipe's.
@@ -277,20 +277,11 @@ def build(settings: dict, device="cpu") -> nn.Module:
         return find_recipe(settings["recipe"]).model(model_settings(settings), torch.float32)
 
 
-def load(settings: dict, weights: dict[str, Tensor]) -> nn.Module:
+def load_hub_model(settings: dict, weights: dict[str, Tensor]) -> nn.Module:
     """The model with its weights, on the CPU, in eval mode."""
-    model = build(settings)
+    model = build_hub_model(settings)
     model.load_state_dict(weights)
     return model.eval()
-
-
-def current_settings(saved: dict) -> dict:
-    """A file's settings under today's names: older files of the baselines name a system."""
-    settings = {"recipe": recipe_name(saved)}
-    for name, value in saved.items():
-        if name not in ("recipe", "system"):
-            settings["train_seq_len" if name == "seq_len" else name] = value
-    return settings
 
 
 def read_model(path: Path) -> tuple[dict[str, Tensor], dict]:
@@ -316,7 +307,7 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], dict]:
             f"{path} is of another {recipe} than the one whose published code is here: its settings"
             f" differ in {', '.join(differing)}; extend tools/hub/architectures.py"
         )
-    needed = {name: w.shape for name, w in build(settings, "meta").state_dict().items()}
+    needed = {name: w.shape for name, w in build_hub_model(settings, "meta").state_dict().items()}
     unequal = {(name, w.shape) for name, w in weights.items()} ^ set(needed.items())
     if unequal:
         name, shape = min(unequal)

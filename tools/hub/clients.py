@@ -63,7 +63,7 @@ def tokens(folder: Path, length: int = 20, rows: int = 1, seed: int = 0) -> Tens
     return torch.randint(4, vocab_size - 20, (rows, length), generator=rng)
 
 
-def load(folder: Path, **options):
+def load_folder(folder: Path, **options):
     return check.load(str(folder), **options)
 
 
@@ -83,7 +83,7 @@ def trainer_packed(folder: Path) -> float:
     from transformers import DataCollatorWithFlattening, Trainer, TrainingArguments
 
     documents = [tokens(folder, 9 + i, seed=i) for i in range(4)]
-    model = load(folder)
+    model = load_folder(folder)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = Trainer(
             model=model,
@@ -110,7 +110,7 @@ def fine_tune(folder: Path, **options) -> float:
     settings = {"gradient_checkpointing": False, **ON_CPU, **options}
     with tempfile.TemporaryDirectory() as scratch:
         trainer = SFTTrainer(
-            model=load(folder),
+            model=load_folder(folder),
             processing_class=tokenizer,
             train_dataset=Dataset.from_list(texts),
             args=SFTConfig(
@@ -154,7 +154,7 @@ def lora_merge(folder: Path) -> float:
     """
     from peft import LoraConfig, get_peft_model
 
-    model = load(folder)
+    model = load_folder(folder)
     rows = tokens(folder)
     plain = model(rows).logits
     is_yat = any(name.endswith("kernel") for name, _ in model.named_parameters())
@@ -175,7 +175,7 @@ def prompt_tuning(folder: Path) -> int:
     from peft import PromptTuningConfig, get_peft_model
 
     config = PromptTuningConfig(num_virtual_tokens=5, task_type="CAUSAL_LM")
-    model = get_peft_model(load(folder), config).eval()
+    model = get_peft_model(load_folder(folder), config).eval()
     rows = tokens(folder, rows=2)
     texts = [
         model.generate(
@@ -191,7 +191,7 @@ def prefix_tuning(folder: Path) -> int:
     from peft import PrefixTuningConfig, get_peft_model
 
     config = PrefixTuningConfig(num_virtual_tokens=5, task_type="CAUSAL_LM")
-    model = get_peft_model(load(folder), config).train()
+    model = get_peft_model(load_folder(folder), config).train()
     rows = tokens(folder, rows=2)
     mask = torch.ones_like(rows)
     model(input_ids=rows, attention_mask=mask, labels=rows).loss.backward()
@@ -209,14 +209,14 @@ def disk_offload(folder: Path) -> float:
 
     rows = tokens(folder)
     with tempfile.TemporaryDirectory() as scratch:
-        offloaded = offload(load(folder), scratch, execution_device="cpu")
-        return (offloaded(rows).logits - load(folder)(rows).logits).abs().max().item()
+        offloaded = offload(load_folder(folder), scratch, execution_device="cpu")
+        return (offloaded(rows).logits - load_folder(folder)(rows).logits).abs().max().item()
 
 
 @torch.no_grad()
 def grown_vocabulary(folder: Path) -> float:
     """Logits of the old tokens after eight were added, one of which is used."""
-    model = load(folder)
+    model = load_folder(folder)
     rows = tokens(folder)
     plain = model(rows).logits
     vocab_size = plain.size(-1)
@@ -229,7 +229,7 @@ def grown_vocabulary(folder: Path) -> float:
 @torch.no_grad()
 def int8(folder: Path) -> float:
     """Logits of torch's dynamic int8. Raises: ValueError where it converts nothing."""
-    model = load(folder)
+    model = load_folder(folder)
     rows = tokens(folder)
     plain = model(rows).logits
     quantized = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, torch.qint8)
@@ -254,7 +254,7 @@ def onnx(folder: Path) -> float:
     """Logits of onnxruntime on three shapes that were not exported."""
     import onnxruntime
 
-    model = LogitsAlone(load(folder))
+    model = LogitsAlone(load_folder(folder))
     rows = torch.export.Dim("rows", min=1, max=8)
     length = torch.export.Dim("length", min=2, max=60)
     worst = 0.0

@@ -84,7 +84,7 @@ def read_codec(source: Path) -> TextCodec:
     return TextCodec(encode, decode, written.tokens, tokenizer.bos_token_id)
 
 
-class Stream:
+class TextPrinter:
     """What transformers hands tokens to: writes their text, each character when it is whole.
 
     All tokens are decoded anew each time, for what a token stands for depends on those around it.
@@ -111,7 +111,7 @@ class Stream:
         self.written = text
 
 
-def load(folder: Path, scratch: Path):
+def load_published(folder: Path, scratch: Path):
     """The model of a published folder, whose code transformers copies to scratch.
 
     Raises: ValueError for a folder that holds no model of a system known here, or not whole.
@@ -222,7 +222,7 @@ def generate(args: argparse.Namespace, scratch: Path) -> None:
     """
     own = args.source if args.source.is_dir() else None  # a folder's tokenizer lies in it
     codec = read_codec(args.tokenizer or own or publish.tokenizer_of_run(args.source))
-    model = load(folder_of(args, scratch), scratch)
+    model = load_published(folder_of(args, scratch), scratch)
     config = model.config
     bos_id, end_ids = first_and_last_ids(codec, config)
     ids = [bos_id, *codec.encode(args.prompt)]
@@ -239,7 +239,7 @@ def generate(args: argparse.Namespace, scratch: Path) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     prompt = torch.tensor([ids], device=device)
     torch.manual_seed(args.seed)
-    stream = Stream(codec.decode, sys.stdout)
+    stream = TextPrinter(codec.decode, sys.stdout)
     start = time.perf_counter()
     model.to(device).generate(
         prompt,

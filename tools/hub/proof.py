@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from tools.hub import tokenizer as hf_tokenizer
-from tools.hub.architectures import HUB_MODELS, REMOTE_CODE, load, read_model
+from tools.hub.architectures import HUB_MODELS, REMOTE_CODE, load_hub_model, read_model
 from tools.hub.fast_tokenizer import HOSTILE
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -44,7 +44,7 @@ def probe(source: Path, dtype: torch.dtype) -> dict:
     documents begin where check.py cuts the rows, and elsewhere.
     """
     weights, settings = read_model(source)
-    model = load(settings, {name: w.to(dtype).float() for name, w in weights.items()})
+    model = load_hub_model(settings, {name: w.to(dtype).float() for name, w in weights.items()})
     hub_model = HUB_MODELS[settings["recipe"]]
     seq_len = settings["train_seq_len"]
     T = min(seq_len + seq_len // 4, 1280) if hub_model.can_slide else min(seq_len, 256)
@@ -92,7 +92,7 @@ def verify(source: Path, folder: Path) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def report(differences: dict[str, float]) -> tuple[str, bool]:
+def format_differences(differences: dict[str, float]) -> tuple[str, bool]:
     """One line for each comparison, and whether all are within their limits."""
     lines = []
     all_fine = True

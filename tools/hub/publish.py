@@ -29,14 +29,14 @@ from tools.hub import model_card, self_check
 from tools.hub import tokenizer as hf_tokenizer
 from tools.hub.architectures import (
     HUB_MODELS,
-    build,
+    build_hub_model,
     code_files,
     config_json,
     published_weights,
     read_model,
     special_ids,
 )
-from tools.hub.proof import DTYPES, report, verify
+from tools.hub.proof import DTYPES, format_differences, verify
 from tools.hub.weights_file import safetensors_bytes
 
 # Folder -------------------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ def write_folder(
     license = license or hub_model.license
     if not license:
         print("note: the card states no licence; choose one, as --license mit", file=sys.stderr)
-    trained = sum(p.numel() for p in build(settings, device="meta").parameters())
+    trained = sum(p.numel() for p in build_hub_model(settings, device="meta").parameters())
     stored = sum(w.numel() for w in published_weights(settings, weights).values())
     evidence = model_card.read_evidence(source, trained)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -242,7 +242,7 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError("verifying needs: python3 golf.py publish ...")
         if args.verify or (can_verify and not args.no_verify):
             differences = verify(args.source, folder)
-            text, is_same = report(differences)
+            text, is_same = format_differences(differences)
         if args.push and is_same:
             address = push(folder, args.push, args.private)
     except (ValueError, OSError, ImportError) as error:

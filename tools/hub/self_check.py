@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import evaluate
-from tools.hub.architectures import load
+from tools.hub.architectures import load_hub_model
 from tools.hub.fast_tokenizer import require
 
 # ASCII with single blanks, which every tokenizer gives back as it was: bytes are counted alike.
@@ -76,5 +76,5 @@ def write(
     lines = [json.dumps({"text": text}) + "\n" for text in TEXTS]
     (folder / "self_check.jsonl").write_text("".join(lines))
     (folder / "self_check.yaml").write_text(TASK)
-    model = load(settings, {name: w.to(dtype).float() for name, w in weights.items()})
+    model = load_hub_model(settings, {name: w.to(dtype).float() for name, w in weights.items()})
     return bits_per_byte(model, rows, settings["train_seq_len"], settings["vocab_size"])

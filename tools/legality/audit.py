@@ -71,9 +71,9 @@ from tools.legality.rules import (
     UNREADABLE,
     Finding,
     broken,
+    format_findings,
     holds,
     printable,
-    report,
     status,
 )
 
@@ -187,15 +187,41 @@ def audit_bytes(
 
 
 # What scores a run's artifact in its folder. A packed script is all of it, and brings its own
-# evaluate and engine; scripts from before there was an engine open artifacts in evaluate.
+# evaluate and engine. Those hold what a run needs, which is not evaluate's command line; scripts
+# from before that was taken out start it, with engine.open_model or, older still, alone.
 DRIVER = """
-import sys, train_gpt, evaluate
+import argparse, importlib, sys, train_gpt, evaluate
 try:
-    from engine.open_model import Opened, open_model
-    status = evaluate.main(sys.argv[1:], open_model)
+    from engine.recipe import load_model
 except ImportError:
-    status = evaluate.main(sys.argv[1:])
-sys.exit(status)
+    try:
+        from engine.open_model import open_model
+    except ImportError:
+        sys.exit(evaluate.main(sys.argv[1:]))
+    sys.exit(evaluate.main(sys.argv[1:], open_model))
+
+import quantize, torch
+parser = argparse.ArgumentParser()
+parser.add_argument("artifact")
+parser.add_argument("--data")
+parser.add_argument("--tokenizer")
+parser.add_argument("--stride", type=int)
+parser.add_argument("--device")
+parser.add_argument("--documents", action="store_true")
+parser.add_argument("--stream", action="store_true")
+args = parser.parse_args()
+with open(args.artifact, "rb") as file:
+    weights, saved = quantize.decode(file.read())
+recipe = importlib.import_module(saved["recipe"]).RECIPE
+model = load_model(recipe, weights, saved, torch.device(args.device), False)
+table = recipe.byte_table(args.tokenizer, saved["vocab_size"])
+tokens_T, table = evaluate.read_validation(args.data, table)
+repeat_weights = tuple(saved.get("repeat_weights", ()))
+scheme = evaluate.Scheme(
+    saved["train_seq_len"], args.stride, args.documents, repeat_weights=repeat_weights
+)
+ranks = evaluate.Ranks(device=torch.device(args.device))
+evaluate.score_and_log(model, tokens_T, table, scheme, ranks)
 """
 
 
@@ -456,7 +482,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, ImportError) as error:
         print("tools.legality.audit:", printable(str(error)), file=sys.stderr)
         return UNREADABLE
-    print(report(findings, args.json, args.verbose))
+    print(format_findings(findings, args.json, args.verbose))
     return status(findings)
 
 

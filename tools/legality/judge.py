@@ -77,7 +77,7 @@ class Judge:
         self.pending: list[Pending] = []
         self.lookups: list[tuple[Value, Pending]] = []  # of tables that may be counted later
         self.conditions: list[tuple[str, bool]] = []
-        self.clock = Clock()
+        self.clock = ClockUse()
 
     def event(self, value: Value, is_certain: bool = True) -> Event:
         return Event(
@@ -226,7 +226,7 @@ class Judge:
 
 
 @dataclass
-class Clock:
+class ClockUse:
     """What a program does with its training time.
 
     is_over after a loop that trains until the bare limit: whatever reads training text then is too

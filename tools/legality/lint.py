@@ -27,7 +27,7 @@ from pathlib import Path
 
 from tools.legality.flow import Flow
 from tools.legality.places import plain_findings
-from tools.legality.rules import UNREADABLE, Finding, printable, report, status
+from tools.legality.rules import UNREADABLE, Finding, format_findings, printable, status
 from tools.legality.verdicts import say
 from tools.submission.size import ENTRY, reached
 from tools.submission.unwrap import Unwrapped, unwrap
@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
         if len(args.places) > 1:
             findings_here = [replace(f, place=f"{place}: {f.place}") for f in findings_here]
         findings += findings_here
-    print(report(findings, args.json, args.verbose))
+    print(format_findings(findings, args.json, args.verbose))
     return status(findings)
 
 

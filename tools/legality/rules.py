@@ -154,7 +154,9 @@ def grouped(findings: list[Finding]) -> list[tuple[Finding, int]]:
     return [(finding, counts[fault]) for fault, finding in first.items()]
 
 
-def report(findings: Iterable[Finding], as_json: bool = False, verbose: bool = False) -> str:
+def format_findings(
+    findings: Iterable[Finding], as_json: bool = False, verbose: bool = False
+) -> str:
     """The findings as text, worst first and by rule, or as one JSON object.
 
     As text one line a fault, with its first place and the number of others, and its remedy. What

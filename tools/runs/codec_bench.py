@@ -78,7 +78,7 @@ LENGTH = struct.Struct("<I")
 
 
 @dataclass(frozen=True)
-class Subject:
+class PackedModel:
     """What is packed. measure tells the loss of weights, in nats a token; None for Gaussians."""
 
     state: State
@@ -90,7 +90,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Row:
+class BenchRow:
     """One codec at one setting; the module's docstring describes the columns."""
 
     codec: str
@@ -115,7 +115,7 @@ class Codec:
 
     name: str
     setting: str
-    encode: Callable[[Subject], tuple[bytes, float | None]]
+    encode: Callable[[PackedModel], tuple[bytes, float | None]]
     decode: Callable[[bytes], State]
     outside: bool = False  # another program does the work, whose memory is not seen
 
@@ -179,7 +179,7 @@ def watersic_columns(
     return codes_RC[:, back_C].to(torch.int16), factor_C[back_C].half()
 
 
-def watersic_artifact(subject: Subject, rate: float) -> tuple[bytes, float]:
+def watersic_artifact(subject: PackedModel, rate: float) -> tuple[bytes, float]:
     """A subject at about this many bits a weight; column by column, by LZMA; with its entropy."""
     matrices = []
     for name, hessian in subject.hessians.items():
@@ -365,7 +365,7 @@ def nnc_run(python: str, action: str, data: bytes, steps: dict) -> bytes:
 
 
 def nnc_codec(python: str, step: int, shapes: dict[str, torch.Size]) -> Codec:
-    def encode(s: Subject):
+    def encode(s: PackedModel):
         file = io.BytesIO()
         # the package knows no tensors without a dimension
         np.savez(file, **{name: np.atleast_1d(w.numpy()) for name, w in s.state.items()})
@@ -387,17 +387,19 @@ def report_bytes(blob: bytes) -> float:
     return byte_account(blob)["entropy_bytes"]
 
 
-def codecs(subject: Subject, quick: bool = False, nncodec: str | None = None) -> Iterator[Codec]:
+def codecs(
+    subject: PackedModel, quick: bool = False, nncodec: str | None = None
+) -> Iterator[Codec]:
     """Every codec at every setting, the peers first; nncodec is an interpreter."""
 
-    def int8(s: Subject):
+    def int8(s: PackedModel):
         rows = {name: percentile_rows(s.state[name]) for name in s.hessians}
         return rows_artifact(s.state, rows, lambda data: zlib.compress(data, 9))
 
     yield Codec("int8 + zlib", "", int8, lambda blob: read_rows(blob, zlib.decompress))
 
     def int5(width: float):
-        def encode(s: Subject):
+        def encode(s: PackedModel):
             plan = tuple(replace(row, clip_sigmas=row.clip_sigmas * width) for row in s.plan)
             blob = quantize.encode(s.state, plan, s.settings)
             return blob, report_bytes(blob)
@@ -409,7 +411,7 @@ def codecs(subject: Subject, quick: bool = False, nncodec: str | None = None) ->
         yield Codec("int5 + zstd", setting, int5(width), lambda blob: quantize.decode(blob)[0])
 
     def gptq(sigmas: float, embedding_sigmas: float, compress):
-        def encode(s: Subject):
+        def encode(s: PackedModel):
             rows = {}
             for name, hessian in s.hessians.items():
                 hessian_CC = Hessian.of(hessian, len(s.state[name])).columns_CC
@@ -441,7 +443,7 @@ def codecs(subject: Subject, quick: bool = False, nncodec: str | None = None) ->
         )
 
     def ours(rate: float, states: int):
-        def encode(s: Subject):
+        def encode(s: PackedModel):
             most_bytes = int(rate * sum(weight.numel() for weight in s.state.values()) / 8)
             blob = quantize.encode_trellis(
                 s.state, s.hessians, s.settings, most_bytes, states=states
@@ -492,7 +494,7 @@ def cpu_seconds() -> float:
     return time.process_time() + times.children_user + times.children_system
 
 
-def bench(codec: Codec, subject: Subject, base_loss: float | None) -> tuple[Row, bytes]:
+def bench(codec: Codec, subject: PackedModel, base_loss: float | None) -> tuple[BenchRow, bytes]:
     """Pack, unpack and judge what comes back; returns also the artifact."""
     with PeakMemory() as memory:
         start = cpu_seconds()
@@ -517,7 +519,7 @@ def bench(codec: Codec, subject: Subject, base_loss: float | None) -> tuple[Row,
     delta_bpb = None
     if delta is not None and subject.bytes_per_token:
         delta_bpb = delta / math.log(2) / subject.bytes_per_token
-    row = Row(
+    row = BenchRow(
         codec=codec.name,
         setting=codec.setting,
         bytes=len(blob),
@@ -539,7 +541,7 @@ def bench(codec: Codec, subject: Subject, base_loss: float | None) -> tuple[Row,
 # Subjects -------------------------------------------------------------------------------------
 
 
-def gaussians(quick: bool = False) -> Subject:
+def gaussians(quick: bool = False) -> PackedModel:
     """Standard normal matrices in the shapes of one block of the default model."""
     import train_gpt
 
@@ -553,10 +555,10 @@ def gaussians(quick: bool = False) -> Subject:
         if name.startswith("blocks.0.") and name.endswith(".weight")
     }
     hessians = {name: torch.eye(weight.shape[1]) for name, weight in state.items()}
-    return Subject(state, hessians, (PlanRow("*.weight", 5, 2.9),), {})
+    return PackedModel(state, hessians, (PlanRow("*.weight", 5, 2.9),), {})
 
 
-def trained(source: Path, data: Path, quick: bool = False) -> Subject:
+def trained(source: Path, data: Path, quick: bool = False) -> PackedModel:
     """The weights of any model of this project or of a Hugging Face folder, with a loss on text.
 
     The text in data is of the model's own tokens. Raises: ValueError for too little text, and for
@@ -604,7 +606,7 @@ def trained(source: Path, data: Path, quick: bool = False) -> Subject:
     plan = quantize.int8_plan(state)
     if "tok_emb.weight" in state:
         plan = quantize.int5_plan(state)
-    return Subject(state, hessians, plan, opened.model_settings, measure, bytes_per_token)
+    return PackedModel(state, hessians, plan, opened.model_settings, measure, bytes_per_token)
 
 
 # Answers --------------------------------------------------------------------------------------
@@ -617,7 +619,7 @@ def at(x: float, points: list[tuple[float, float]]) -> float | None:
     return float(np.interp(x, *zip(*sorted(points), strict=True)))
 
 
-def bits_below(peer: list[Row], own: list[Row]) -> tuple[list[float], list[float]]:
+def bits_below(peer: list[BenchRow], own: list[BenchRow]) -> tuple[list[float], list[float]]:
     """Bits a parameter that own saves at the weighted error of each of the peer's rows.
 
     The second list has those rows that are worse than all of own, so that own saves at least that.
@@ -634,7 +636,7 @@ def bits_below(peer: list[Row], own: list[Row]) -> tuple[list[float], list[float
     return exact, at_least
 
 
-def ratios(peer: list[Row], own: list[Row], value: str) -> list[float]:
+def ratios(peer: list[BenchRow], own: list[BenchRow], value: str) -> list[float]:
     """How much larger the peer's value is than own at the bytes of each of the peer's rows."""
     # a measured loss may fall by chance: such rows have no ratio
     own = [row for row in own if getattr(row, value) > 0]
@@ -664,7 +666,7 @@ def side_information(blob: bytes) -> dict:
     points = [points for _, points, _ in quantize.read_points(blob, entries, start)]
     stream_start = quantize.points_start(entries, start)
     stream = blob[stream_start : -quantize.CHECKSUM_BYTES]
-    side_bytes, word_bytes = rans.parts(stream, len(points))
+    side_bytes, word_bytes = rans.bytes_beside_and_of_words(stream, len(points))
     return {
         "words_over_entropy": word_bytes / sum(rans.coded_bytes(points)) - 1,
         "side_share": side_bytes / len(blob),
@@ -673,7 +675,7 @@ def side_information(blob: bytes) -> dict:
     }
 
 
-def answers(rows: list[Row], subject: Subject, blob: bytes, count: int = LANDINGS) -> dict:
+def answers(rows: list[BenchRow], subject: PackedModel, blob: bytes, count: int = LANDINGS) -> dict:
     """What the lines of summary say, of the rows and of an artifact of the trellis codec.
 
     count is the number of sizes to be met.
@@ -762,7 +764,7 @@ COLUMNS = (
 )
 
 
-def format_table(rows: list[Row]) -> str:
+def format_table(rows: list[BenchRow]) -> str:
     lines = [[label for _, label, _ in COLUMNS]]
     for row in rows:
         values = [(getattr(row, key), form) for key, _, form in COLUMNS]
@@ -777,7 +779,7 @@ def format_table(rows: list[Row]) -> str:
     )
 
 
-def draw(rows: list[Row]) -> bytes:
+def draw(rows: list[BenchRow]) -> bytes:
     """A PNG of the loss added against bytes; the bits over the bound where there is no loss."""
     import matplotlib
 

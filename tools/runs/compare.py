@@ -48,7 +48,7 @@ class NoComparison(ValueError):
 
 
 @dataclass(frozen=True)
-class Row:
+class SystemRow:
     """One system's run."""
 
     system: str
@@ -150,14 +150,14 @@ def name_of(run: Run) -> str:
     return f"{name}, taught" if run.settings.get("teacher") else name
 
 
-def row_of(run: Run) -> Row:
+def row_of(run: Run) -> SystemRow:
     """The run's row; what the log does not say is None."""
     timed = [point for point in run.curve if point["train_time_ms"] and point.get("tokens")]
     last = timed[-1] if timed else {}
     bits = None
     if run.model_bytes and run.model_params:
         bits = 8 * run.model_bytes / run.model_params
-    return Row(
+    return SystemRow(
         system=name_of(run),
         parameters=run.model_params,
         artifact_bytes=run.model_bytes,
@@ -170,13 +170,13 @@ def row_of(run: Run) -> Row:
     )
 
 
-def table(runs: list[Run]) -> list[Row]:
+def table(runs: list[Run]) -> list[SystemRow]:
     """All rows, the best bpb first. Raises: NoComparison."""
     check_comparable(runs)
     return sorted(map(row_of, runs), key=lambda row: row.bpb)
 
 
-def cells(row: Row) -> list[str]:
+def cells(row: SystemRow) -> list[str]:
     """One row of the table, as texts; a dash for what is not known."""
     texts = []
     for name, (_, form) in COLUMNS.items():
@@ -189,7 +189,7 @@ def headings() -> list[str]:
     return [heading for heading, _ in COLUMNS.values()]
 
 
-def as_markdown(rows: list[Row], runs: list[Run]) -> str:
+def as_markdown(rows: list[SystemRow], runs: list[Run]) -> str:
     """The table with links, and one line on the text."""
     lines = [headings(), ["---"] * len(COLUMNS)]
     for row in rows:
@@ -199,7 +199,7 @@ def as_markdown(rows: list[Row], runs: list[Run]) -> str:
     return f"{text}\n\n{describe_text(runs)}"
 
 
-def as_text(rows: list[Row], runs: list[Run]) -> str:
+def as_text(rows: list[SystemRow], runs: list[Run]) -> str:
     """The table in columns, and one line on the text."""
     lines = [headings(), *map(cells, rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -278,7 +278,7 @@ def draw(runs: list[Run], shards: list[np.ndarray]):
     """Training loss of every run against tokens, with both entropies of these tokens as lines."""
     from tools.runs import curves, plot
 
-    groups = [curves.Group(name_of(run), [run]) for run in runs]
+    groups = [curves.SeedGroup(name_of(run), [run]) for run in runs]
     fig, ((ax,),) = plot.figure(1, 1, 9.0, 5.2)
     plot.draw_lines(ax, groups, lambda run: curves.series(run, "tokens", "train_loss"))
     unigram, bigram, count = entropies(shards)

@@ -33,7 +33,7 @@ class NothingToDraw(ValueError):
 
 
 @dataclass(frozen=True)
-class Group:
+class SeedGroup:
     """Runs of equal settings, with different seeds."""
 
     label: str
@@ -56,7 +56,7 @@ class Group:
         return text
 
 
-def group_runs(runs: list[Run]) -> list[Group]:
+def group_runs(runs: list[Run]) -> list[SeedGroup]:
     """Groups in the order of their first run, named by it and by settings that tell them apart."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
@@ -70,7 +70,7 @@ def group_runs(runs: list[Run]) -> list[Group]:
         values = {str(run.settings.get(name)) for run in firsts}
         if len(values) > 1 and not UNTOLD.search(name):
             differing.append(name)
-    return [Group(label_of(members, differing[:2]), members) for members in groups.values()]
+    return [SeedGroup(label_of(members, differing[:2]), members) for members in groups.values()]
 
 
 def label_of(members: list[Run], settings: list[str]) -> str:
@@ -165,7 +165,7 @@ def after_start(x: np.ndarray) -> np.ndarray:
     return x >= x[0] + START_FRAC * (x[-1] - x[0])
 
 
-def first_with(groups: list[Group], name: str) -> Run:
+def first_with(groups: list[SeedGroup], name: str) -> Run:
     """The first run in whose folder the file lies. Raises: NothingToDraw."""
     for group in groups:
         for run in group.runs:

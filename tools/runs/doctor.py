@@ -397,7 +397,7 @@ def check_steps(settings: RunSettings, result: dict) -> Check:
 
 
 @dataclass(frozen=True)
-class Subject:
+class PlannedRun:
     """The run that is forecast."""
 
     recipe: Recipe
@@ -406,7 +406,7 @@ class Subject:
     run: Run | None  # that it is forecast from
 
 
-def examine(subject: Subject, gpus: int, wants_probe: bool) -> tuple[list[Check], dict]:
+def examine(subject: PlannedRun, gpus: int, wants_probe: bool) -> tuple[list[Check], dict]:
     """All checks of the machine, and the forecast where probing is wanted and succeeds."""
     recipe = subject.recipe
     settings = subject.settings
@@ -443,7 +443,7 @@ def examine(subject: Subject, gpus: int, wants_probe: bool) -> tuple[list[Check]
     return checks, {"probe": measures, **result}
 
 
-def read_subject(args: argparse.Namespace) -> Subject:
+def read_subject(args: argparse.Namespace) -> PlannedRun:
     """What the command is asked to forecast. Raises: ValueError, OSError."""
     recipe = find_recipe(golf.recipe_name(args.recipe))
     environ = golf.own_environment()
@@ -457,16 +457,16 @@ def read_subject(args: argparse.Namespace) -> Subject:
     if args.gpus < 1:
         raise ValueError(f"--gpus {args.gpus} must be at least 1")
     if not args.from_run:
-        return Subject(recipe, choice.settings, choice.overrides, None)
+        return PlannedRun(recipe, choice.settings, choice.overrides, None)
     run = read_runs(args.from_run)[0]
     names = {field.name for field in fields(recipe.Settings)}
     # An older run may have had settings that are gone; they are not needed for its length.
     saved = {name: value for name, value in run.settings.items() if name in names}
     settings = recipe.Settings(**{**saved, **choice.overrides})
-    return Subject(recipe, settings, choice.overrides, run)
+    return PlannedRun(recipe, settings, choice.overrides, run)
 
 
-def report(checks: list[Check]) -> str:
+def format_checks(checks: list[Check]) -> str:
     """One line for each check and one for each remedy, then how many there are of each level."""
     width = max(len(check.name) for check in checks)
     lines = []
@@ -506,7 +506,7 @@ def main(argv: list[str] | None = None) -> int:
         rows = [asdict(check) for check in checks]
         print(json.dumps({"status": status, "checks": rows, "forecast": result}))
     else:
-        print(report(checks))
+        print(format_checks(checks))
         if status == 0:
             golf.say_next("train", *([] if args.recipe == "train_gpt" else [args.recipe]))
     return status

@@ -254,7 +254,7 @@ def score_of_line(
 # Reading ------------------------------------------------------------------------------------------
 
 
-class Reader:
+class LogReader:
     """What a log has told so far: read() takes its lines one by one."""
 
     def __init__(self):
@@ -428,7 +428,7 @@ class Reader:
 # Choosing -----------------------------------------------------------------------------------------
 
 
-class Choice(NamedTuple):
+class CountedScore(NamedTuple):
     """The score that counts, the reason, and the time that all evaluations took."""
 
     score: Scored | None
@@ -459,7 +459,7 @@ def group_evaluations(candidates: list[Candidate]) -> list[list[Candidate]]:
     return evaluations
 
 
-def choose(log: Reader) -> Choice:
+def choose(log: LogReader) -> CountedScore:
     """The score that counts by the rule above."""
     usable = [candidate for candidate in log.candidates if candidate.rank]
     if usable:
@@ -470,8 +470,8 @@ def choose(log: Reader) -> Choice:
     times = [max(line.score.eval_time_ms or 0 for line in lines) for lines in evaluations]
     eval_time_ms = sum(times) or None
 
-    def none(reason: str) -> Choice:
-        return Choice(None, f"no score{reason}", eval_time_ms)
+    def none(reason: str) -> CountedScore:
+        return CountedScore(None, f"no score{reason}", eval_time_ms)
 
     number, line = log.last
     end = f"the log ends at line {number}: {line.strip()[:80]!r}"
@@ -497,7 +497,7 @@ def choose(log: Reader) -> Choice:
         reason += f" among {len(evaluations)} evaluations of the artifact"
     if not_counted:
         reason += f"; never counted: {not_counted}"
-    return Choice(chosen, reason, eval_time_ms)
+    return CountedScore(chosen, reason, eval_time_ms)
 
 
 def choose_sizes(sizes: list[Size]) -> tuple[int | None, int | None, int | None]:
@@ -543,7 +543,7 @@ def read_foreign_log(path: Path) -> Run:
     Raises: FileNotFoundError; ValueError, with the lines that were looked for, for a file that is
     not a training log.
     """
-    log = Reader()
+    log = LogReader()
     for number, line in read_lines(path):
         log.read(number, line)
     if not (log.candidates or log.curve or log.sizes):

@@ -32,8 +32,8 @@ import numpy as np
 
 from tools.runs.curves import (
     AXES,
-    Group,
     NothingToDraw,
+    SeedGroup,
     after_start,
     band,
     first_with,
@@ -93,7 +93,7 @@ def count(value: float, _position=None) -> str:
     return f"{value:,g}"
 
 
-def draw_lines(ax, groups: list[Group], curves_of: Callable[[Run], np.ndarray]) -> None:
+def draw_lines(ax, groups: list[SeedGroup], curves_of: Callable[[Run], np.ndarray]) -> None:
     """Draw each group as a line, with a band over several seeds, in the axis' full height."""
     tops = []
     lows = []
@@ -133,7 +133,7 @@ def legend_below(fig, axes) -> None:
 # Curves and speed ---------------------------------------------------------------------------------
 
 
-def draw_curves(groups: list[Group]):
+def draw_curves(groups: list[SeedGroup]):
     """Loss, and bpb where there are validations, against steps, time and tokens."""
     from matplotlib.ticker import MaxNLocator
 
@@ -175,7 +175,7 @@ def speed_curve(run: Run, key: str) -> np.ndarray:
     return np.array(pairs, dtype=float).reshape(-1, 2)
 
 
-def draw_speed(groups: list[Group]):
+def draw_speed(groups: list[SeedGroup]):
     """Time of a step, and tokens per second, against steps."""
     runs = [run for group in groups for run in group.runs]
     panels = [("step_ms", "time of a step (ms)", "Time of a step")]
@@ -221,7 +221,7 @@ def byte_rows(summary: dict, code_bytes: int | None) -> list[dict]:
     return rows
 
 
-def draw_bytes(groups: list[Group]):
+def draw_bytes(groups: list[SeedGroup]):
     """Bytes by tensor group of the first run that has an artifact."""
     import quantize
     from codec.report import byte_account
@@ -314,7 +314,7 @@ def kind_of(name: str) -> str:
     return re.sub(r"\b\d+\b", "*", name)
 
 
-def draw_error(groups: list[Group]):
+def draw_error(groups: list[SeedGroup]):
     """Relative error of each matrix against the bits it takes, of the first run that can tell."""
     from matplotlib.ticker import LogLocator
 
@@ -391,7 +391,7 @@ def read_ttt(path: Path) -> dict[str, np.ndarray]:
     return lists
 
 
-def draw_ttt(groups: list[Group], path: Path | None):
+def draw_ttt(groups: list[SeedGroup], path: Path | None):
     """What TTT gains in each chunk, and up to there, against the position in the text."""
     if not path:
         try:
@@ -422,7 +422,7 @@ def draw_ttt(groups: list[Group], path: Path | None):
 
 
 def draw_all(
-    groups: list[Group], ttt: Path | None, form: str, out: Path
+    groups: list[SeedGroup], ttt: Path | None, form: str, out: Path
 ) -> tuple[list[Path], dict[str, str]]:
     """Write every picture there are data for; returns the paths, and why others are missing.
 
@@ -462,7 +462,7 @@ def draw_all(
     return written, missing
 
 
-def sketch_all(groups: list[Group]) -> tuple[list[str], dict[str, str]]:
+def sketch_all(groups: list[SeedGroup]) -> tuple[list[str], dict[str, str]]:
     """Every sketch there are data for, and why others are missing."""
     sketches = []
     missing = {}

@@ -35,7 +35,7 @@ PASSES = 2  # of the quantiser, until a size is met
 PROBE_SHARE = 0.8  # of the time of the process; the rest is for starting and ending it
 
 
-class Probe:
+class TrialModel:
     """A recipe's model with random weights, and what a step of it needs."""
 
     def __init__(self, recipe: Recipe, settings: RunSettings, device: torch.device, seconds: float):
@@ -207,7 +207,7 @@ def main(request: dict) -> None:
     recipe = find_recipe(request["recipe"])
     settings = recipe.Settings(**request["settings"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    for measure in Probe(recipe, settings, device, request["seconds"]).measure():
+    for measure in TrialModel(recipe, settings, device, request["seconds"]).measure():
         print(json.dumps(measure), flush=True)
 
 

@@ -14,7 +14,7 @@ import string
 
 import numpy as np
 
-from tools.runs.curves import Band, Group, NothingToDraw, after_start, band, first_with, series
+from tools.runs.curves import Band, NothingToDraw, SeedGroup, after_start, band, first_with, series
 
 SEVERAL = "*"  # stands where curves meet
 LABELLED_ROWS = 7  # a number stands at every seventh row
@@ -66,7 +66,7 @@ class Canvas:
         return lines
 
 
-def sketch(groups: list[Group], width: int = 68, height: int = 15) -> str:
+def sketch(groups: list[SeedGroup], width: int = 68, height: int = 15) -> str:
     """Training loss against steps, a letter for each group. Raises: NothingToDraw."""
     bands: dict[str, Band] = {}
     labels: dict[str, str] = {}
@@ -90,7 +90,7 @@ def sketch(groups: list[Group], width: int = 68, height: int = 15) -> str:
     return "\n".join(lines)
 
 
-def sketch_bytes(groups: list[Group], width: int = 40) -> str:
+def sketch_bytes(groups: list[SeedGroup], width: int = 40) -> str:
     """Bytes by tensor group, as bars. Raises: NothingToDraw."""
     from codec.report import byte_account  # here, because torch takes seconds to load
 

@@ -64,7 +64,7 @@ def read_run_settings(saved: dict) -> tuple[Recipe, RunSettings]:
     return recipe, recipe.Settings(**{**of_preset, **fields})
 
 
-def report(folder: Path, peak_flops: float | None) -> dict:
+def speed_of_run(folder: Path, peak_flops: float | None) -> dict:
     """Figures of a run, from its settings and its metrics.
 
     Raises: ValueError for a folder that no recipe wrote or where no step was logged; OSError.
@@ -114,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.peak_flops is not None and not 0 < args.peak_flops < math.inf:
             raise ValueError(f"--peak-flops {args.peak_flops} must be a number over 0")
-        reports = [report(run, args.peak_flops) for run in args.runs]
+        reports = [speed_of_run(run, args.peak_flops) for run in args.runs]
     except (ValueError, OSError) as error:
         print(f"tools.runs.speed_report: {error}", file=sys.stderr)
         return 2

@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tools.legality.rules import Finding, report, status
+from tools.legality.rules import Finding, format_findings, status
 from tools.submission.json_claims import check_figures, check_schema
 from tools.submission.limits import check_budget, check_size, check_time
 from tools.submission.readme_claims import check_readme
@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print("tools.submission.check:", " ".join(str(error).split()), file=sys.stderr)
         return 2
-    print(report(findings, as_json=args.json, verbose=args.verbose))
+    print(format_findings(findings, as_json=args.json, verbose=args.verbose))
     return status(findings)
 
 

@@ -15,7 +15,7 @@ from tools.submission import bundle, size
 from tools.submission.bundle import digest
 
 # `packed_by` of what render() writes now; a change of it raises the number.
-PACKED_BY = "tools.submission.pack 3"
+PACKED_BY = "tools.submission.pack 4"
 MOVED_TOOLS = ("tools.submission.bundle", "tools.submission.check")
 MOVED_TOOLS += ("tools.legality.lint", "tools.legality.audit")
 # What README.md calls the tools, by `packed_by`; the first is of folders from before they moved.
@@ -27,8 +27,9 @@ TOOLS = {
 # Versions that shipped the sources with their comments.
 BEFORE_STRIPPING = ("records.pack 1", "tools.submission.pack 2")
 PACKING = """
-Comments and docstrings are left out of the packed sources. The sizes and hashes at the end are
-those of the sources as they ran; `python -m {bundle} verify train_gpt.py DIR` shows
+Comments, docstrings, types and long names of local variables are left out of the packed sources.
+The sha256 over all sources as they ran, each with the one in the logs, is
+`{sha256}`; `python -m {bundle} verify train_gpt.py DIR` shows
 that this `train_gpt.py` was packed from the ones in DIR.
 """
 SCRIPT = "train_gpt.py"
@@ -58,12 +59,17 @@ def unpacked(script: bytes) -> dict[str, bytes]:
         return {SCRIPT: script}
 
 
-def originals(script: bytes) -> dict[str, dict]:
-    """Size and sha256 of every source in a packed train_gpt.py, as it was before it was packed."""
+def shipped_sources(script: bytes) -> dict[str, dict]:
+    """Size and sha256 of every source that comes out of train_gpt.py."""
+    return {name: digest(source) for name, source in unpacked(script).items()}
+
+
+def originals_sha256(script: bytes) -> str:
+    """The sha256 over all sources as they were, before they were packed."""
     try:
-        return bundle.read_bundle(script).originals
+        return bundle.read_bundle(script).originals_sha256
     except ValueError:
-        return {SCRIPT: digest(script)}
+        return bundle.hash_of_sources({SCRIPT: script})
 
 
 SETTINGS_CLASSES = ("Hyperparameters", "RunSettings", "Shape", "Settings")
@@ -107,12 +113,6 @@ def line_of(log: Path, start: str) -> str:
     lines = log.read_text(errors="replace").splitlines()
     numbers = [i for i, line in enumerate(lines, 1) if line.startswith(start)]
     return f"{log.name}:{numbers[-1]}" if numbers else log.name
-
-
-def unpacked_digests(folder: Path) -> dict[str, dict]:
-    """Size and sha256 of every source that the folder's train_gpt.py unpacks to."""
-    script = (folder / SCRIPT).read_bytes()
-    return {name: digest(source) for name, source in unpacked(script).items()}
 
 
 # Writing: submission.json and README.md from logs and sources --------------------------------
@@ -197,7 +197,7 @@ def submission(folder: Path, stated: dict, packed_by: str = PACKED_BY) -> dict:
     computed = {key: value for key, value, _ in rows if value is not None}
     provenance |= {key: source for key, value, source in rows if value is not None}
     script = (folder / SCRIPT).read_bytes()
-    sources = originals(script)
+    sources = shipped_sources(script)
     files = {
         path.name: digest(path.read_bytes())
         for path in sorted(folder.glob("[!.]*"))
@@ -207,6 +207,8 @@ def submission(folder: Path, stated: dict, packed_by: str = PACKED_BY) -> dict:
     tail = {key: stated[key] for key in STATED[6:]}
     seeds_run = {"seeds": [run.seed for run in runs], "seed_results": results}
     contents = {"packed_by": packed_by, "sources": sources, "files": files}
+    if packed_by not in BEFORE_STRIPPING:
+        contents["sources_sha256"] = originals_sha256(script)
     return {**head, **computed, **seeds_run, **tail, **contents, "provenance": provenance}
 
 
@@ -254,8 +256,10 @@ def readme(folder: Path, about: dict) -> str:
     groups = about["bytes_by_group"]
     unpacker, check, lint, audit = TOOLS[about["packed_by"]]
     packing = ""
-    if about["packed_by"] not in BEFORE_STRIPPING and about["sources"] != unpacked_digests(folder):
-        packing = PACKING.format(bundle=unpacker)
+    shipped_sha256 = bundle.hash_of_sources(unpacked((folder / SCRIPT).read_bytes()))
+    if about.get("sources_sha256", shipped_sha256) != shipped_sha256:
+        packing = PACKING.format(bundle=unpacker, sha256=about["sources_sha256"])
+    came = "ran" if about["packed_by"] in BEFORE_STRIPPING else f"come out of `{SCRIPT}`"
     is_audited = any(row["where"].startswith(AUDIT) for row in about["legality"])
     audited = "" if is_audited else f"{audit} was not asked."
     return f"""# {about["name"]}
@@ -309,7 +313,7 @@ What {check}, {lint} and {audit} said when the folder was made. {audited}
 
 {table(["file", "bytes", "sha256"], file_rows(about["files"]))}
 
-Sources, as they ran:
+Sources, as they {came}:
 
 {table(["source", "bytes", "sha256"], file_rows(about["sources"]))}
 """

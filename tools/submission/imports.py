@@ -60,8 +60,16 @@ def module_files(root: Path, name: str) -> Iterator[Path]:
                     yield path
 
 
+def is_script_guard(node: ast.stmt) -> bool:
+    """Whether it is `if __name__ == "__main__":`, which never runs in what is imported."""
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
+
+
 def follow_imports(folder: Path, entry: str) -> dict[str, bytes]:
     """The entry and every source of the folder that it imports, at once or later.
+
+    What another source imports only when it is started itself does not count: of evaluate.py, its
+    command line.
 
     {path relative to the folder: bytes}. Raises: OSError without the entry, ValueError for a
     source that is not Python.
@@ -76,9 +84,12 @@ def follow_imports(folder: Path, entry: str) -> dict[str, bytes]:
         files[name] = path.read_bytes()
         package = Path(name).parent.parts
         try:
-            nodes = list(ast.walk(ast.parse(files[name])))
+            statements = ast.parse(files[name]).body
         except (SyntaxError, ValueError) as error:
             raise ValueError(f"{name} is not Python: {error}") from None
+        if name != entry:
+            statements = [statement for statement in statements if not is_script_guard(statement)]
+        nodes = [node for statement in statements for node in ast.walk(statement)]
         for module in [module for node in nodes for module in imported_names(node, package)]:
             todo += [file for file in module_files(folder, module) if file.suffix == ".py"]
     return files

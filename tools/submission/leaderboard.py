@@ -55,7 +55,7 @@ UPSTREAM = "https://github.com/openai/parameter-golf"
 
 
 @dataclass(frozen=True)
-class Row:
+class LeaderboardRow:
     """One row of the leaderboard; None where something is not known."""
 
     date: str | None
@@ -118,7 +118,7 @@ FIELDS = {  # field: (types, required, what it must be)
 }
 
 
-def parse_row(raw, place: str) -> Row:
+def parse_row(raw, place: str) -> LeaderboardRow:
     """One row of the file.
 
     Raises: ValueError naming row, field, value and requirement.
@@ -152,7 +152,7 @@ def parse_row(raw, place: str) -> Row:
     require(abs(mean - raw["bpb"]) < 1e-5 or "note" in raw, "bpb", f"the seeds' mean {mean:.8f}")
     if published := raw.get("published_p"):
         require(is_published_p(published), "published_p", FIELDS["published_p"][2])
-    return Row(**{**raw, "seeds": {int(seed): bpb for seed, bpb in seeds.items()}})
+    return LeaderboardRow(**{**raw, "seeds": {int(seed): bpb for seed, bpb in seeds.items()}})
 
 
 def is_published_p(published: dict) -> bool:
@@ -171,7 +171,7 @@ def is_date(text: str) -> bool:
         return False
 
 
-def load_leaderboard(path: Path | None = None) -> list[Row]:
+def load_leaderboard(path: Path | None = None) -> list[LeaderboardRow]:
     """The public history, in the order of the file.
 
     Raises: ValueError naming the row and what is wrong with it; FileNotFoundError.
@@ -186,7 +186,7 @@ def load_leaderboard(path: Path | None = None) -> list[Row]:
     return [parse_row(raw, f"{path.name}: row {i}") for i, raw in enumerate(rows, 1)]
 
 
-def find_row(rows: list[Row], name: str) -> Row:
+def find_row(rows: list[LeaderboardRow], name: str) -> LeaderboardRow:
     """The row with this pull request (1493 or #1493), or with this in its folder's name.
 
     Raises: ValueError where none or several fit, with those that would.
@@ -203,7 +203,7 @@ def find_row(rows: list[Row], name: str) -> Row:
     raise ValueError(f"{name!r} {reason}; give a log, a run folder or one of: {some}")
 
 
-def read_own(records: Path) -> tuple[list[Row], list[str]]:
+def read_own(records: Path) -> tuple[list[LeaderboardRow], list[str]]:
     """Our rows, one for each folder records/<track>/*/, and what could not be read."""
     rows = []
     problems = []
@@ -216,7 +216,7 @@ def read_own(records: Path) -> tuple[list[Row], list[str]]:
     return rows, problems
 
 
-def read_record(folder: Path, track: str) -> Row:
+def read_record(folder: Path, track: str) -> LeaderboardRow:
     """The row of one record folder, from its logs; submission.json adds the name.
 
     Raises: ValueError, FileNotFoundError where there is no score.
@@ -238,7 +238,7 @@ def read_record(folder: Path, track: str) -> Row:
     times = [run.train_time_ms for run in runs if run.train_time_ms]
     first = runs[0]
     notes = sorted({text for run in runs if (text := other_text(run))})
-    return Row(
+    return LeaderboardRow(
         date=date,
         pr=None,
         bpb=statistics.fmean(scores),
@@ -288,18 +288,18 @@ COLUMNS = {  # heading: (how a cell is printed, the value it sorts by)
 NUMERIC = {"bpb", "n", "std", "bytes", "compute"}
 
 
-def compute(row: Row) -> str:
+def compute(row: LeaderboardRow) -> str:
     minutes = "?" if row.train_minutes is None else f"{row.train_minutes:.4g}"
     return f"{row.gpus or '?'}×{row.gpu or '?'} {minutes} min"
 
 
-def ranked(rows: list[Row]) -> list[Row]:
+def ranked(rows: list[LeaderboardRow]) -> list[LeaderboardRow]:
     """Rows by track, in the order of SECTIONS, the lowest bpb first."""
     order = list(SECTIONS)
     return sorted(rows, key=lambda row: (order.index(row.track), row.bpb))
 
 
-def as_text(rows: list[Row]) -> str:
+def as_text(rows: list[LeaderboardRow]) -> str:
     """The table for a terminal, one block a track."""
     names = ["date", "run", "bpb", "n", "std", "bytes", "technique"]
     lines = []
@@ -323,7 +323,7 @@ def as_text(rows: list[Row]) -> str:
     return "\n".join(lines).rstrip()
 
 
-def as_markdown(rows: list[Row], root: str = ".") -> str:
+def as_markdown(rows: list[LeaderboardRow], root: str = ".") -> str:
     """The table as Markdown, one section a track; root leads from the file to the repository."""
     names = ["run", "date", "bpb", "n", "std", "bytes", "compute", "technique"]
     lines = ["# Leaderboard"]
@@ -342,7 +342,7 @@ def as_markdown(rows: list[Row], root: str = ".") -> str:
     return "\n".join(lines) + "\n"
 
 
-def link(row: Row, root: str) -> str:
+def link(row: LeaderboardRow, root: str) -> str:
     """Where a row leads: our folder, upstream's pull request or folder; empty without."""
     if row.ours:
         return urllib.parse.quote(f"{root}/{row.folder}")
@@ -461,7 +461,7 @@ KINDS = {  # how a row is drawn, and what the key says
 }
 
 
-def kind_of(row: Row) -> str:
+def kind_of(row: LeaderboardRow) -> str:
     if row.ours:
         return "ours"
     return "other" if row.status == "non-record" else row.status
@@ -488,7 +488,9 @@ def round_ticks(low: float, high: float) -> list[float]:
     return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def chart(title: str, rows: list[Row], x_of, x_axis: dict, lead=False, limit=None) -> str:
+def chart(
+    title: str, rows: list[LeaderboardRow], x_of, x_axis: dict, lead=False, limit=None
+) -> str:
     """A figure: bpb against x_of(row), for the rows where both are known.
 
     x_axis: label, and ticks as {position: text} or a function that prints a round number.
@@ -568,22 +570,22 @@ def lead_path(points: list, at, x_high: float) -> str:
     return path + f"H{at(x_high, best)[0]:.1f}" if path else ""
 
 
-def about(row: Row) -> str:
+def about(row: LeaderboardRow) -> str:
     size = f", {row.bytes:,} bytes" if row.bytes else ""
     seeds = f", {len(row.seeds)} seed{'s' * (len(row.seeds) != 1)}" if row.seeds else ""
     return f"{row.name}: {row.bpb:.5f} bpb{size}, {compute(row)}{seeds}. {row.technique}"
 
 
-def is_comparable(row: Row) -> bool:
+def is_comparable(row: LeaderboardRow) -> bool:
     """Whether the charts show it: only scores on one text compare."""
     return row.is_fineweb
 
 
-def day(row: Row) -> float | None:
+def day(row: LeaderboardRow) -> float | None:
     return float(datetime.date.fromisoformat(row.date).toordinal()) if row.date else None
 
 
-def charts(rows: list[Row]) -> str:
+def charts(rows: list[LeaderboardRow]) -> str:
     """The three figures."""
     days = [x for x in map(day, filter(is_comparable, rows)) if x is not None] or [1.0]
     spacing = max(1, round((max(days) - min(days)) / 5))
@@ -613,7 +615,7 @@ def charts(rows: list[Row]) -> str:
     )
 
 
-def as_html(rows: list[Row], as_of: str, root: str = ".") -> str:
+def as_html(rows: list[LeaderboardRow], as_of: str, root: str = ".") -> str:
     """The page: charts, key and table; one file that asks the network for nothing."""
     heads = "".join(
         f'<th scope="col" data-name="{name}" class="{"number" if name in NUMERIC else ""}">'

@@ -31,7 +31,7 @@ from pathlib import Path
 
 import quantize
 from codec.report import byte_account
-from tools.legality.rules import Finding, report
+from tools.legality.rules import Finding, format_findings
 from tools.runs import registry
 from tools.runs.logs import Run, read_log
 from tools.submission import bundle
@@ -314,7 +314,10 @@ def main(argv: list[str] | None = None) -> int:
         stated["blurb"] = args.about.read_text().strip() if args.about else ""
         target = pack(folders, stated, args.out, args.plain, left_out)
     except Refused as refused:
-        print(report(refused.findings, args.json), file=sys.stdout if args.json else sys.stderr)
+        print(
+            format_findings(refused.findings, args.json),
+            file=sys.stdout if args.json else sys.stderr,
+        )
         print("tools.submission.pack: refused, nothing was written", file=sys.stderr)
         return 1
     except (OSError, ValueError) as error:

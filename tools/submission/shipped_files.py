@@ -107,24 +107,37 @@ def required_imports(tree: ast.Module | None) -> Iterator[tuple[str, int]]:
 def check_code(record: Record) -> Iterator[Finding]:
     """The code that is shipped is the code that the logs say ran."""
     logged = {run.path.name: run.sources for run in record.runs if run.sources}
-    if not logged or not (record.folder / SCRIPT).is_file():
+    script = record.folder / SCRIPT
+    if not logged or not script.is_file():
         return
-    shipped = {name: row["sha256"] for name, row in bundle.read_originals(record.folder).items()}
-    packed = hashlib.sha256((record.folder / SCRIPT).read_bytes()).hexdigest()
-    same = True
-    for log, hashes in logged.items():
-        for name, stated in hashes.items():
-            lies = shipped.get(name, "missing")
-            # A run of the packed script logs the hash of that one file.
-            if stated != (packed if hashes == {SCRIPT: packed} else lies):
-                same = False
-                evidence = f"{name} has sha256 {lies[:16]}, {log} ran {stated[:16]}"
-                yield Finding(
-                    "files", "fail", SCRIPT, evidence, "ship the sources in the run's folder"
-                )
-    if same:
-        evidence = f"{len(shipped)} sources are those that {len(logged)} logs ran, by sha256"
+    # A run of the packed script logs the hash of that one file; others those of all sources.
+    of_script = bundle.hash_of_sources({SCRIPT: script.read_bytes()})
+    of_originals = bundle.read_originals_sha256(record.folder)
+    different = {
+        log: hashes
+        for log, hashes in logged.items()
+        if bundle.hash_of_all(hashes) not in (of_script, of_originals)
+    }
+    for log, hashes in different.items():
+        evidence = f"its sources have sha256 {of_originals[:16]} together, those that {log} ran"
+        evidence += f" {bundle.hash_of_all(hashes)[:16]}{names_that_differ(record.folder, hashes)}"
+        remedy = "ship the sources in the run's folder; tools.submission.bundle verify names them"
+        yield Finding("files", "fail", SCRIPT, evidence, remedy)
+    if not different:
+        evidence = f"its sources are those that {len(logged)} logs ran, by sha256"
         yield Finding("files", "ok", SCRIPT, evidence)
+
+
+def names_that_differ(folder: Path, logged: dict[str, str]) -> str:
+    """Which sources are missing, too many or, where they are shipped whole, others."""
+    shipped = {
+        name: hashlib.sha256(source).hexdigest()
+        for name, source in bundle.read_sources(folder).items()
+    }
+    names = shipped.keys() ^ logged.keys()
+    if bundle.hash_of_all(shipped) == bundle.read_originals_sha256(folder):
+        names |= {name for name in shipped.keys() & logged.keys() if shipped[name] != logged[name]}
+    return f" ({', '.join(sorted(names))})" if names else ""
 
 
 def check_lint(record: Record) -> Iterator[Finding]:

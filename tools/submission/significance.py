@@ -24,14 +24,14 @@ def day_of(record: Record) -> str | None:
     return None
 
 
-def is_earlier_record(row: leaderboard.Row, day: str, record: Record) -> bool:
+def is_earlier_record(row: leaderboard.LeaderboardRow, day: str, record: Record) -> bool:
     """Whether a row of the leaderboard stood that day, and is not the record's own."""
     if row.track != "10min_8xh100" or row.status != "record":
         return False
     return bool(row.date) and row.date < day and not is_own_row(row, record)
 
 
-def is_own_row(row: leaderboard.Row, record: Record) -> bool:
+def is_own_row(row: leaderboard.LeaderboardRow, record: Record) -> bool:
     """Whether a row is the record itself: the same folder, the same mean, or the score of a seed.
 
     A row of the leaderboard may bear the mean or the best seed, and a day before submission.json's.

@@ -1,18 +1,18 @@
-"""Leave out of a Python source what only its readers need, and prove that nothing else changed.
+"""Leave out of a Python source what only its readers need: comments, docstrings, types, layout.
 
-That is comments, docstrings, and the types of arguments, results and variables of functions. Every
-statement stays on its line, so that a traceback names the line of the original:
+What remains is written anew by Python, in one form whatever the layout was:
 
     def area(r: float) -> float:  # in metres             def area(r):
-        \"\"\"Of a circle.\"\"\"               becomes
-        return 3.14 * r * r                                   return 3.14 * r * r
+        \"\"\"Of a circle.\"\"\"               becomes             return 3.14 * r * r
+
+        return (
+            3.14 * r * r
+        )
 
 Types in the body of a class stay: dataclasses make fields of them.
 """
 
 import ast
-import io
-import tokenize
 import warnings
 
 HAS_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -23,13 +23,10 @@ def parse(text: str) -> ast.Module:
         return ast.parse(text)
 
 
-def docstring(node: ast.AST) -> ast.Expr | None:
-    """The statement that is the docstring of a module, class or function."""
-    if not isinstance(node, HAS_DOCSTRING) or not node.body:
-        return None
-    first = node.body[0]
-    is_text = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
-    return first if is_text and isinstance(first.value.value, str) else None
+def is_text(node: ast.stmt) -> bool:
+    """Whether a statement is a string and nothing else: a docstring, or of no effect."""
+    is_constant = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    return is_constant and isinstance(node.value.value, str)
 
 
 def reads_docstrings(text: str) -> bool:
@@ -53,19 +50,10 @@ def reads_docstrings(text: str) -> bool:
     return False
 
 
-def removable(tree: ast.Module) -> list[tuple[ast.AST, ast.Expr]]:
-    """Each docstring that no code of this source reads, with what it belongs to."""
-    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    owners = [node for node in ast.walk(tree) if docstring(node)]
-    if "__doc__" in names:
-        owners.remove(tree) if tree in owners else None
-    return [(owner, docstring(owner)) for owner in owners]
-
-
-def reads_types(text: str) -> bool:
+def reads_types(tree: ast.Module) -> bool:
     """Whether code may read the types of a function's arguments while it runs."""
     names = {"__annotations__", "get_type_hints", "get_annotations", "signature", "singledispatch"}
-    for node in ast.walk(parse(text)):
+    for node in ast.walk(tree):
         match node:
             case ast.Attribute(attr=name) | ast.Name(id=name) | ast.alias(name=name):
                 if name in names:
@@ -73,100 +61,62 @@ def reads_types(text: str) -> bool:
     return False
 
 
-def remove_types(tree: ast.Module, lines: list[str]) -> None:
-    """Take the types of functions out of both the tree and its lines.
+def remove_texts(tree: ast.Module) -> None:
+    """Take out docstrings, and other strings that stand alone.
 
-    A type that ends on another line than it begins stays, unless it stands between the parentheses
-    of the arguments, where a line may end anywhere; so does a variable that is only declared.
+    Of a module that names `__doc__`, its own docstring stays.
     """
-    cuts = []  # (first line, first byte, last line, last byte), from name to end of the type
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    for node in ast.walk(tree):
+        for field in ("body", "orelse", "finalbody"):
+            statements = getattr(node, field, None)
+            if not isinstance(statements, list):
+                continue  # of a lambda the body is an expression
+            kept = [statement for statement in statements if not is_text(statement)]
+            if node is tree and "__doc__" in names and ast.get_docstring(tree) is not None:
+                kept.insert(0, statements[0])
+            # A block of nothing is not Python; an `else` of nothing is.
+            is_required = statements and field == "body" and node is not tree
+            setattr(node, field, kept or ([ast.Pass()] if is_required else []))
 
-    def cut(name_end: tuple[int, int], annotation: ast.expr) -> None:
-        cuts.append((*name_end, annotation.end_lineno, annotation.end_col_offset))
 
-    for function in ast.walk(tree):
-        if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
-        arguments = function.args
-        named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
-        for argument in [*named, arguments.vararg, arguments.kwarg]:
-            if argument is not None and argument.annotation is not None:
-                name_end = argument.col_offset + len(argument.arg.encode())
-                cut((argument.lineno, name_end), argument.annotation)
+class TypeRemover(ast.NodeTransformer):
+    """Takes the types of arguments, results and variables out of functions."""
+
+    def __init__(self):
+        self.is_in_function = False
+
+    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> ast.AST:
+        node.returns = None
+        for argument in ast.walk(node.args):
+            if isinstance(argument, ast.arg):
                 argument.annotation = None
-        returns = function.returns
-        if returns is not None and returns.lineno == returns.end_lineno:
-            before = lines[returns.lineno - 1].encode()[: returns.col_offset]
-            arrow = before.rfind(b"->")
-            if arrow >= 0 and not before[arrow + 2 :].strip():
-                cut((returns.lineno, len(before[:arrow].rstrip())), returns)
-                function.returns = None
-        for statements in bodies_of(function):
-            for i, statement in enumerate(statements):
-                if isinstance(statement, ast.AnnAssign) and statement.value is not None:
-                    annotation = statement.annotation
-                    if statement.lineno == annotation.end_lineno and statement.simple in (0, 1):
-                        target = statement.target
-                        cut((target.end_lineno, target.end_col_offset), annotation)
-                        statements[i] = ast.copy_location(
-                            ast.Assign([target], statement.value), statement
-                        )
-    for first_line, first, last_line, last in sorted(cuts, reverse=True):
-        begin = lines[first_line - 1].encode()[:first].decode()
-        rest = lines[last_line - 1].encode()[last:].decode()
-        if first_line == last_line:
-            lines[first_line - 1] = begin + rest
-        else:
-            lines[first_line - 1] = begin
-            lines[first_line : last_line - 1] = [""] * (last_line - 1 - first_line)
-            lines[last_line - 1] = rest
+        return self.visit_body(node, is_in_function=True)
 
+    visit_AsyncFunctionDef = visit_FunctionDef
 
-def bodies_of(function: ast.AST) -> list[list[ast.stmt]]:
-    """The lists of statements in a function, but for those of classes and functions inside it."""
-    bodies = []
-    nodes = [function]
-    while nodes:
-        node = nodes.pop()
-        for _, value in ast.iter_fields(node):
-            if isinstance(value, list) and value and isinstance(value[0], ast.stmt):
-                bodies.append(value)
-            items = value if isinstance(value, list) else [value]
-            inner = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-            nodes += [i for i in items if isinstance(i, ast.AST) and not isinstance(i, inner)]
-    return bodies
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        return self.visit_body(node, is_in_function=False)
 
+    def visit_body(self, node: ast.AST, is_in_function: bool) -> ast.AST:
+        before = self.is_in_function
+        self.is_in_function = is_in_function
+        self.generic_visit(node)
+        self.is_in_function = before
+        return node
 
-def is_alone(statement: ast.Expr, lines: list[str]) -> bool:
-    """Whether a statement shares its lines with comments at most."""
-    before = lines[statement.lineno - 1].encode()[: statement.col_offset]
-    after = lines[statement.end_lineno - 1].encode()[statement.end_col_offset :].strip()
-    return not before.strip() and (not after or after.startswith(b"#"))
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+        # `total: int` without a value makes the name one of this function, and so stays.
+        if not self.is_in_function or node.value is None:
+            return node
+        return ast.copy_location(ast.Assign([node.target], node.value), node)
 
 
 def strip(text: str, keep_docstrings: bool = False) -> str:
-    """The source without comments, docstrings and types; all other statements stay on their lines.
-
-    Raises: ValueError where the syntax tree would change by more than that.
-    """
-    if "\r" in text:  # which Python counts as the end of a line, and split("\n") does not
-        return text
+    """The source without comments, docstrings and types. Stripped again, it stays as it is."""
     tree = parse(text)
-    lines = text.split("\n")
-    docstrings = [] if keep_docstrings else removable(tree)
-    docstrings = [(owner, doc) for owner, doc in docstrings if is_alone(doc, lines)]
-    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
-    for row, column in [token.start for token in tokens if token.type == tokenize.COMMENT]:
-        lines[row - 1] = lines[row - 1][:column].rstrip()
-    for owner, doc in docstrings:
-        lines[doc.lineno - 1 : doc.end_lineno] = [""] * (doc.end_lineno - doc.lineno + 1)
-        owner.body.remove(doc)
-        if not owner.body and not isinstance(owner, ast.Module):  # an empty block is no Python
-            lines[doc.lineno - 1] = " " * doc.col_offset + "pass"
-            owner.body.append(ast.Pass())
-    if not reads_types(text):
-        remove_types(tree, lines)
-    stripped = "\n".join(lines)
-    if ast.dump(parse(stripped)) != ast.dump(tree):
-        raise ValueError("its comments cannot be told from its code; pack it with --plain")
-    return stripped
+    if not keep_docstrings:
+        remove_texts(tree)
+    if not reads_types(tree):
+        tree = TypeRemover().visit(tree)
+    return ast.unparse(tree) + "\n"

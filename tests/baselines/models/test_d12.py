@@ -34,8 +34,8 @@ def ids(T: int, first: int = 0) -> torch.Tensor:
 
 
 @torch.no_grad()
-def logits(model: GPT, tokens_BT: torch.Tensor, **how) -> torch.Tensor:
-    return model(tokens_BT, **how)
+def logits(model: GPT, tokens_BT: torch.Tensor, **options) -> torch.Tensor:
+    return model(tokens_BT, **options)
 
 
 def on_meta(config: Config) -> GPT:
@@ -277,9 +277,9 @@ def test_queries_and_keys_have_one_length(monkeypatch):
     seen = []
     real = F.scaled_dot_product_attention
 
-    def spy(q, k, v, **how):
+    def spy(q, k, v, **options):
         seen.extend((q, k))
-        return real(q, k, v, **how)
+        return real(q, k, v, **options)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
     logits(golden_model(), ids(20))
@@ -495,12 +495,12 @@ def test_padding_on_the_left_changes_nothing(chunks):
     tokens = torch.cat([F.pad(text, (20, 0), value=3), ids(170, first=5)])
     valid = torch.ones(2, 170, dtype=torch.bool)
     valid[0, :20] = False
-    whole = logits(model, tokens, valid_BS=valid)
-    assert whole.isfinite().all()
-    assert (whole[0, 20:] - logits(model, text)[0]).abs().max() < 3e-5
-    assert (whole[1] - logits(model, ids(170, first=5))[0]).abs().max() < 3e-5
+    padded = logits(model, tokens, valid_BS=valid)
+    assert padded.isfinite().all()
+    assert (padded[0, 20:] - logits(model, text)[0]).abs().max() < 3e-5
+    assert (padded[1] - logits(model, ids(170, first=5))[0]).abs().max() < 3e-5
     got = cached_logits(model, tokens, chunks, valid)
-    assert (got - whole)[valid].abs().max() < 3e-5
+    assert (got - padded)[valid].abs().max() < 3e-5
 
 
 def test_padding_is_seen_by_itself_alone():

@@ -35,8 +35,8 @@ def ids(T: int, first: int = 0) -> torch.Tensor:
 
 
 @torch.no_grad()
-def logits(model: GPT, tokens_BT: torch.Tensor, **how) -> torch.Tensor:
-    return model(tokens_BT, **how)
+def logits(model: GPT, tokens_BT: torch.Tensor, **options) -> torch.Tensor:
+    return model(tokens_BT, **options)
 
 
 def on_meta(config: Config) -> GPT:

@@ -30,8 +30,8 @@ def ids(T: int, first: int = 0) -> torch.Tensor:
 
 
 @torch.no_grad()
-def logits(model: GPT, tokens_BT: torch.Tensor, **how) -> torch.Tensor:
-    return model(tokens_BT, **how)
+def logits(model: GPT, tokens_BT: torch.Tensor, **options) -> torch.Tensor:
+    return model(tokens_BT, **options)
 
 
 def on_meta(config: Config) -> GPT:
@@ -147,9 +147,9 @@ def test_dropout_acts_in_five_places(monkeypatch):
     rates, shapes = [], []
     real = F.scaled_dot_product_attention
 
-    def attention(q, k, v, dropout_p=0.0, **how):
+    def attention(q, k, v, dropout_p=0.0, **options):
         rates.append(dropout_p)
-        return real(q, k, v, **how)
+        return real(q, k, v, **options)
 
     def dropout(x, p):
         shapes.append((x.size(-1), p))

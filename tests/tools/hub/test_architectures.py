@@ -74,7 +74,7 @@ TINY = {**SMALL["golf"], **TINY_SHAPE}
 def checkpoint(folder: Path, name: str, settings: dict | None = None, spread=0.15) -> Path:
     """A checkpoint of a small model in which every path shows."""
     settings = settings or SMALL[name]
-    model = architectures.build(settings).init_weights(0)
+    model = architectures.build_hub_model(settings).init_weights(0)
     rng = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in model.parameters():
@@ -105,7 +105,7 @@ def own_modules(folder: Path):
 
 def tiny() -> tuple[dict, dict[str, torch.Tensor]]:
     """Settings and weights of a golf model, as its checkpoint holds them."""
-    return TINY, architectures.build(TINY).init_weights(0).state_dict()
+    return TINY, architectures.build_hub_model(TINY).init_weights(0).state_dict()
 
 
 def test_every_recipe_with_a_model_of_ours_is_published():
@@ -151,8 +151,8 @@ def test_code_and_config_agree_on_the_names(system):
     """Every class that config.json names is defined where it says, under that model type."""
     files = architectures.code_files(SETTINGS[system]["recipe"])
     config = architectures.config_json(SETTINGS[system], torch.float32)
-    for where in config["auto_map"].values():
-        file, name = where.split(".")
+    for reference in config["auto_map"].values():
+        file, name = reference.split(".")
         assert f"class {name}(" in files[f"{file}.py"]
     kind = config["model_type"]
     assert f'model_type = "{kind}"' in files[f"configuration_{kind}.py"]
@@ -224,14 +224,14 @@ def test_a_model_is_known_by_its_settings(tmp_path):
         read, read_settings = architectures.read_model(tmp_path / name)
         assert read_settings == settings
         assert all(torch.equal(read[key], w) for key, w in expected.items())
-        model = architectures.load(read_settings, read)
+        model = architectures.load_hub_model(read_settings, read)
         assert not model.training and model.tok_emb.weight.shape == (61, 16)
 
 
 def test_older_files_are_read(tmp_path):
     """Those whose settings name a system and call the context otherwise, or name nothing."""
     settings = SMALL["pr334"] | TINY_SHAPE
-    weights = architectures.build(settings).init_weights(0).state_dict()
+    weights = architectures.build_hub_model(settings).init_weights(0).state_dict()
     older = {name: value for name, value in settings.items() if name != "recipe"}
     for named in ({}, {"recipe": "train_gpt"}, {"recipe": "baselines.student"}):
         saved = {"model": weights, "model_settings": older | named}

@@ -68,7 +68,7 @@ def own_modules(monkeypatch):
 def greedy(path, tokenizer, prompt: str, tokens: int) -> str:
     """The same without transformers and without a cache: the likeliest token, again and again."""
     weights, settings = architectures.read_model(path)
-    model, codec = architectures.load(settings, weights), generate.read_codec(tokenizer)
+    model, codec = architectures.load_hub_model(settings, weights), generate.read_codec(tokenizer)
     special = dict(architectures.HUB_MODELS[settings["recipe"]].special_ids)
     ids = [1, *codec.encode(prompt)]
     for _ in range(tokens):
@@ -95,7 +95,7 @@ def stream_bytes(text: bytes, decode) -> list[str]:
         def write(self, piece):
             writes.append(piece)
 
-    stream = generate.Stream(decode, Out())
+    stream = generate.TextPrinter(decode, Out())
     for byte in text:
         stream.put(torch.tensor([byte]))
     stream.end()
@@ -206,8 +206,8 @@ def test_sampling_does_as_it_is_told(tokenizer, tmp_path, capsys, own_modules):
     path = checkpoint(tmp_path, "golf")
 
     def text(*options):
-        how = ["--prompt", "fox", "--tokens", 20, "--tokenizer", tokenizer, *options]
-        return run(capsys, path, *how)[1]
+        words = ["--prompt", "fox", "--tokens", 20, "--tokenizer", tokenizer, *options]
+        return run(capsys, path, *words)[1]
 
     likeliest = text("--temperature", 0)
     hot = text("--temperature", 5, "--seed", 1)
@@ -333,7 +333,7 @@ def test_models_and_folders_that_do_not_fit_are_refused(tokenizer, tmp_path, cap
     (spoilt / "model.safetensors").write_bytes(b"no weights")
     large = tmp_path / "large.model"
     large.write_bytes(tokenizers.train_bpe([TEXT.replace(".", c * 9) for c in "abcdef"], 345))
-    for source, how, message in (
+    for source, words, message in (
         (other, options, "is of the type 'bert'; it must be one of gelu_gpt, golf_gpt"),
         (empty, options, "config.json"),
         (spoilt, options, "spoilt could not be loaded"),
@@ -341,14 +341,14 @@ def test_models_and_folders_that_do_not_fit_are_refused(tokenizer, tmp_path, cap
         (empty, options[:2], "holds no tokenizer; give"),
         (path, [*options[:2], "--tokenizer", large], "has 345 tokens, the model only 340"),
     ):
-        status, out, err = run(capsys, source, *how)
+        status, out, err = run(capsys, source, *words)
         assert (status, out, err.count("\n")) == (2, "", 1) and message in err
 
 
 def test_a_stopped_text_ends_its_line(tmp_path, capsys, monkeypatch):
     """Ctrl-C is no error: what was written stays."""
 
-    def interrupted(*how):
+    def interrupted(*arguments):
         print("half a", end="")
         raise KeyboardInterrupt
 

@@ -16,7 +16,7 @@ from baselines.teachers import TeacherSettings
 from tests.tools.hub.test_architectures import SMALL, settings_of
 from tools.hub import model_card
 from tools.hub import tokenizer as hf_tokenizer
-from tools.hub.architectures import HUB_MODELS, build, published_weights
+from tools.hub.architectures import HUB_MODELS, build_hub_model, published_weights
 
 SHAPE = dict(vocab_size=61, num_layers=2, model_dim=48, num_heads=4, seq_len=64)
 SETTINGS = {
@@ -35,7 +35,7 @@ FINAL = (
 def counts(system: str) -> tuple[dict, int, int]:
     """Settings, stored and trained parameters."""
     settings = SETTINGS[system]
-    weights = dict(build(settings, device="meta").named_parameters())
+    weights = dict(build_hub_model(settings, device="meta").named_parameters())
     published = published_weights(settings, weights)
     stored, trained = (sum(w.numel() for w in ws.values()) for ws in (published, weights))
     return settings, stored, trained
@@ -69,9 +69,9 @@ def run_folder(folder: Path, system: str, final: str = FINAL, **changes) -> Path
 
 def text_of(system: str, source: Path) -> str:
     settings, stored, trained = counts(system)
-    found = model_card.read_evidence(source, trained)
+    evidence = model_card.read_evidence(source, trained)
     return model_card.model_card(
-        HUB_MODELS[SETTINGS[system]["recipe"]], settings, stored, trained, found, None
+        HUB_MODELS[SETTINGS[system]["recipe"]], settings, stored, trained, evidence, None
     )
 
 
@@ -80,14 +80,14 @@ def text_of(system: str, source: Path) -> str:
 )
 def test_the_example_loads_what_there_is(tmp_path, system, remote):
     """It is Python; a tokenizer is loaded where AutoTokenizer can, own code where there is some."""
-    form, found = HUB_MODELS[SETTINGS[system]["recipe"]], model_card.Evidence()
-    given = hf_tokenizer.Written(8, "Eight tokens.", is_whole=True)
+    form, evidence = HUB_MODELS[SETTINGS[system]["recipe"]], model_card.Evidence()
+    whole_tokenizer = hf_tokenizer.Written(8, "Eight tokens.", is_whole=True)
     for tokenizer, names in (
-        (given, ["AutoModelForCausalLM", "AutoTokenizer"]),
-        (dataclasses.replace(given, is_whole=False), ["AutoModelForCausalLM"]),
+        (whole_tokenizer, ["AutoModelForCausalLM", "AutoTokenizer"]),
+        (dataclasses.replace(whole_tokenizer, is_whole=False), ["AutoModelForCausalLM"]),
         (None, ["AutoModelForCausalLM"]),
     ):
-        text = model_card.model_card(form, SETTINGS[system], 1, 1, found, tokenizer)
+        text = model_card.model_card(form, SETTINGS[system], 1, 1, evidence, tokenizer)
         assert ("Eight tokens." if tokenizer else "No tokenizer is included") in text
         code = text.split("```python\n")[1].split("```")[0]
         first, *statements = ast.parse(code).body
@@ -188,8 +188,12 @@ def test_the_front_matter_parses(tmp_path):
     assert data.pipeline_tag == "text-generation" and data.tags == ["nanogpt", "causal-lm"]
     assert data.datasets == ["HuggingFaceFW/fineweb-edu"] and data.metrics == ["perplexity"]
     assert data.model_name == "preln_53m"
-    found = {r.metric_type: r.metric_value for r in data.eval_results}
-    assert found == {"loss": 2.5, "perplexity": pytest.approx(math.exp(2.5)), "bits_per_byte": 1.25}
+    metrics = {r.metric_type: r.metric_value for r in data.eval_results}
+    assert metrics == {
+        "loss": 2.5,
+        "perplexity": pytest.approx(math.exp(2.5)),
+        "bits_per_byte": 1.25,
+    }
     assert {r.dataset_type for r in data.eval_results} == {"HuggingFaceFW/fineweb-edu"}
     assert all("train.log line" in r.metric_name for r in data.eval_results)
 
@@ -216,15 +220,15 @@ def test_a_second_stage_says_that_there_was_a_first():
 
 def test_losses_are_smoothed_as_the_run_was_set():
     """As the report smooths them; the formula is that of the number."""
-    found = model_card.Evidence(settings={"loss_smoothing": 0.5}, losses=[8.0, 4.0])
-    smoothed = model_card.measured_lines(found)[1]
+    evidence = model_card.Evidence(settings={"loss_smoothing": 0.5}, losses=[8.0, 4.0])
+    smoothed = model_card.measured_lines(evidence)[1]
     assert "- smoothed train_loss: 6.000000, by s = 0.5 s + 0.5 loss" in smoothed
-    assert model_card.measured_lines(found)[0].startswith("- train_loss: 4.0 nats per token")
+    assert model_card.measured_lines(evidence)[0].startswith("- train_loss: 4.0 nats per token")
 
 
 def test_a_teacher_s_loss_is_not_called_nats_per_token():
     """It is a mixture with the teacher's, at another temperature."""
-    found = model_card.Evidence(settings={"teacher": "c.pt"}, losses=[8.0, 4.0])
-    assert model_card.measured_lines(found)[0].startswith(
+    evidence = model_card.Evidence(settings={"teacher": "c.pt"}, losses=[8.0, 4.0])
+    assert model_card.measured_lines(evidence)[0].startswith(
         "- train_loss: 4.0 of what the teacher asks"
     )

@@ -13,7 +13,7 @@ from data import tokenizers
 from tests.tools.hub.test_architectures import SMALL, checkpoint, own_modules
 from tests.tools.hub.test_publish import ROOT, write
 from tools.hub import proof, publish
-from tools.hub.architectures import build, load, published_weights, read_model
+from tools.hub.architectures import build_hub_model, load_hub_model, published_weights, read_model
 
 REMOTE = ["gelu_d12", "yat_d12", "preln_53m", "golf", "pr334"]
 
@@ -28,13 +28,13 @@ def test_documents_begin_where_the_check_cuts(tmp_path):
 def test_a_difference_over_its_limit_fails():
     """Status and text follow the limits; a comparison that is missing is an error."""
     fine = dict.fromkeys(proof.LIMITS, 0.0)
-    assert proof.report(fine)[1]
+    assert proof.format_differences(fine)[1]
     for name, limit in proof.LIMITS.items():
-        text, is_fine = proof.report({**fine, name: 1.01 * limit + 1e-9})
+        text, is_fine = proof.format_differences({**fine, name: 1.01 * limit + 1e-9})
         assert not is_fine and f"FAIL  {name}" in text
-        assert not proof.report({**fine, name: float("nan")})[1]
+        assert not proof.format_differences({**fine, name: float("nan")})[1]
     with pytest.raises(KeyError):
-        proof.report({})
+        proof.format_differences({})
 
 
 def test_a_folder_of_another_precision_is_refused(tmp_path):
@@ -58,14 +58,14 @@ def folders(tmp_path_factory) -> dict[str, Path]:
 
 def original(folder: Path) -> torch.nn.Module:
     weights, settings = read_model(folder.parents[1] / f"{folder.name}.pt")
-    return load(settings, weights)
+    return load_hub_model(settings, weights)
 
 
-def published(folder: Path, **how):
+def published(folder: Path, **options):
     from transformers import AutoModelForCausalLM
 
-    how = {"dtype": torch.float32, "trust_remote_code": True, **how}
-    model, told = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **how)
+    options = {"dtype": torch.float32, "trust_remote_code": True, **options}
+    model, told = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
     assert not any(told.values()), told
     return model.eval()
 
@@ -75,8 +75,8 @@ def ids(T: int, rows: int = 1, seed: int = 0) -> torch.Tensor:
 
 
 @torch.no_grad()
-def logits(model, *args, **how) -> torch.Tensor:
-    out = model(*args, **how)
+def logits(model, *args, **options) -> torch.Tensor:
+    out = model(*args, **options)
     return getattr(out, "logits", out)
 
 
@@ -111,7 +111,7 @@ def test_a_cache_of_transformers_holds_the_windows(folders):
 
 @pytest.mark.parametrize("system", REMOTE)
 @pytest.mark.parametrize(
-    "how",
+    "options",
     [
         dict(),
         dict(num_beams=4, num_return_sequences=3),
@@ -120,17 +120,17 @@ def test_a_cache_of_transformers_holds_the_windows(folders):
     ],
     ids=["greedy", "beams", "prompt lookup", "sampling"],
 )
-def test_text_is_the_same_with_a_cache(folders, system, how):
+def test_text_is_the_same_with_a_cache(folders, system, options):
     """Greedy, beams, prompt lookup and sampling, past the short window, against no cache at all."""
     model = published(folders[system])
     prompt = ids(20).repeat(1, 2) if "preln" in system else ids(60).repeat(1, 2)
-    fixed = dict(max_new_tokens=20, do_sample=False, eos_token_id=None, pad_token_id=0) | how
+    fixed = dict(max_new_tokens=20, do_sample=False, eos_token_id=None, pad_token_id=0) | options
     torch.manual_seed(0)
     cached = model.generate(prompt, use_cache=True, **fixed)
     fixed.pop("prompt_lookup_num_tokens", None)  # greedy by another way
     torch.manual_seed(0)
     assert torch.equal(cached, model.generate(prompt, use_cache=False, **fixed))
-    assert cached.shape == (how.get("num_return_sequences", 1), prompt.size(1) + 20)
+    assert cached.shape == (options.get("num_return_sequences", 1), prompt.size(1) + 20)
 
 
 @pytest.mark.parametrize("system", ["gelu_d12", "golf"])
@@ -170,8 +170,8 @@ def test_text_goes_on_from_a_returned_cache(folders, system):
     second = model.generate(
         first.sequences, max_new_tokens=10, past_key_values=first.past_key_values, **fixed
     )
-    whole = model.generate(ids(30), max_new_tokens=20, **fixed)
-    assert torch.equal(second.sequences, whole.sequences)
+    at_once = model.generate(ids(30), max_new_tokens=20, **fixed)
+    assert torch.equal(second.sequences, at_once.sequences)
 
 
 @pytest.mark.parametrize("system", ["gelu_d12", "golf"])
@@ -193,12 +193,12 @@ def test_a_golf_model_remembers_what_stands_before_a_chunk(folders, system, chun
     tokens = ids(160, rows=3)
     tokens[1, [0, 1, 2, 3, 80, 81, 82, 83]] = 1
     tokens[2, [1, 3, 79, 159]] = 1
-    whole, cache, start = logits(ours, tokens), None, 0
-    assert torch.equal(logits(model, tokens, use_cache=False), whole)
+    all_logits, cache, start = logits(ours, tokens), None, 0
+    assert torch.equal(logits(model, tokens, use_cache=False), all_logits)
     for chunk in chunks:
         with torch.no_grad():
             out = model(tokens[:, start : start + chunk], past_key_values=cache, use_cache=True)
-        assert (out.logits - whole[:, start : start + chunk]).abs().max() < 3e-5
+        assert (out.logits - all_logits[:, start : start + chunk]).abs().max() < 3e-5
         cache, start = out.past_key_values, start + chunk
 
 
@@ -216,8 +216,8 @@ def test_rows_and_ends_of_a_cache_can_be_changed(folders, system):
         step = new.expand(rows, -1)
         got = logits(model, step, past_key_values=cache)
         valid = torch.cat([valid, torch.ones_like(step)], 1)
-        whole = logits(model, torch.cat([past, step], 1), attention_mask=valid)
-        assert (got - whole[:, -3:]).abs().max() < 3e-5
+        uncached = logits(model, torch.cat([past, step], 1), attention_mask=valid)
+        assert (got - uncached[:, -3:]).abs().max() < 3e-5
 
     order = torch.tensor([1, 1])
     after(lambda c: c.reorder_cache(order), tokens[order], mask[order], 2)
@@ -243,7 +243,7 @@ def test_a_new_model_has_initial_weights(folders, system):
     model = AutoModelForCausalLM.from_config(config, trust_remote_code=True)
     assert all(p.isfinite().all() for p in model.parameters())
     settings = SMALL[system]
-    fresh = build(settings).init_weights(0)
+    fresh = build_hub_model(settings).init_weights(0)
     state = published_weights(settings, dict(fresh.named_parameters()))
     for name, p in model.named_parameters():
         expected = state[name]
@@ -271,20 +271,20 @@ def test_a_model_gives_what_is_asked_of_it(folders, system):
     """The last logits alone, a cache unless there should be none, other embeddings."""
     model, tokens = published(folders[system]), ids(40, rows=2)
     with torch.no_grad():
-        whole, last = model(tokens), model(tokens, logits_to_keep=3)
+        full, last = model(tokens), model(tokens, logits_to_keep=3)
     assert last.logits.shape == (2, 3, 61)
-    assert (last.logits - whole.logits[:, -3:]).abs().max() < 1e-5
-    assert whole.past_key_values.get_seq_length() == 40
+    assert (last.logits - full.logits[:, -3:]).abs().max() < 1e-5
+    assert full.past_key_values.get_seq_length() == 40
     assert model(tokens, use_cache=False).past_key_values is None
     model.config.use_cache = False
     assert model(tokens).past_key_values is None
     some = torch.tensor([3, 7])
-    assert (model(tokens, logits_to_keep=some).logits - whole.logits[:, some]).abs().max() < 1e-5
+    assert (model(tokens, logits_to_keep=some).logits - full.logits[:, some]).abs().max() < 1e-5
     model.resize_token_embeddings(69)
     with torch.no_grad():
         grown = model(tokens + 8).logits  # ids up to 68
         assert grown.shape == (2, 40, 69) and model.config.vocab_size == 69
-        assert (model(tokens).logits[..., :61] - whole.logits).abs().max() < 1e-5
+        assert (model(tokens).logits[..., :61] - full.logits).abs().max() < 1e-5
     other = torch.nn.Embedding(61, 48)
     model.set_input_embeddings(other)
     assert model.get_input_embeddings() is other
@@ -553,8 +553,8 @@ def test_embeddings_of_no_token_are_virtual(folders):
     table = torch.randn(50, 8)
     table[7] = table[3]  # of equal rows either will do
     tokens = torch.tensor([[0, 3, 49, 7]])
-    found = code.tokens_of(table[tokens], table)
-    assert torch.equal(table[found], table[tokens])
+    nearest = code.tokens_of(table[tokens], table)
+    assert torch.equal(table[nearest], table[tokens])
     strange = table[tokens].clone()
     strange[0, 1, 0] += 1e-6
     assert code.tokens_of(strange, table)[0, 1] == code.VIRTUAL

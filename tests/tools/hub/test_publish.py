@@ -83,17 +83,17 @@ def test_the_card_and_the_log_are_of_the_run(tmp_path):
 
 def test_a_tokenizer_comes_along_if_it_fits(tmp_path, capsys):
     """Given files are copied; one with more tokens than the model is refused, as is none."""
-    given = tmp_path / "tokenizer"
-    given.mkdir()
+    tokenizer = tmp_path / "tokenizer"
+    tokenizer.mkdir()
     source = checkpoint(tmp_path, "preln_53m")
-    command = [str(source), "--no-verify", "--tokenizer", str(given), "--out"]
+    command = [str(source), "--no-verify", "--tokenizer", str(tokenizer), "--out"]
     assert publish.main([*command, str(tmp_path / "a")]) == 2
     end = {"id": 60, "content": "<|endoftext|>", "special": True, "normalized": False}
     end |= {"single_word": False, "lstrip": False, "rstrip": False}
     vocab = {chr(i): i for i in range(60)}
     text = {"version": "1.0", "model": {"type": "BPE", "vocab": vocab, "merges": []}}
     text["added_tokens"] = [end]
-    (given / "tokenizer.json").write_text(json.dumps(text))
+    (tokenizer / "tokenizer.json").write_text(json.dumps(text))
     assert publish.main([*command, str(tmp_path / "b")]) == 0
     assert json.loads((tmp_path / "b" / "tokenizer.json").read_text()) == text
     assert "tokenizer.json" in (tmp_path / "b" / "README.md").read_text()
@@ -103,7 +103,7 @@ def test_a_tokenizer_comes_along_if_it_fits(tmp_path, capsys):
     config = json.loads((tmp_path / "b" / "tokenizer_config.json").read_text())
     assert config["model_max_length"] == 64 and config["pad_token"] == "<|endoftext|>"
     text["added_tokens"][0]["id"] = 61
-    (given / "tokenizer.json").write_text(json.dumps(text))
+    (tokenizer / "tokenizer.json").write_text(json.dumps(text))
     assert publish.main([*command, str(tmp_path / "c")]) == 2
     assert "has 62 tokens, the model only 61" in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["b", "preln_53m.pt", "tokenizer"]
@@ -193,25 +193,25 @@ class Hub(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path, url = self.path, f"http://127.0.0.1:{self.server.server_address[1]}"
         self.server.seen.append((path, body, self.headers.get("Authorization")))
-        found = {}
+        reply = {}
         if path.endswith("/create"):
-            found = {"url": f"{url}/a/b", "name": "a/b"}
+            reply = {"url": f"{url}/a/b", "name": "a/b"}
         elif "/preupload/" in path:
             kinds = {True: "lfs", False: "regular"}
-            found["files"] = [
+            reply["files"] = [
                 dict(path=f["path"], shouldIgnore=False,
                      uploadMode=kinds[f["path"].endswith("safetensors")])
                 for f in json.loads(body)["files"]
             ]  # fmt: skip
         elif path.endswith("/objects/batch"):
-            found = {"transfer": "basic", "objects": [
+            reply = {"transfer": "basic", "objects": [
                 {**o, "actions": {"upload": {"href": f"{url}/put/{o['oid']}"}}}
                 for o in json.loads(body)["objects"]
             ]}  # fmt: skip
         elif "/commit/" in path:
-            found = {"success": True, "commitOid": "c" * 40, "commitUrl": f"{url}/a/b/commit/c"}
+            reply = {"success": True, "commitOid": "c" * 40, "commitUrl": f"{url}/a/b/commit/c"}
         refused = self.server.refuse and self.server.refuse in path
-        text = json.dumps(found).encode()
+        text = json.dumps(reply).encode()
         self.send_response(403 if refused else 200)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
@@ -273,20 +273,22 @@ def test_an_upload_that_is_refused_changes_nothing(hub, tmp_path, refused):
 def test_only_what_was_verified_is_uploaded(tmp_path, monkeypatch, capsys):
     """Not without verifying, not where a difference is over its limit; then as it was asked."""
     source, pushed = str(checkpoint(tmp_path, "preln_53m")), []
-    monkeypatch.setattr(publish, "push", lambda *how: pushed.append(how) or "there")
+    monkeypatch.setattr(publish, "push", lambda *arguments: pushed.append(arguments) or "there")
     monkeypatch.setattr(publish, "find_spec", lambda name: True)
     out = str(tmp_path / "out")
     assert publish.main([source, "--out", out, "--no-verify", "--push", "a/b"]) == 2
     assert "--push uploads only what was verified" in capsys.readouterr().err
     assert not pushed and not (tmp_path / "out").exists()
     fine = dict.fromkeys(proof.LIMITS, 0.0)
-    monkeypatch.setattr(publish, "verify", lambda *how: {**fine, "tokenizer_ids": 1})
+    monkeypatch.setattr(publish, "verify", lambda *arguments: {**fine, "tokenizer_ids": 1})
     assert publish.main([source, "--out", out, "--push", "a/b"]) == 1 and not pushed
     assert "not pushed" in capsys.readouterr().out
-    monkeypatch.setattr(publish, "verify", lambda *how: {**fine, "tokenizer_ids": None})
+    monkeypatch.setattr(publish, "verify", lambda *arguments: {**fine, "tokenizer_ids": None})
     assert publish.main([source, "--verify", out, "--push", "a/b", "--private"]) == 0
     assert pushed == [(tmp_path / "out", "a/b", True)]
-    assert "none  tokenizer_ids" in (said := capsys.readouterr().out) and "pushed: there" in said
+    assert (
+        "none  tokenizer_ids" in (output := capsys.readouterr().out) and "pushed: there" in output
+    )
     monkeypatch.setattr(publish, "find_spec", lambda name: None)
     assert publish.main([source, "--verify", out, "--push", "a/b"]) == 2 and len(pushed) == 1
     for unread in (["--dtype", "bf16"], ["--tokenizer", out], ["--no-verify"]):

@@ -9,7 +9,7 @@ import torch
 from data import tokenizers
 from tests.tools.hub.test_architectures import SMALL, checkpoint
 from tools.hub import self_check
-from tools.hub.architectures import load, read_model
+from tools.hub.architectures import load_hub_model, read_model
 
 
 @torch.no_grad()
@@ -22,7 +22,7 @@ def nats(model, row: list[int]) -> float:
 def test_the_figure_is_that_of_a_loop(tmp_path):
     """Each text by itself; bytes are those of the text."""
     weights, settings = read_model(checkpoint(tmp_path, "gelu_d12"))
-    model = load(settings, weights)
+    model = load_hub_model(settings, weights)
     rows = [[1, *range(3, 30)], [1, *range(10, 60)]]
     expected = sum(nats(model, row) for row in rows) / math.log(2)
     expected /= sum(len(text) for text in self_check.TEXTS)

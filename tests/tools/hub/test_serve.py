@@ -84,15 +84,15 @@ def serve_and_ask(folder, tmp_path, capsys, openai):
                 time.sleep(0.1)
         assert models["object"] == "list"
         client = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
-        asked = dict(model=running._model_manager.force_model, max_tokens=9, temperature=0)
-        answer = client.completions.create(prompt="the quick", **asked)
+        request = dict(model=running._model_manager.force_model, max_tokens=9, temperature=0)
+        answer = client.completions.create(prompt="the quick", **request)
         assert expected == "the quick" + answer.choices[0].text
-        parts = client.completions.create(prompt="the quick", stream=True, **asked)
+        parts = client.completions.create(prompt="the quick", stream=True, **request)
         assert "".join(part.choices[0].text for part in parts if part.choices) == (
             answer.choices[0].text
         )
         messages = [{"role": "user", "content": "the quick"}]
-        chat = client.chat.completions.create(messages=messages, **asked)
+        chat = client.chat.completions.create(messages=messages, **request)
         assert chat.choices[0].message.role == "assistant"
     finally:
         running.kill_server()

@@ -148,24 +148,24 @@ def test_files_of_another_form_are_refused(gpt2, tmp_path):
 
 def test_a_given_tokenizer_json_is_copied_as_it_is(gpt2, tmp_path):
     """Its bytes and its neighbours; what it says is what counts as the original."""
-    given, out = tmp_path / "given", tmp_path / "out"
-    given.mkdir(), out.mkdir()
+    original, out = tmp_path / "given", tmp_path / "out"
+    original.mkdir(), out.mkdir()
     source, vocab, merges, _ = gpt2
-    byte_level(vocab, merges).save(str(given / "tokenizer.json"))
-    (given / "tokenizer_config.json").write_text("{}")
-    (given / "other.txt").write_text("not a tokenizer's")
-    written = hf_tokenizer.write(given, out, hf_tokenizer.Needs(most_tokens=len(vocab)))
+    byte_level(vocab, merges).save(str(original / "tokenizer.json"))
+    (original / "tokenizer_config.json").write_text("{}")
+    (original / "other.txt").write_text("not a tokenizer's")
+    written = hf_tokenizer.write(original, out, hf_tokenizer.Needs(most_tokens=len(vocab)))
     assert written.tokens == len(vocab) and written.is_whole
     end = vocab[GPT2_END]
     assert written.special_ids == dict.fromkeys(("bos", "eos", "pad"), end)
     named = {"bos_token": {"content": "t"}, "eos_token": "h", "pad_token": None}
-    (given / "tokenizer_config.json").write_text(json.dumps(named))
-    marks = hf_tokenizer.write(given, out).special_ids
+    (original / "tokenizer_config.json").write_text(json.dumps(named))
+    marks = hf_tokenizer.write(original, out).special_ids
     assert marks == {"bos": vocab["t"], "eos": vocab["h"], "pad": vocab["h"]}
     assert "`tokenizer.json`, `tokenizer_config.json` are those that were given" in written.note
-    assert (out / "tokenizer.json").read_bytes() == (given / "tokenizer.json").read_bytes()
+    assert (out / "tokenizer.json").read_bytes() == (original / "tokenizer.json").read_bytes()
     assert not (out / "other.txt").exists()
-    written = hf_tokenizer.write(given, out, hf_tokenizer.Needs(max_length=64))
+    written = hf_tokenizer.write(original, out, hf_tokenizer.Needs(max_length=64))
     config = json.loads((out / "tokenizer_config.json").read_text())
     assert config == {**named, "model_max_length": 64, "pad_token": "h"}
     assert "`tokenizer_config.json` stand model_max_length, pad_token besides" in written.note

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.tools.hub.test_architectures import SETTINGS
-from tools.hub.architectures import HUB_MODELS, build, published_weights
+from tools.hub.architectures import HUB_MODELS, build_hub_model, published_weights
 from tools.hub.proof import DTYPES
 from tools.hub.weights_file import safetensors_bytes, safetensors_header
 
@@ -42,7 +42,7 @@ def read_safetensors(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
 def test_files_have_the_size_of_the_specification(system, dtype, size, tensors):
     """To the byte, from the header that would be written; no weight is allocated."""
     settings = SETTINGS[system]
-    weights = dict(build(settings, device="meta").named_parameters())
+    weights = dict(build_hub_model(settings, device="meta").named_parameters())
     published = published_weights(settings, weights)
     kind = DTYPES[dtype]
     assert HUB_MODELS[settings["recipe"]].dtype == dtype

@@ -28,8 +28,8 @@ WorkingEMA WorkingQAT ByteLevel OnlineBias BestTemperature BestTemperatureOfNois
 def test_every_member_is_judged_rightly(member):
     """A cheater is found under its rule's name and no other; of an honest one nothing is said."""
     findings = member.findings()
-    found = {finding.rule for finding in findings if finding.level != "ok"}
-    assert found == ({member.rule} if member.rule else set())
+    broken_rules = {finding.rule for finding in findings if finding.level != "ok"}
+    assert broken_rules == ({member.rule} if member.rule else set())
     assert bool(member.rule) == any(finding.level == "fail" for finding in findings)
     assert findings, "a member of which nothing is said proves nothing"
 

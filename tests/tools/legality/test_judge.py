@@ -4,7 +4,7 @@ import textwrap
 
 import pytest
 
-from tools.legality.judge import Clock
+from tools.legality.judge import ClockUse
 from tools.legality.lint import lint
 from tools.legality.values import Value
 
@@ -91,7 +91,7 @@ def test_the_clock_is_over_after_a_loop_to_the_bare_limit():
         (590, False, False),
         (600, True, False),
     ]:
-        clock = Clock()
+        clock = ClockUse()
         clock.trained([7, 8])
         clock.compared(Value(const=limit), has_reserve)
         clock.left(8)

@@ -74,9 +74,9 @@ def toy(text: str) -> str:
 
 def fails(text: str) -> set[tuple[str, int]]:
     """Rule and line, counted from a toy's own first line, of everything that fails."""
-    found = [f for f in lint(toy(text)) if f.level == "fail"]
-    assert all(f.evidence and f.remedy for f in found)
-    return {(f.rule, int(f.place.rpartition(":")[2]) - FIRST + 1) for f in found}
+    findings = [f for f in lint(toy(text)) if f.level == "fail"]
+    assert all(f.evidence and f.remedy for f in findings)
+    return {(f.rule, int(f.place.rpartition(":")[2]) - FIRST + 1) for f in findings}
 
 
 # Name -> (rule, line that breaks it, script). Letters are those of the catalogue of violations.
@@ -647,8 +647,8 @@ def test_the_network_at_training_is_a_warning():
         hf_hub_download("some/repo", name)
         torch.hub.load("some/repo", "model")
         """)
-    found = lint(text)
-    assert [(f.rule, f.level) for f in found] == [("network", "warn")] * 2
+    findings = lint(text)
+    assert [(f.rule, f.level) for f in findings] == [("network", "warn")] * 2
 
 
 def test_packed_scripts_are_looked_into_and_located():
@@ -663,8 +663,8 @@ def test_packed_scripts_are_looked_into_and_located():
 
 def test_code_that_cannot_be_read_is_a_warning():
     """What is executed but not in the file is said to be unchecked."""
-    found = lint("import torch\nexec(open(torch.__file__).read())\n")
-    assert [(f.rule, f.level, f.place) for f in found] == [("hidden", "warn", "train_gpt.py:2")]
+    findings = lint("import torch\nexec(open(torch.__file__).read())\n")
+    assert [(f.rule, f.level, f.place) for f in findings] == [("hidden", "warn", "train_gpt.py:2")]
 
 
 def test_a_program_too_large_to_follow_is_a_warning(monkeypatch):
@@ -701,12 +701,12 @@ def test_command_reports_and_sets_the_status(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "name, said", [("none.py", "no script"), ("", "no script"), ("x.py", "x.py is not Python")]
+    "name, message", [("none.py", "no script"), ("", "no script"), ("x.py", "x.py is not Python")]
 )
-def test_what_cannot_be_read_is_status_2(tmp_path, capsys, name, said):
+def test_what_cannot_be_read_is_status_2(tmp_path, capsys, name, message):
     """A missing file, an empty folder and a file that is no Python: one line, no verdict."""
     if name == "x.py":
         (tmp_path / name).write_text("def :")
     assert main([str(tmp_path / name)]) == 2
     error = capsys.readouterr().err
-    assert said in error and error.count("\n") == 1
+    assert message in error and error.count("\n") == 1

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tools.legality import rules
-from tools.legality.rules import Finding, report, status
+from tools.legality.rules import Finding, format_findings, status
 
 OK = Finding("size", "ok", "folder", "15 of 16 bytes")
 WARN = Finding("network", "warn", "train_gpt.py:3", "imports requests", "remove it")
@@ -26,23 +26,23 @@ def test_a_fault_is_one_line_however_often_it_is_found():
     faults = [
         Finding("causal", "fail", f"target {i}", f"moved by 0.{i}", "mask it") for i in (1, 2)
     ]
-    assert "FAIL  causal  target 1 and 1 more: moved by 0.1" in report(faults)
-    assert "target 2" in report(faults, verbose=True)
+    assert "FAIL  causal  target 1 and 1 more: moved by 0.1" in format_findings(faults)
+    assert "target 2" in format_findings(faults, verbose=True)
     long = Finding("causal", "fail", "x", "moved " * 200, "mask it")
-    assert max(map(len, report([long]).splitlines())) < 250
-    assert "moved " * 199 in report([long], verbose=True)
+    assert max(map(len, format_findings([long]).splitlines())) < 250
+    assert "moved " * 199 in format_findings([long], verbose=True)
 
 
 def test_a_name_does_not_steer_the_terminal():
     """Escape codes, line feeds and marks of direction are spelled out."""
-    text = report([Finding("causal", "fail", "a\x1b[2J\nb", "c\u202ed\x07")])
+    text = format_findings([Finding("causal", "fail", "a\x1b[2J\nb", "c\u202ed\x07")])
     assert text.isprintable() or "\n" in text
     assert "a\\x1b[2J b: c\\u202ed\\x07" in text
 
 
 def test_a_report_shows_the_worst_first_with_its_remedy():
     """Failures before warnings, each with what to do; what holds is counted, or shown if asked."""
-    lines = report([OK, WARN, FAIL]).splitlines()
+    lines = format_findings([OK, WARN, FAIL]).splitlines()
     assert lines == [
         "FAIL  causal  target 7: moved by 0.1",
         "      -> mask it",
@@ -50,14 +50,14 @@ def test_a_report_shows_the_worst_first_with_its_remedy():
         "      -> remove it",
         "findings: 1 fail, 1 warn, 1 ok",
     ]
-    assert "OK    size  folder: 15 of 16 bytes" in report([OK], verbose=True)
+    assert "OK    size  folder: 15 of 16 bytes" in format_findings([OK], verbose=True)
 
 
 def test_json_holds_everything():
     """One object with the exit status and every finding."""
-    found = json.loads(report([OK, FAIL], as_json=True))
-    assert found["status"] == 1
-    assert [f["rule"] for f in found["findings"]] == ["causal", "size"]
+    content = json.loads(format_findings([OK, FAIL], as_json=True))
+    assert content["status"] == 1
+    assert [f["rule"] for f in content["findings"]] == ["causal", "size"]
 
 
 @pytest.mark.parametrize("rule, level", [("casual", "fail"), ("causal", "bad")])

@@ -14,10 +14,10 @@ from tools.legality import sandbox
 from tools.legality.sandbox import TIMED_OUT, run_alone
 
 
-def run(folder: Path, code: str, *options: str, **how):
+def run(folder: Path, code: str, *options: str, **settings):
     """Run code as file.py in the folder."""
     (folder / "file.py").write_text(code)
-    return run_alone([sys.executable, *options, "file.py"], folder, **how)
+    return run_alone([sys.executable, *options, "file.py"], folder, **settings)
 
 
 @pytest.fixture
@@ -158,8 +158,8 @@ os.posix_spawn("/bin/sh", ["sh", "-c", "true"], {})
 """
     unwatched = run(tmp_path, code).unwatched
     python = sys.executable
-    want = ["true x", "true y", f"{python} -I -c 0", f"{python} -c 1", "sh -c true"]
-    assert unwatched == want
+    expected = ["true x", "true y", f"{python} -I -c 0", f"{python} -c 1", "sh -c true"]
+    assert unwatched == expected
 
 
 def test_modules_run_as_well_as_files(tmp_path, outside):

@@ -15,7 +15,7 @@ from engine.recipe import packed_settings
 from engine.shards import read_split
 from quantize import PlanRow, Quantized
 from tools.runs import codec_bench
-from tools.runs.codec_bench import Codec, Row, Subject, bench, gptq_rows, percentile_rows
+from tools.runs.codec_bench import BenchRow, Codec, PackedModel, bench, gptq_rows, percentile_rows
 
 
 def gaussian(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -30,10 +30,10 @@ def hessian(columns: int) -> torch.Tensor:
     return x_TC.T @ x_TC / 400
 
 
-def subject(**changes) -> Subject:
+def subject(**changes) -> PackedModel:
     state = {"a.weight": gaussian(64, 64), "a.gain": gaussian(7, seed=1)}
     plan = (PlanRow("*.weight", 5, 2.9), PlanRow("*.gain", 16))
-    return replace(Subject(state, {"a.weight": hessian(64)}, plan, {}), **changes)
+    return replace(PackedModel(state, {"a.weight": hessian(64)}, plan, {}), **changes)
 
 
 def exact(factor: float = 1.0) -> Codec:
@@ -42,8 +42,8 @@ def exact(factor: float = 1.0) -> Codec:
     return Codec("exact", "", lambda s: (b"x" * 1000, 500.0), lambda blob: state)
 
 
-def row(codec: str, nbytes: int, mnat: float) -> Row:
-    return Row(codec, "", nbytes, nbytes / 1000, 0, 0, mnat, 0, mnat, mnat, None, 0, 0, None)
+def row(codec: str, nbytes: int, mnat: float) -> BenchRow:
+    return BenchRow(codec, "", nbytes, nbytes / 1000, 0, 0, mnat, 0, mnat, mnat, None, 0, 0, None)
 
 
 def test_baseline_rows_reach_to_their_percentile():
@@ -90,15 +90,15 @@ def test_the_better_of_plain_and_shuffled_is_kept():
 
 def test_every_codec_gives_its_weights_back():
     """What is decoded is near the weights; small tensors lose what fp16 loses."""
-    given = subject()
-    for codec in codec_bench.codecs(given, quick=True):
+    model = subject()
+    for codec in codec_bench.codecs(model, quick=True):
         if codec.name.startswith("trellis,") or "zpaq" in codec.name:
             continue
-        blob, bound = codec.encode(given)
+        blob, bound = codec.encode(model)
         state = codec.decode(blob)
-        assert state.keys() == given.state.keys() and 0 < bound < len(blob), codec.name
-        assert torch.equal(state["a.gain"], given.state["a.gain"].half().float())
-        error = state["a.weight"] - given.state["a.weight"]
+        assert state.keys() == model.state.keys() and 0 < bound < len(blob), codec.name
+        assert torch.equal(state["a.gain"], model.state["a.gain"].half().float())
+        error = state["a.weight"] - model.state["a.weight"]
         assert error.square().mean() < 0.3, codec.name
 
 
@@ -107,8 +107,8 @@ def test_rows_are_stored_exactly():
     rows = {"w": Quantized(torch.tensor([[1, 1, -3, 1]] * 2).char(), torch.tensor([0.5, 2]).half())}
     state = {"w": torch.zeros(2, 4), "g": torch.tensor([1.5])}
     blob, bound = codec_bench.rows_artifact(state, rows, lambda data: data)
-    found = codec_bench.read_rows(blob, lambda data: data)
-    assert torch.equal(found["w"], rows["w"].dequantize()) and found["g"] == 1.5
+    restored = codec_bench.read_rows(blob, lambda data: data)
+    assert torch.equal(restored["w"], rows["w"].dequantize()) and restored["g"] == 1.5
     codes = 8 * (0.75 * math.log2(4 / 3) + 0.25 * 2) / 8
     assert bound == pytest.approx(codes + 2 / 8)  # and the high bytes of two steps, a bit each
 
@@ -116,10 +116,10 @@ def test_rows_are_stored_exactly():
 def test_the_peers_embedding_is_finer_than_its_matrices():
     """int8 for the tied embedding, int6 for the others, as the records have it."""
     state = {"tok_emb.weight": gaussian(64, 32), "a.weight": gaussian(64, 32)}
-    given = subject(state=state, hessians={name: torch.eye(32) for name in state})
-    for codec in codec_bench.codecs(given, quick=True):
+    model = subject(state=state, hessians={name: torch.eye(32) for name in state})
+    for codec in codec_bench.codecs(model, quick=True):
         if codec.name == "GPTQ + LZMA" and codec.setting == "k 12.85":
-            back = codec.decode(codec.encode(given)[0])
+            back = codec.decode(codec.encode(model)[0])
     error = {name: (back[name] - state[name]).square().mean().sqrt() for name in state}
     assert error["a.weight"] == pytest.approx(12.85 / 31 / 12**0.5, rel=0.1)
     assert error["tok_emb.weight"] == pytest.approx(5 / 127 / 12**0.5, rel=0.1)
@@ -127,27 +127,27 @@ def test_the_peers_embedding_is_finer_than_its_matrices():
 
 def test_figures_are_of_what_is_decoded():
     """Weights that come back a tenth too large: 20 dB, a hundredth of the weighted power."""
-    given = subject()
-    found, _ = bench(exact(1.1), given, None)
+    model = subject()
+    row, _ = bench(exact(1.1), model, None)
     parameters = 64 * 64 + 7
-    assert found.bytes == 1000 and found.bits == pytest.approx(8000 / parameters)
-    assert found.bound_bits == pytest.approx(4000 / parameters)
-    assert found.sqnr_db == pytest.approx(20, abs=0.01)
-    assert found.weighted_db == pytest.approx(20, abs=0.01)
-    power = codec_bench.weighted(given.state["a.weight"], given.hessians["a.weight"])
-    assert found.weighted_mnat == pytest.approx(10 * power, rel=1e-3)
-    assert found.excess_bits == pytest.approx(found.bits - math.log2(10), abs=0.01)
-    assert found.delta_bpb is None
+    assert row.bytes == 1000 and row.bits == pytest.approx(8000 / parameters)
+    assert row.bound_bits == pytest.approx(4000 / parameters)
+    assert row.sqnr_db == pytest.approx(20, abs=0.01)
+    assert row.weighted_db == pytest.approx(20, abs=0.01)
+    power = codec_bench.weighted(model.state["a.weight"], model.hessians["a.weight"])
+    assert row.weighted_mnat == pytest.approx(10 * power, rel=1e-3)
+    assert row.excess_bits == pytest.approx(row.bits - math.log2(10), abs=0.01)
+    assert row.delta_bpb is None
 
 
 def test_the_loss_is_measured_on_what_is_decoded():
     """Δ is loss after less loss before; bits a byte follow from bytes a token."""
-    given = subject(measure=lambda state: float(state["a.gain"][0].abs()), bytes_per_token=2.0)
-    before = given.measure(given.state)
-    found, _ = bench(exact(1.5), given, before)
-    assert found.delta_mnat == pytest.approx(500 * before)
-    assert found.delta_bpb == pytest.approx(0.5 * before / math.log(2) / 2)
-    assert found.excess_bits is None
+    model = subject(measure=lambda state: float(state["a.gain"][0].abs()), bytes_per_token=2.0)
+    before = model.measure(model.state)
+    row, _ = bench(exact(1.5), model, before)
+    assert row.delta_mnat == pytest.approx(500 * before)
+    assert row.delta_bpb == pytest.approx(0.5 * before / math.log(2) / 2)
+    assert row.excess_bits is None
 
 
 def test_a_checkpoint_is_measured_on_its_validation_text(toy, tmp_path):
@@ -166,17 +166,17 @@ def test_a_checkpoint_is_measured_on_its_validation_text(toy, tmp_path):
         weight.data = 0.1 * gaussian(*weight.shape, seed=i)
     content = {"model": model.state_dict(), "model_settings": saved}
     torch.save(content, tmp_path / "c.pt")
-    found = codec_bench.trained(tmp_path / "c.pt", tmp_path, quick=True)
+    opened = codec_bench.trained(tmp_path / "c.pt", tmp_path, quick=True)
     tokens_T = read_split(tmp_path, "val")[: codec_bench.LOSS_TOKENS // 16 + 1]
     count = (len(tokens_T) - 1) // 64
     text_T = torch.tensor([int(t) for t in tokens_T[: 64 * count + 1]])
     losses = [model.loss(text_T[i * 64 :][None, :65]).item() for i in range(count)]
-    assert found.measure(found.state) == pytest.approx(sum(losses) / (64 * count), rel=1e-5)
+    assert opened.measure(opened.state) == pytest.approx(sum(losses) / (64 * count), rel=1e-5)
     assert sum(losses) > 0
     processor = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer))
     text = processor.decode(text_T[1:].tolist())
-    assert found.bytes_per_token == pytest.approx(len(text.encode()) / (64 * count), rel=0.02)
-    assert found.hessians.keys() == {n for n in found.state if n.endswith(".weight")}
+    assert opened.bytes_per_token == pytest.approx(len(text.encode()) / (64 * count), rel=0.02)
+    assert opened.hessians.keys() == {n for n in opened.state if n.endswith(".weight")}
 
 
 def test_peers_are_compared_at_equal_error_and_at_equal_bytes():
@@ -203,15 +203,15 @@ def test_landings_tell_the_distance(monkeypatch):
 
 def test_the_parts_of_an_artifact_add_up():
     """Words are at their entropy; with tables, header and fp16 numbers they make all bytes."""
-    given = subject()
-    blob = quantize.encode_trellis(given.state, given.hessians, {"a": 1}, 1500)
-    found = codec_bench.side_information(blob)
-    assert abs(found["words_over_entropy"]) < 0.02
-    assert found["header_share"] == (quantize.read_header(blob)[2] + 32) / len(blob)
+    model = subject()
+    blob = quantize.encode_trellis(model.state, model.hessians, {"a": 1}, 1500)
+    shares = codec_bench.side_information(blob)
+    assert abs(shares["words_over_entropy"]) < 0.02
+    assert shares["header_share"] == (quantize.read_header(blob)[2] + 32) / len(blob)
     halves = byte_account(blob)["groups"]["a.gain"]["bytes"]
-    assert found["fp16_share"] == pytest.approx(halves / len(blob), abs=1e-6)
+    assert shares["fp16_share"] == pytest.approx(halves / len(blob), abs=1e-6)
     rest = byte_account(blob)["groups"]["exponents and tables of the points"]["bytes"]
-    assert found["side_share"] == pytest.approx(rest / len(blob))
+    assert shares["side_share"] == pytest.approx(rest / len(blob))
 
 
 def test_a_codec_of_another_interpreter(tmp_path):
@@ -231,16 +231,16 @@ def test_a_codec_of_another_interpreter(tmp_path):
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} "$@"\n')
     python.chmod(0o755)
-    given = subject()
-    state = {"a.weight": given.state["a.weight"] / 8, "scale": torch.tensor(1.5)}
+    model = subject()
+    state = {"a.weight": model.state["a.weight"] / 8, "scale": torch.tensor(1.5)}
     codec = codec_bench.nnc_codec(str(python), -4, {n: w.shape for n, w in state.items()})
-    row, blob = bench(codec, replace(given, state=state), None)
+    row, blob = bench(codec, replace(model, state=state), None)
     assert row.sqnr_db == pytest.approx(10 * math.log10(12 * 4), abs=0.6)  # a step of half the rms
     assert torch.equal(codec.decode(blob)["scale"], state["scale"])  # it has no dimension
     assert row.bound_bits is None and row.peak_mb is None and row.encode_s > 0.01
     python.write_text("#!/bin/sh\necho no such package >&2; exit 1\n")
     with pytest.raises(ValueError, match="no such package; install nncodec"):
-        codec.encode(given)
+        codec.encode(model)
 
 
 def test_memory_of_an_encoder_is_seen():

@@ -11,7 +11,7 @@ import torch
 import quantize
 from codec import viterbi
 from engine.recipe import Budget
-from tools.runs.probe import USUAL_BITS, Probe, run_probe, trellis_seconds
+from tools.runs.probe import USUAL_BITS, TrialModel, run_probe, trellis_seconds
 from train_gpt import GPT, PRESETS, RECIPE, Settings
 
 CPU = torch.device("cpu")
@@ -20,6 +20,7 @@ TINY = Settings(
         **PRESETS["smoke"],
         "num_layers": 2,
         "model_dim": 32,
+        "num_heads": 2,
         "train_seq_len": 64,
         "eval_stride": 64,
         "pair_dim": 4,
@@ -31,7 +32,7 @@ TINY = Settings(
 def test_the_probe_measures_steps_scoring_and_size():
     """All three kinds come, on at most a micro-batch, and the bytes are those of such shapes."""
     measures = {}
-    for measure in Probe(RECIPE, replace(TINY, micro_batch_tokens=128), CPU, 0.6).measure():
+    for measure in TrialModel(RECIPE, replace(TINY, micro_batch_tokens=128), CPU, 0.6).measure():
         measures[measure["kind"]] = measure
     assert set(measures) == {"step", "score", "pack"}
     assert measures["step"]["tokens"] in (64, 128) and measures["step"]["compiled"] is False

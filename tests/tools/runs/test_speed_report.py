@@ -66,14 +66,14 @@ def test_utilisation_is_that_of_the_specification():
 def test_a_run_is_reported_from_its_metrics(tmp_path):
     """Loss and rates of what was logged; without a peak there is no utilisation."""
     run = write_run(tmp_path / "run", "gpt2_124m", tiny_settings("gpt2_124m"), [8.0, 7.0, 6.0, 5.0])
-    figures = speed_report.report(run, peak_flops=None)
+    figures = speed_report.speed_of_run(run, peak_flops=None)
     assert figures["recipe"] == "baselines.gpt2_124m"
     assert (figures["steps"], figures["tokens"], figures["losses_logged"]) == (4, 1024, 4)
     assert figures["last_loss"] == 5.0 and figures["tokens_per_second"] == 128
     smoothed = speed_report.smoothed([8.0, 7.0, 6.0, 5.0])
     assert math.isclose(figures["smoothed_loss"], smoothed)
     assert "mfu" not in figures and "product_mfu" not in figures
-    figures = speed_report.report(run, peak_flops=1e12)
+    figures = speed_report.speed_of_run(run, peak_flops=1e12)
     assert figures["mfu"] == figures["flops_per_token"] * 128 / 1e12
     assert "product_mfu" not in figures
 
@@ -82,7 +82,7 @@ def test_a_report_follows_its_run(tmp_path):
     """Its smoothing; of models of depth 12 both conventions of counting work."""
     settings = tiny_settings("gelu_d12", loss_smoothing=0.5)
     run = write_run(tmp_path / "run", "gelu_d12", settings, [8.0, 4.0])
-    figures = speed_report.report(run, peak_flops=1e9)
+    figures = speed_report.speed_of_run(run, peak_flops=1e9)
     assert figures["smoothed_loss"] == 6.0
     assert figures["mfu"] == figures["flops_per_token"] * 126 / 1e9
     assert figures["product_mfu"] == figures["product_flops_per_token"] * 126 / 1e9
@@ -93,25 +93,25 @@ def test_our_recipes_are_reported(tmp_path):
     """pr334 and a student of train_gpt.py, each by its own name."""
     settings = pr334.Settings(**pr334.PRESETS["smoke"])
     run = write_run(tmp_path / "run", "smoke", settings, [8.0])
-    figures = speed_report.report(run, peak_flops=1e9)
+    figures = speed_report.speed_of_run(run, peak_flops=1e9)
     assert (figures["recipe"], figures["parameters"]) == ("baselines.pr334", 508_077)
     assert figures["flops_per_token"] > 0 and "product_mfu" not in figures
     smoke = student.RECIPE.presets["smoke"]
     settings = student.StudentSettings(**smoke, teacher="x.jsonl")
     run = write_run(tmp_path / "student", "smoke", settings, [8.0])
     change_settings(run, {"recipe": "baselines.student"})
-    assert speed_report.report(run, peak_flops=None)["recipe"] == "baselines.student"
+    assert speed_report.speed_of_run(run, peak_flops=None)["recipe"] == "baselines.student"
 
 
 @pytest.mark.parametrize("preset", ["gpt2_124m", "yat_neuron_d12", "preln_53m_untied"])
 def test_older_runs_are_reported(tmp_path, preset):
     """They named no recipe, and saved settings that theirs did not read."""
     run = write_run(tmp_path / "run", preset, tiny_settings(preset), [8.0])
-    figures = speed_report.report(run, peak_flops=1e9)
+    figures = speed_report.speed_of_run(run, peak_flops=1e9)
     older = {"recipe": None, "mlp": None, "tied": None, "code": "baselines.train"}
     older |= {"bigram_vocab_size": 2048, "rope_dims": 2, "num_kv_heads": 1, "dropout": 0.0}
     change_settings(run, older)
-    assert speed_report.report(run, peak_flops=1e9) == figures
+    assert speed_report.speed_of_run(run, peak_flops=1e9) == figures
 
 
 def test_an_older_run_of_train_gpt_is_of_pull_request_334(tmp_path):
@@ -120,7 +120,7 @@ def test_an_older_run_of_train_gpt_is_of_pull_request_334(tmp_path):
     run = write_run(tmp_path / "run", "smoke", settings, [8.0, 4.0])
     older = {"recipe": None, "code": "baselines.train", "teacher": "x.jsonl"}
     change_settings(run, {**older, "loss_smoothing": 0.5})
-    figures = speed_report.report(run, peak_flops=None)
+    figures = speed_report.speed_of_run(run, peak_flops=None)
     assert (figures["recipe"], figures["parameters"]) == ("baselines.pr334", 508_077)
     assert figures["smoothed_loss"] == 6.0
 
@@ -133,7 +133,7 @@ def test_the_command_prints_figures_and_the_spread(tmp_path, capsys):
     losses = [8.0, 7.0, 6.0, 5.0]
     run = write_run(tmp_path / "run", "gpt2_124m", tiny_settings("gpt2_124m"), losses)
     assert speed_report.main([str(run), "--peak-flops", "1e12"]) == 0
-    mfu = speed_report.report(run, 1e12)["mfu"]
+    mfu = speed_report.speed_of_run(run, 1e12)["mfu"]
     assert f"peak_flops: {1e12}\nmfu: {mfu}" in capsys.readouterr().out
     assert speed_report.main([str(run), str(run)]) == 0
     printed = capsys.readouterr().out

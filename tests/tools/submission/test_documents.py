@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.tools.submission import test_pack
-from tests.tools.submission.test_pack import FOLDER, TRAINER, pack
+from tests.tools.submission.test_pack import FOLDER, SOURCES, pack
+from tools.submission import bundle
 from tools.submission.documents import PACKED_BY, render
 
 runs = test_pack.runs  # the fixture
@@ -42,7 +43,9 @@ def test_the_readme_tells_it(runs):
     command = "PRESET=pr334 SEED=3 ITERATIONS=500 MATRIX_LR=0.03"
     assert f"{command} torchrun --standalone --nproc_per_node=8 train_gpt.py\n" in text
     assert "| `w.weight` | 1 | 128 |" in text and "| s2 | 2 | " in text
-    assert hashlib.sha256(TRAINER.encode()).hexdigest() in text
+    hashes = {name: hashlib.sha256(source.encode()).hexdigest() for name, source in SOURCES.items()}
+    assert content["sources_sha256"] == bundle.hash_of_all(hashes)
+    assert content["sources_sha256"] in text and "Sources, as they come out of" in text
     assert f"{content['bytes_total']:,}" in text and f"{content['bytes_total_as_run']:,}" in text
 
 
@@ -50,7 +53,7 @@ def test_the_same_folder_gives_the_same_bytes(runs):
     """README.md and submission.json can be made again from the folder alone, without the runs."""
     assert pack(runs) == 0
     content = json.loads((FOLDER / "submission.json").read_text())
-    assert content["packed_by"] == PACKED_BY == "tools.submission.pack 3"
+    assert content["packed_by"] == PACKED_BY == "tools.submission.pack 4"
     moved = FOLDER.rename(FOLDER.with_name("elsewhere"))
     for name, data in render(moved, content).items():
         assert (moved / name).read_bytes() == data
@@ -65,6 +68,8 @@ def test_a_folder_from_before_the_tools_moved_keeps_its_words(runs):
     assert b"python -m records.source unpack" in former["README.md"]
     assert b"python -m tools." not in former["README.md"] and b"records." not in now["README.md"]
     told = json.loads(former["submission.json"])
+    del content["sources_sha256"]
     assert told == content | {"packed_by": "records.pack 1"}
+    assert b"Sources, as they ran:" in former["README.md"]
     with pytest.raises(KeyError):
         render(FOLDER, content, "records.pack 2")

@@ -58,8 +58,8 @@ def figure_faults(folder, **changes) -> list[tuple[str, str]]:
 )
 def test_a_size_is_that_of_the_largest_seed(folder, size, level, says):
     """Another seed's or the mean is a figure of the logs; one that flatters and is none fails."""
-    [(found, evidence)] = figure_faults(folder, bytes_total=size)
-    assert found == level and says in evidence
+    [(found_level, evidence)] = figure_faults(folder, bytes_total=size)
+    assert found_level == level and says in evidence
 
 
 def test_one_seed_for_the_mean_fails_where_it_flatters(folder):

@@ -1,7 +1,7 @@
 """Reading a record folder: its track, its broken JSON, and links out of it."""
 
 from tests.tools.submission.conftest import edit, edit_json, field_folder
-from tools.legality.rules import report
+from tools.legality.rules import format_findings
 from tools.submission.check import check
 from tools.submission.record_folder import read_record_folder
 
@@ -37,4 +37,4 @@ def test_what_lies_outside_the_folder_is_not_read(tmp_path):
         (folder / name).symlink_to(tmp_path / "secret")
     findings = check(folder)
     assert {f.place for f in findings if f.rule == "hidden"} == {"README.md", "more.py"}
-    assert "password" not in report(findings, verbose=True)
+    assert "password" not in format_findings(findings, verbose=True)

@@ -68,5 +68,5 @@ def test_a_file_added_or_changed_later_is_found(runs):  # noqa: F811
 def test_another_format_is_not_passed_over(runs):  # noqa: F811
     """A folder of a later version is not taken for checked."""
     assert pack_runs(runs) == 0
-    edit(OURS / "submission.json", '"tools.submission.pack 3"', '"tools.submission.pack 4"')
+    edit(OURS / "submission.json", '"tools.submission.pack 4"', '"tools.submission.pack 5"')
     assert ("schema", "fail") in faults_in(OURS)

@@ -48,7 +48,7 @@ def test_a_record_is_not_compared_with_its_own_row(tmp_path, monkeypatch, own_sc
     assert rival_of(folder) == "#315"
     bpb = 1.12101234 if own_score == "mean" else 1.12001234
     own = {**vars(ROW), "bpb": bpb, "seeds": {}, "pr": 316}
-    rows = [*leaderboard.load_leaderboard(), leaderboard.Row(**own)]
+    rows = [*leaderboard.load_leaderboard(), leaderboard.LeaderboardRow(**own)]
     monkeypatch.setattr(significance.leaderboard, "load_leaderboard", lambda: rows)
     assert rival_of(folder) == "#315"
 
@@ -56,9 +56,11 @@ def test_a_record_is_not_compared_with_its_own_row(tmp_path, monkeypatch, own_sc
 def test_a_row_is_a_record_s_own_by_folder_or_by_a_seed(tmp_path):
     record, _ = read_record_folder(field_folder(tmp_path / "field"))
     assert not is_own_row(ROW, record)
-    assert is_own_row(leaderboard.Row(**{**vars(ROW), "seeds": {2: 1.12101234}}), record)
-    assert is_own_row(leaderboard.Row(**{**vars(ROW), "folder": "records/track/field"}), record)
-    near = leaderboard.Row(**{**vars(ROW), "folder": "records/track/other_field"})
+    assert is_own_row(leaderboard.LeaderboardRow(**{**vars(ROW), "seeds": {2: 1.12101234}}), record)
+    assert is_own_row(
+        leaderboard.LeaderboardRow(**{**vars(ROW), "folder": "records/track/field"}), record
+    )
+    near = leaderboard.LeaderboardRow(**{**vars(ROW), "folder": "records/track/other_field"})
     assert not is_own_row(near, record)
 
 

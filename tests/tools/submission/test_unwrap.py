@@ -73,11 +73,11 @@ def test_a_script_that_unpacks_itself_is_read(text, nested):
     """The sources inside are found without running them, whatever the layers; the stub stays."""
     if nested:
         text = script("zlib.decompress(PAYLOAD)", zlib.compress(text.encode()))
-    found = unwrap(text.encode(), "train_gpt.py").texts
-    assert found["train_gpt.py"] == text
-    assert len(found) == 2 + nested
-    assert list(found.values())[-1] == INNER
-    assert all(name.startswith("train_gpt.py") for name in found)
+    texts = unwrap(text.encode(), "train_gpt.py").texts
+    assert texts["train_gpt.py"] == text
+    assert len(texts) == 2 + nested
+    assert list(texts.values())[-1] == INNER
+    assert all(name.startswith("train_gpt.py") for name in texts)
 
 
 @pytest.mark.parametrize(
