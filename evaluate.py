@@ -394,7 +394,7 @@ def _plan_of_one_pass(tokens_T: np.ndarray, scheme: Scheme, table: ByteTable) ->
     forward_tokens = 0
     contexts = []
     for group_D2 in plan_groups(tokens_T, scheme, table):
-        for batch in read_on(group_D2, lambda position: scheme.seq_len):
+        for batch in read_on(group_D2, chunking(scheme)):
             forward_tokens += batch.rows * batch.width
         for begin, end in group_D2:
             contexts.append(np.minimum(np.arange(1, end - begin + 1), scheme.seq_len))
@@ -596,11 +596,8 @@ def plan_groups(
     spans_D2 = document_spans(tokens_T, table.bos_id)
     length_D = spans_D2[:, 1] - spans_D2[:, 0]
     spans_D2 = spans_D2[np.argsort(-length_D, kind="stable")]
-    rows = (
-        adapter.rows
-        if adapter
-        else max(1, _most_tokens(scheme, table.vocab_size) // scheme.seq_len)
-    )
+    most_rows = _most_tokens(scheme, table.vocab_size) // scheme.seq_len
+    rows = adapter.rows if adapter else max(1, most_rows)
     return [spans_D2[first : first + rows] for first in range(0, len(spans_D2), rows)]
 
 
@@ -621,6 +618,17 @@ def deal_groups(groups: list[np.ndarray], world_size: int) -> list[list[int]]:
 def count_targets(spans_D2: np.ndarray) -> int:
     """How many targets documents have together."""
     return int((spans_D2[:, 1] - spans_D2[:, 0]).sum())
+
+
+def chunking(scheme: Scheme, adapter: DocumentAdapter | None = None) -> Callable[[int], int]:
+    """How many targets are read at once, by their place in the document.
+
+    Without an adapter it changes no score. A quarter of seq_len, because a document's last chunk is
+    filled up to the longest beside it: 1.43 forward tokens a target became 1.15 on short documents.
+    """
+    if adapter:
+        return adapter.chunk_tokens
+    return lambda position: -(-scheme.seq_len // 4)
 
 
 def read_on(group_D2: np.ndarray, chunk_tokens: Callable[[int], int]) -> Iterator[Batch]:
@@ -651,11 +659,10 @@ def read_group(
     """The nats of documents that are read side by side; tell(targets) hears of each chunk."""
     memory = Memory(scheme.seq_len)
     ledgers = [Ledger() for _ in group_D2]
-    chunk_tokens = adapter.chunk_tokens if adapter else lambda position: scheme.seq_len
     nats = 0.0
     if adapter:
         adapter.reset(len(group_D2))
-    for batch in read_on(group_D2, chunk_tokens):
+    for batch in read_on(group_D2, chunking(scheme, adapter)):
         begin_B, end_B = group_D2[: batch.rows].T
         _, first_B, stop_B = batch.windows_B3.T
         going_on = int((stop_B < end_B).sum())  # what ends here has nothing left to gain

@@ -102,7 +102,7 @@ def test_command_line_scores_an_artifact(run_folder, call_main):
         "unigram",
         "final",
     ]
-    flags = ("--stream", "--blocks", "--ttt", "--json")
+    flags = ("--stream", "--blocks", "--json")
     status, out, err = call_main(run_folder / "artifact.pgz", *flags)
     assert status == 0, err
     assert len(out.splitlines()) == 1
@@ -110,9 +110,21 @@ def test_command_line_scores_an_artifact(run_folder, call_main):
     sliding = result["sliding"]
     digits = f"val_loss:{sliding['val_loss']:.8f} val_bpb_partial:{sliding['val_bpb_partial']:.8f}"
     assert f"final {digits} targets:{result['targets']} bytes:{result['bytes']} " in lines[-1]
-    assert result["final"] == result["ttt"]
+    assert result["final"] == sliding
     assert sliding["val_bpb_partial"] != result["blocks"]["val_bpb_partial"]
-    assert [line.split()[0] for line in err.splitlines()] == ["score"] * 3 + ["unigram", "final"]
+    assert [line.split()[0] for line in err.splitlines()] == ["score"] * 2 + ["unigram", "final"]
+
+
+def test_command_line_learns_from_documents_while_it_scores(run_folder, call_main):
+    """With --ttt each document is read once without adapters, once with them."""
+    path = run_folder / "artifact.pgz"
+    status, out, err = call_main(path, "--documents", "--stride", 0, "--ttt", "--json")
+    assert status == 0, err
+    result = json.loads(out)
+    assert result["final"] == result["ttt"] != result["one_pass"]
+    status, _, err = call_main(path, "--stream", "--ttt")
+    assert status == 2
+    assert "does not fit the model's test-time adapter; score with stride 0" in err
 
 
 def test_json_holds_the_settings_of_the_score(run_folder, call_main):

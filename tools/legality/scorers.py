@@ -246,7 +246,7 @@ class OnePass:
 
     def batches(self, tokens_T, table, adapter) -> Iterator[np.ndarray]:
         """The windows in the order in which evaluate.score_documents hands them to the model."""
-        chunk_tokens = adapter.chunk_tokens if adapter else lambda position: self.scheme.seq_len
+        chunk_tokens = evaluate.chunking(self.scheme, adapter)
         for group_D2 in evaluate.plan_groups(tokens_T, self.scheme, table, adapter):
             for batch in evaluate.read_on(group_D2, chunk_tokens):
                 yield batch.windows_B3

@@ -199,7 +199,20 @@ def test_a_score_without_its_artifact_is_not_finished(run):
     assert starts("run_seed1") == 2 and read_log("logs/run_seed1/train.log").resumed
 
 
-def test_a_cap_stops_the_run_cleanly_and_the_command_goes_on_later(run):
+@pytest.fixture
+def late_clock(monkeypatch):
+    """A clock of the command that stands still until the first run waits, however long that takes.
+
+    A run of a busy machine may need seconds to begin, and a cap of less would end it before.
+    """
+
+    def seconds(runner) -> float:
+        return 3600.0 if Path("logs/run_seed1/waiting").exists() else 0.0
+
+    monkeypatch.setattr(seeds.Runner, "seconds", seconds)
+
+
+def test_a_cap_stops_the_run_cleanly_and_the_command_goes_on_later(run, late_clock):
     """At the cap: SIGTERM, checkpoint and a packed artifact; then a resumption that finishes."""
     torch.save({"model": {"w": torch.ones(4, 4)}}, "weights.pt")
     arguments = ["--seeds", "1", "2", "--price-per-hour", "3600000", "--max-spend", "400"]
@@ -264,7 +277,7 @@ def test_a_second_ctrl_c_kills(run):
     assert "stopped step:" not in Path("logs/run_seed1/train.log").read_text()
 
 
-def test_patience_ends(run, monkeypatch):
+def test_patience_ends(run, monkeypatch, late_clock):
     """A run that a cap has told to end is killed after the grace."""
     monkeypatch.setattr(launchers, "GRACE_SECONDS", 0.1)
     status, out, _ = run("--seeds", "1", "--max-hours", "0.0001", ACT="wait+deaf")
