@@ -18,7 +18,13 @@ SOURCES = [
     if not {"logs", ".venv", "build"} & set(path.relative_to(ROOT).parts)
     and not path.match("records/*/*/*.py")  # frozen
 ]
-TEST_HELPERS = ("conftest.py", "scoring_texts.py", "test_style.py", "tiny_runs.py")
+TEST_HELPERS = (
+    "conftest.py",
+    "field_styles.py",
+    "scoring_texts.py",
+    "test_style.py",
+    "tiny_runs.py",
+)
 
 
 def module_name(path: Path) -> str:

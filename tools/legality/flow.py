@@ -42,9 +42,9 @@ from tools.legality.values import (
 from tools.legality.verdicts import say
 
 READS_VAL = re.compile(r"^_*(load|read|get)_\w*(val|valid|validation)(_|$)", re.I)
-READS_SPLIT = re.compile(r"^_*(load|read|get|find)_", re.I)  # read_split(path, "val")
+READS_SPLIT = re.compile(r"^_*(load|read)_", re.I)  # read_split(path, "val")
 SPLITS = {"val", "valid", "validation"}
-ADAPTS = re.compile(r"^_*(adapt|learn)(_fn|_on|_from)?$", re.I)
+ADAPTS = re.compile(r"^_*adapt(_fn|_on|_to)?$", re.I)
 SCORES = re.compile(
     WORD.format("eval|evaluate|score|scored|scoring|ttt|slot|validate|sliding"), re.I
 )
@@ -736,7 +736,8 @@ class Flow(Judge):
                 return Value(frozenset(read), both.loops)
         if reads_validation(name, arguments):
             return Value(frozenset({"val"}))
-        if ADAPTS.search(name) and merged.kinds & TEXT and callee.body is None:
+        is_text = merged.kinds & TEXT and "nll" not in merged.kinds
+        if ADAPTS.search(name) and is_text and callee.body is None:
             # The adapter that a recipe returned: what it does is unknown here, but not what for.
             self.update(merged.but(kinds=merged.kinds | {"nll"}), node)
             return Value()
@@ -845,7 +846,10 @@ class Flow(Judge):
             kinds |= {"norm"}
         result = Value(frozenset(kinds), both.loops, frozenset(models), frozenset(roots))
         is_loss = "nll" in kinds and kinds & TEXT
-        if is_loss and self.no_grad and ("nll" not in both.kinds or LOSS.search(name)):
+        # A pass that hooks listen to gathers their statistics; its loss is thrown away.
+        is_gathering = any(frame.has_hooks for frame in self.frames)
+        is_new = "nll" not in both.kinds or LOSS.search(name)
+        if is_loss and self.no_grad and is_new and not is_gathering:
             self.score(result, node)
         return result
 
@@ -927,7 +931,7 @@ class Flow(Judge):
             if len(self.findings) == count:  # else it was seen inside, where the tokens go in
                 self.report("calibrated", call)
         returned = frame.returned
-        result = returned[0] if len(returned) == 1 else join(returned)
+        result = returned[0] if len(returned) == 1 else join_returned(returned)
         if reads_validation(name, [*values, *keywords.values()]):
             result = result.but(kinds=result.kinds | {"val"}, parts=None)
         return result
@@ -976,6 +980,21 @@ def reads_validation(name: str, arguments: list[Value]) -> bool:
         return True
     splits = [value.const for value in arguments if isinstance(value.const, str)]
     return bool(READS_SPLIT.search(name)) and not SPLITS.isdisjoint(splits)
+
+
+def join_returned(values: list[Value]) -> Value:
+    """What a function returns in one place or another; of tuples of one length part by part.
+
+    `return read(), None` here and `return None, error` there give what read() gives, and an error.
+    """
+    telling = [value for value in values if value.kinds or value.parts or value.body]
+    if len(telling) == 1:
+        return telling[0]
+    lengths = {len(value.parts) if value.parts else 0 for value in telling}
+    if len(lengths) != 1 or lengths == {0}:
+        return join(values)
+    columns = zip(*(value.parts for value in telling), strict=True)
+    return join(values).but(parts=[join_returned(list(column)) for column in columns])
 
 
 def is_static(node: ast.AST) -> bool:

@@ -489,6 +489,22 @@ HONEST = {
     ],
     "calibration in time": [
         """
+        class Settings:
+            train_files = os.environ.get("TRAIN_FILES", "fineweb_train_*.bin")
+        def gather(net, pieces):
+            grams = {}
+            def listen(module, given, out):
+                grams[module] = given[0].T @ given[0]
+            handles = [m.register_forward_hook(listen) for m in net.modules()]
+            with torch.inference_mode():
+                for piece in pieces:
+                    x, y = piece[:, :-1], piece[:, 1:]
+                    net(x, y)
+            for handle in handles:
+                handle.remove()
+            return grams
+        """,
+        """
         limit = float(os.environ.get("MAX_WALLCLOCK_SECONDS", "600"))
         reserve = float(os.environ.get("RESERVE_SECONDS", "10"))
         net = Net()

@@ -592,8 +592,7 @@ EARLY_LEARNERS = {
         ADAPTER,
         """
         learn_now = evaluate.sgd_adapter(model, seq_len=seq_len, ranks=ranks)
-        for path in evaluate.find_shards("data/toy", "val"):
-            learn_now(torch.from_numpy(evaluate.read_shard(path)), 0, 1)
+        learn_now(torch.from_numpy(evaluate.read_split("data/toy", "val")), 0, 1)
         """,
     ),
     "a score loop that adapts to all text first": (

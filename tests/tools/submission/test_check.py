@@ -23,6 +23,7 @@ from tests.tools.submission.conftest import (
     packed_code,
     stray_log,
 )
+from tests.tools.submission.field_styles import STYLES
 from tests.tools.submission.test_pack import FOLDER as OURS
 from tests.tools.submission.test_pack import pack as pack_runs
 from tests.tools.submission.test_pack import runs  # noqa: F401 (a fixture)
@@ -262,6 +263,57 @@ def test_a_lawful_folder_of_the_field_has_no_failure(tmp_path, changes):
     findings = check(field_folder(tmp_path / "2026-03-19_Field", **changes))
     assert [f for f in findings if f.level == "fail"] == []
     assert status(findings) in (0, 3)
+
+
+@pytest.mark.parametrize("style", STYLES, ids=lambda style: style.__name__)
+def test_a_lawful_folder_of_another_author_has_no_failure(tmp_path, style):
+    """Other names of logs, tables and fields, in the manner of public folders."""
+    findings = check(style(tmp_path / "2026-04-05_Style"))
+    assert [f for f in findings if f.level == "fail"] == []
+    assert status(findings) in (0, 3)
+
+
+def hide_slot(folder):
+    (folder / "train_gpt.py").write_text(packed_code(SLOT_CODE))
+
+
+def pick_a_seed(folder):
+    with open(folder / "README.md", "a") as file:
+        file.write("Submitted: the best of them.\n")
+
+
+def flatter_the_claim(folder):
+    path = next(folder.glob("submission*.json"))
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"val_bpb": content["val_bpb"] - 0.002}))
+
+
+def train_too_long(folder):
+    for path in [*folder.glob("*.log"), *folder.glob("ternary*.txt")]:
+        edit(path, r"wallclock_cap train_time:( ?)\d+ms", r"wallclock_cap train_time:\g<1>604000ms")
+    path = next(folder.glob("submission*.json"))
+    path.write_text(path.read_text().replace("588004", "604000"))
+
+
+SPOILERS = {
+    hide_slot: "causal",
+    pick_a_seed: "selection",
+    flatter_the_claim: "figures",
+    train_too_long: "time",
+}
+
+
+@pytest.mark.parametrize("style", STYLES, ids=lambda style: style.__name__)
+@pytest.mark.parametrize(
+    "spoil, rule", SPOILERS.items(), ids=lambda item: getattr(item, "__name__", "")
+)
+def test_what_is_unlawful_is_so_in_every_style(tmp_path, style, spoil, rule):
+    """One cheat in a folder of each author: its rule, no other, and status 1."""
+    folder = style(tmp_path / "2026-04-05_Style")
+    spoil(folder)
+    findings = check(folder)
+    assert {f.rule for f in findings if f.level == "fail"} == {rule}
+    assert status(findings) == 1
 
 
 @pytest.mark.parametrize("changes, rule", UNLAWFUL.values(), ids=UNLAWFUL)
