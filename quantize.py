@@ -52,6 +52,7 @@ from codec.rows import (
     PlanRow,
     Quantized,
     State,
+    int5_plan,
     int8_plan,
     match_plan,
     quantize_rows,
@@ -78,6 +79,7 @@ __all__ = [
     "encode_trellis",
     "flat_hessians",
     "foreseen_nats",
+    "int5_plan",
     "int8_plan",
     "load_checkpoint",
     "load_zstd",
@@ -315,7 +317,9 @@ def _pack(arguments: list[str] | None) -> str:
     parser.add_argument("--out", type=Path, required=True, help="artifact to write")
     parser.add_argument("--target-bytes", type=int, help="land within 1 %% under this size")
     codec = parser.add_mutually_exclusive_group()
-    codec.add_argument("--int8", action="store_true", help="int8_plan: for models of other names")
+    codec.add_argument(
+        "--int8", action="store_true", help="rows of 8 bits, not 5, for all matrices"
+    )
     codec.add_argument(
         "--trellis", action="store_true", help="the other codec, without the trainer's calibration"
     )
@@ -326,14 +330,16 @@ def _pack(arguments: list[str] | None) -> str:
         artifact = encode_trellis(weights, flat_hessians(weights), settings, most_bytes)
         write_atomic(options.out, artifact)
         return f"artifact model_bytes:{len(artifact)} trellis, relative errors alike"
-    plan = int8_plan(weights) if options.int8 else DEFAULT_PLAN
+    plan = int8_plan(weights) if options.int8 else int5_plan(weights)
     if options.target_bytes is None:
         artifact = encode(weights, plan, settings)
     else:
         artifact, plan = encode_to_target(weights, plan, settings, options.target_bytes)
     write_atomic(options.out, artifact)
-    clips = " ".join(f"{row.pattern}:{row.clip_sigmas:.3f}" for row in plan if row.clip_sigmas)
-    return f"artifact model_bytes:{len(artifact)} clip_sigmas {clips}"
+    # The rows of one number of bits have one width, whatever the target.
+    clips = {row.bits: row.clip_sigmas for row in plan if row.clip_sigmas}
+    widths = " ".join(f"{bits} bits:{width:.3f}" for bits, width in sorted(clips.items()))
+    return f"artifact model_bytes:{len(artifact)} clip_sigmas {widths}"
 
 
 if __name__ == "__main__":

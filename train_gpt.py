@@ -692,8 +692,8 @@ class OurRecipe(Recipe):
     """The seam to the engine (engine/recipe.py says what each method is for)."""
 
     name = "train_gpt"
-    # A document's own pairs and triples of tokens beside the model, at no cost: 118 to 169 mb on web
-    # text and 181 to 239 on C4 for models of 0.5 and 1.2 M parameters (records/LOG.md).
+    # A document's own pairs and triples of tokens beside the model, at no cost: 118 to 169 mb on
+    # web text and 181 to 239 on C4 for models of 0.5 and 1.2 M parameters (records/LOG.md).
     mixes_repeats = True
     Settings = Settings
     presets = PRESETS

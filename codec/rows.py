@@ -25,6 +25,8 @@ TOP_CODE = {bits: 2 ** (bits - 1) - 1 for bits in range(2, 9)}  # grids are symm
 FP16_BITS = 16
 FP16_TINY = 2.0**-24
 SMALL = 4096  # numbers; a smaller matrix takes fewer bytes as fp16 than its scales are worth
+# In the names of tables that are input and output at once, in this project's models.
+EMBEDDINGS = ("tok_emb", "wte", "token_embedding", "lm_head")
 State = dict[str, Tensor]
 
 
@@ -100,6 +102,7 @@ Plan = tuple[PlanRow, ...]
 # int5 on Gaussian rows loses least at 2.9: 0.00367 of the variance in 4.41 bits a weight (2.75:
 # 0.00377 in 4.48; 3.1: 0.00381 in 4.32). The embedding is the output head too: at 6.45 bits, 6
 # sigmas leave its outliers unclipped and lose 0.0002.
+# The names are those of baselines/pr334.py; int5_plan has the same grids for any others.
 DEFAULT_PLAN: Plan = (
     PlanRow("tok_emb.weight", 8, 6.0),
     PlanRow("bigram.*.weight", 5, 2.9),
@@ -122,6 +125,25 @@ def int8_plan(state_dict: State) -> Plan:
             rows.append(PlanRow(escape(name), 8, 6.0))
         else:
             rows.append(PlanRow(escape(name), FP16_BITS))
+    return tuple(rows)
+
+
+def int5_plan(state_dict: State) -> Plan:
+    """DEFAULT_PLAN where it fits; else its grids for a model of other names.
+
+    {"wte.weight": 1024 x 512, "h.0.up.weight": 2048 x 512, "gain": 512}: 8 bits, 5 bits, fp16.
+    """
+    try:
+        match_plan(DEFAULT_PLAN, state_dict)
+        return DEFAULT_PLAN
+    except ValueError:
+        pass
+    rows = []
+    for row in int8_plan(state_dict):
+        is_embedding = any(part in row.pattern for part in EMBEDDINGS)
+        if row.bits != FP16_BITS and not is_embedding:
+            row = PlanRow(row.pattern, 5, 2.9)
+        rows.append(row)
     return tuple(rows)
 
 

@@ -120,8 +120,12 @@ def recipe_name(saved: dict) -> str:
 
 
 def is_early_train_gpt(saved: dict) -> bool:
-    """Whether train_gpt.py still trained the model of pull request 334: it had hashed bigrams."""
-    return saved.get("recipe") == "train_gpt" and "bigram_vocab_size" in saved
+    """Whether train_gpt.py still trained the model of pull request 334: it had hashed bigrams.
+
+    Its student did so too.
+    """
+    is_ours = saved.get("recipe") in ("train_gpt", "baselines.student")
+    return is_ours and "bigram_vocab_size" in saved
 
 
 def recipe_of_run(saved: dict) -> str:

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from codec import rows
-from codec.rows import DEFAULT_PLAN, PlanRow, match_plan, quantize_rows
+from codec.rows import DEFAULT_PLAN, PlanRow, int5_plan, match_plan, quantize_rows
 from quantize import decode, encode
 
 FUZZ = settings(
@@ -175,7 +175,22 @@ def test_plan_and_tensors_must_match_one_to_one():
 def test_default_plan_covers_the_model():
     """The default plan holds int5 matrices, an int8 embedding and fp16 for all small tensors."""
     state = model_state()
+    assert int5_plan(state) is DEFAULT_PLAN
     assert sum(tensor.numel() for tensor in state.values()) == 26_666_073
     bits = {name: row.bits for name, row in match_plan(DEFAULT_PLAN, state).items()}
     assert bits.pop("tok_emb.weight") == 8
     assert all(bit == (5 if name.endswith(".weight") else 16) for name, bit in bits.items())
+
+
+def test_the_default_grids_fit_models_of_other_names():
+    """As the docstring says: the embedding in 8 bits, matrices in 5, the rest in fp16."""
+    state = {
+        "wte.weight": gaussian(64, 64),
+        "h.0.up.weight": gaussian(64, 64),
+        "gain": gaussian(64),
+    }
+    assert int5_plan(state) == (
+        PlanRow("wte.weight", 8, 6.0),
+        PlanRow("h.0.up.weight", 5, 2.9),
+        PlanRow("gain", 16),
+    )

@@ -10,7 +10,7 @@ which one it is. Of baselines.gpt2_124m:
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -21,6 +21,10 @@ from engine.open_model import current_settings, find_recipe, read_weights
 
 REMOTE_CODE = Path(__file__).parent / "remote_code"
 SHARED_CODE = "shared_gpt.py"
+
+PR334_SETTINGS = frozenset(field.name for field in fields(pr334.Shape))
+# Not taken from train_gpt.py: where that moves on, the published code has to follow.
+GOLF_SETTINGS = PR334_SETTINGS - {"bigram_vocab_size", "bigram_dim"} | {"pair_rows", "pair_dim"}
 
 
 # config.json --------------------------------------------------------------------------------------
@@ -72,9 +76,14 @@ def golf_config(settings: dict) -> dict:
     return rotary_config(settings) | {
         "intermediate_size": settings["mlp_mult"] * settings["model_dim"],
         "rope_dims": settings["rope_dims"],
-        "bigram_vocab_size": settings["bigram_vocab_size"],
-        "bigram_dim": settings["bigram_dim"],
+        "pair_rows": settings["pair_rows"],
+        "pair_dim": settings["pair_dim"],
     }
+
+
+def pr334_config(settings: dict) -> dict:
+    pairs = {"pair_rows": settings["bigram_vocab_size"], "pair_dim": settings["bigram_dim"]}
+    return golf_config(settings | pairs)
 
 
 # Weights ------------------------------------------------------------------------------------------
@@ -128,6 +137,9 @@ class HubModel:
     # Empty: all classes are transformers' own, and no code is shipped.
     config_class: str = ""
     base_class: str = ""
+    more_code: tuple[str, ...] = ()  # files that its own two import, beside SHARED_CODE
+    settings: frozenset[str] = frozenset()  # all that its code knows; empty: whatever builds
+    begins_documents: bool = False  # its code knows which id does, whatever a tokenizer says
     can_slide: bool = False  # takes inputs that are longer than the context
     dtype: str = "fp32"
     # Where no tokenizer says otherwise; the usual numbers of its field.
@@ -209,15 +221,29 @@ GOLF_GPT = HubModel(
     weights=golf_weights,
     config_class="GolfGPTConfig",
     base_class="GolfGPTModel",
+    more_code=("shared_golf_gpt.py",),
+    settings=GOLF_SETTINGS,
+    begins_documents=True,
     can_slide=True,
     # A document ends where the next begins: the model never saw the tokenizer's end of text.
     special_ids=(("bos", 1), ("eos", 1), ("pad", 0)),
     notes=(LOOKS_BACK, VIRTUAL_TOKENS),
 )
+PR334_GPT = replace(
+    GOLF_GPT,
+    title="Parameter golf GPT of pull request #334",
+    model_type="pr334_gpt",
+    model_class="PR334GPTForCausalLM",
+    config=pr334_config,
+    config_class="PR334GPTConfig",
+    base_class="PR334GPTModel",
+    more_code=("shared_golf_gpt.py", "configuration_golf_gpt.py"),
+    settings=PR334_SETTINGS,
+)
 HUB_MODELS = {
     "train_gpt": GOLF_GPT,
-    "baselines.pr334": GOLF_GPT,
     "baselines.student": GOLF_GPT,
+    "baselines.pr334": PR334_GPT,
     "baselines.gelu_d12": GELU,
     "baselines.yat_d12": YAT,
     "baselines.gpt2_124m": GPT2,
@@ -274,9 +300,13 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], dict]:
     recipe = settings["recipe"]
     if recipe not in HUB_MODELS:
         raise ValueError(f"{path} is of {recipe}; published are {', '.join(HUB_MODELS)}")
-    shape = {field.name for field in fields(pr334.Shape)}
-    if HUB_MODELS[recipe] is GOLF_GPT and set(model_settings(settings)) != shape:
-        raise ValueError(f"{path} is of another {recipe}: only pull request 334's model has code")
+    known_settings = HUB_MODELS[recipe].settings
+    differing = sorted(known_settings ^ set(model_settings(settings)))
+    if known_settings and differing:
+        raise ValueError(
+            f"{path} is of another {recipe} than the one whose published code is here: its settings"
+            f" differ in {', '.join(differing)}; extend tools/hub/architectures.py"
+        )
     needed = {name: w.shape for name, w in build_hub_model(settings, "meta").state_dict().items()}
     unequal = {(name, w.shape) for name, w in weights.items()} ^ set(needed.items())
     if unequal:
@@ -293,13 +323,13 @@ def published_weights(settings: dict, weights: dict[str, Tensor]) -> dict[str, T
 def special_ids(settings: dict, tokenizer_ids: dict[str, int] | None = None) -> dict:
     """What config.json calls the special tokens: the tokenizer's ids, else those usual for it.
 
-    The golf model's begin and end are what its code was trained by, whatever a tokenizer says.
+    A golf model's begin and end are what its code was trained by, whatever a tokenizer says.
     None for those that a tokenizer lacks, or a smaller vocabulary has no row for.
     """
     ids = dict(HUB_MODELS[settings["recipe"]].special_ids)
     if tokenizer_ids:
         of_tokenizer = {name: tokenizer_ids.get(name) for name in ids}
-        if HUB_MODELS[settings["recipe"]] is GOLF_GPT:
+        if HUB_MODELS[settings["recipe"]].begins_documents:
             of_tokenizer |= {"bos": ids["bos"], "eos": ids["eos"]}
         ids = of_tokenizer
     config = {}
@@ -339,7 +369,8 @@ def code_files(recipe: str) -> dict[str, str]:
     if not hub_model.config_class:
         return {}
     kind = GELU.model_type if hub_model is YAT else hub_model.model_type
-    files = {SHARED_CODE: (REMOTE_CODE / SHARED_CODE).read_text()}
+    shared = (SHARED_CODE, *hub_model.more_code)
+    files = {name: (REMOTE_CODE / name).read_text() for name in shared}
     for part in ("configuration", "modeling"):
         text = (REMOTE_CODE / f"{part}_{kind}.py").read_text()
         if hub_model is YAT:

@@ -39,8 +39,8 @@ SMALLER = {
     "num_key_value_heads": 1,
     "intermediate_size": 64,
     "rope_dims": 4,
-    "bigram_vocab_size": 31,
-    "bigram_dim": 8,
+    "pair_rows": 31,
+    "pair_dim": 8,
     "dropout": 0.0,
 }
 TEST = """

@@ -28,7 +28,6 @@ from torch import Tensor
 from tools.hub import model_card, self_check
 from tools.hub import tokenizer as hf_tokenizer
 from tools.hub.architectures import (
-    GOLF_GPT,
     HUB_MODELS,
     build_hub_model,
     code_files,
@@ -73,7 +72,7 @@ def tokenizer_needs(settings: dict) -> hf_tokenizer.Needs:
     return hf_tokenizer.Needs(
         most_tokens=settings["vocab_size"],
         max_length=settings["train_seq_len"],
-        ends_with_bos=HUB_MODELS[settings["recipe"]] is GOLF_GPT,
+        ends_with_bos=HUB_MODELS[settings["recipe"]].begins_documents,
     )
 
 

@@ -605,7 +605,7 @@ def trained(source: Path, data: Path, quick: bool = False) -> PackedModel:
         bytes_per_token = table.total(val_T[: targets + 1]) / targets
     plan = quantize.int8_plan(state)
     if "tok_emb.weight" in state:
-        plan = quantize.DEFAULT_PLAN
+        plan = quantize.int5_plan(state)
     return PackedModel(state, hessians, plan, opened.model_settings, measure, bytes_per_token)
 
 

@@ -11,7 +11,9 @@ import torch
 
 import quantize
 import train_gpt
+from baselines import pr334
 from baselines.models import d12, gpt2, preln
+from engine.open_model import find_recipe
 from tools.hub import architectures
 
 
@@ -19,7 +21,7 @@ def settings_of(recipe: str, config) -> dict:
     """As a checkpoint holds them, of a model's Config or of the golf model's settings."""
     fields = dataclasses.asdict(config)
     if recipe in ("train_gpt", "baselines.pr334"):
-        return {"recipe": recipe, **train_gpt.RECIPE.model_settings(config)}
+        return {"recipe": recipe, **find_recipe(recipe).model_settings(config)}
     return {"recipe": recipe, "train_seq_len": fields.pop("seq_len"), **fields}
 
 
@@ -31,12 +33,24 @@ SETTINGS = {
     "preln_53m": settings_of("baselines.preln_53m", preln.CONFIGS["preln_53m"]),
     "preln_53m_untied": settings_of("baselines.preln_53m", preln.CONFIGS["preln_53m_untied"]),
     "golf": settings_of("train_gpt", train_gpt.Settings()),
+    "pr334": settings_of("baselines.pr334", pr334.Settings()),
 }
 
 # Small models of every kind, with settings that are not the defaults.
 SHAPE = dict(vocab_size=61, num_layers=4, model_dim=48, num_heads=4)
 ODD = dict(rope_base=5000.0, logit_softcap=12.0, embed_init_std=0.03)
 GELU = d12.Config(**SHAPE, **ODD, seq_len=256, num_kv_heads=2)
+# Five layers: one without a partner in the other half.
+OF_BOTH_GOLFS = {
+    **SHAPE,
+    "num_layers": 5,
+    "num_kv_heads": 2,
+    "mlp_mult": 2,
+    "rope_dims": 6,
+    "rope_base": 5000.0,
+    "logit_softcap": 12.0,
+    "train_seq_len": 128,
+}
 SMALL = {
     "gelu_d12": settings_of("baselines.gelu_d12", GELU),
     "yat_d12": settings_of("baselines.yat_d12", dataclasses.replace(GELU, mlp="yat")),
@@ -45,22 +59,16 @@ SMALL = {
     "preln_53m_untied": settings_of(
         "baselines.preln_53m", preln.Config(**SHAPE, seq_len=64, tied=False)
     ),
-    "golf": {
-        "recipe": "train_gpt",
-        **SHAPE,
-        "num_layers": 5,
-        "num_kv_heads": 2,
-        "mlp_mult": 2,
-        "rope_dims": 6,
-        "rope_base": 5000.0,
-        "logit_softcap": 12.0,
+    "golf": {"recipe": "train_gpt", **OF_BOTH_GOLFS, "pair_rows": 97, "pair_dim": 8},
+    "pr334": {
+        "recipe": "baselines.pr334",
+        **OF_BOTH_GOLFS,
         "bigram_vocab_size": 97,
         "bigram_dim": 8,
-        "train_seq_len": 128,
     },
 }
-TINY = {**SMALL["golf"], "num_layers": 2, "model_dim": 16, "num_heads": 2, "num_kv_heads": 1}
-TINY |= {"rope_dims": 4}
+TINY_SHAPE = {"num_layers": 2, "model_dim": 16, "num_heads": 2, "num_kv_heads": 1, "rope_dims": 4}
+TINY = {**SMALL["golf"], **TINY_SHAPE}
 
 
 def checkpoint(folder: Path, name: str, settings: dict | None = None, spread=0.15) -> Path:
@@ -115,7 +123,10 @@ def test_published_code_imports_nothing_of_ours(recipe):
     hub_model = architectures.HUB_MODELS[recipe]
     kind = hub_model.model_type
     expected = {"shared_gpt.py", f"configuration_{kind}.py", f"modeling_{kind}.py"}
+    expected |= set(hub_model.more_code)
     assert set(files) == (expected if hub_model.config_class else set())
+    own = {f"configuration_{kind}.py", f"modeling_{kind}.py"} & set(files)
+    imported = set()
     for text in files.values():
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Import):
@@ -123,7 +134,7 @@ def test_published_code_imports_nothing_of_ours(recipe):
                     "torch.nn.functional"
                 }
             elif isinstance(node, ast.ImportFrom) and node.level:
-                assert f"{node.module}.py" in files
+                imported.add(f"{node.module}.py")
             elif isinstance(node, ast.ImportFrom):
                 assert node.module.split(".")[0] in (
                     "dataclasses",
@@ -131,6 +142,8 @@ def test_published_code_imports_nothing_of_ours(recipe):
                     "transformers",
                     "types",
                 )
+    # None is missing, and none comes along for nothing.
+    assert imported | own == set(files)
 
 
 @pytest.mark.parametrize("system", [name for name in SETTINGS if name != "gpt2_124m"])
@@ -172,20 +185,23 @@ def test_yat_keeps_no_name_of_the_other_system():
     assert not any("GeluGPT" in text or "gelu_gpt" in text for text in files.values())
 
 
-def test_the_defaults_of_the_published_golf_config_are_the_recipe():
+@pytest.mark.parametrize("system", ["golf", "pr334"])
+def test_the_defaults_of_a_published_golf_config_are_the_recipe(system):
     """A config without arguments is that of the default settings, initial values included."""
     pytest.importorskip("transformers", reason="python3 golf.py --with hf test")
     from tools.hub.remote_code.configuration_golf_gpt import GolfGPTConfig
+    from tools.hub.remote_code.configuration_pr334_gpt import PR334GPTConfig
 
-    config = GolfGPTConfig()
-    settings = train_gpt.Settings()
-    written = architectures.config_json(SETTINGS["golf"], torch.float32)
+    config_class = {"golf": GolfGPTConfig, "pr334": PR334GPTConfig}[system]
+    config = config_class()
+    settings = find_recipe(SETTINGS[system]["recipe"]).Settings()
+    written = architectures.config_json(SETTINGS[system], torch.float32)
     shape = {n: v for n, v in written.items() if n not in ("architectures", "auto_map", "dtype")}
     assert {name: getattr(config, name) for name in shape} == shape
     initial = config.initializer_range, config.qk_gain_init
     assert initial == (settings.tied_embed_init_std, settings.qk_gain_init)
     with pytest.raises(ValueError, match="bos_token_id=None must be the id that begins documents"):
-        GolfGPTConfig(bos_token_id=None)
+        config_class(bos_token_id=None)
 
 
 def test_documents_of_the_golf_model_begin_as_in_training():
@@ -214,12 +230,13 @@ def test_a_model_is_known_by_its_settings(tmp_path):
 
 def test_older_files_are_read(tmp_path):
     """Those whose settings name a system and call the context otherwise, or name nothing."""
-    settings, weights = tiny()
+    settings = SMALL["pr334"] | TINY_SHAPE
+    weights = architectures.build_hub_model(settings).init_weights(0).state_dict()
     older = {name: value for name, value in settings.items() if name != "recipe"}
-    torch.save({"model": weights, "model_settings": older}, tmp_path / "golf.pt")
-    assert architectures.read_model(tmp_path / "golf.pt")[1] == {
-        **settings, "recipe": "baselines.pr334"
-    }  # fmt: skip
+    for named in ({}, {"recipe": "train_gpt"}, {"recipe": "baselines.student"}):
+        saved = {"model": weights, "model_settings": older | named}
+        torch.save(saved, tmp_path / "golf.pt")
+        assert architectures.read_model(tmp_path / "golf.pt")[1] == settings
     path = checkpoint(tmp_path, "preln_53m")
     saved = torch.load(path)
     older = dict(saved["model_settings"], system="preln_53m")
@@ -249,7 +266,7 @@ def test_weights_that_do_not_fit_their_settings_are_refused(tmp_path, change):
     "changes, message",
     [
         ({"recipe": "baselines.bert"}, "is of baselines.bert; published are train_gpt"),
-        ({"value_embeddings": 3}, "is of another train_gpt: only pull request 334's model"),
+        ({"experts": 3}, "is of another train_gpt than .* differ in experts; extend"),
     ],
 )
 def test_settings_without_a_published_form_are_refused(tmp_path, changes, message):

@@ -13,7 +13,7 @@ from data import tokenizers
 from tests.tools.hub.test_architectures import SMALL, checkpoint, own_modules
 from tools.hub import clients, publish, self_check
 
-SYSTEMS = ["golf", "gelu_d12", "yat_d12", "preln_53m", "gpt2_124m"]
+SYSTEMS = ["golf", "pr334", "gelu_d12", "yat_d12", "preln_53m", "gpt2_124m"]
 # Those that take less than a second, once their package is imported.
 QUICK = ["lora_merge", "prompt_tuning", "prefix_tuning", "disk_offload"]
 SIZES = dict(vocab_size=340, num_layers=2, model_dim=32, num_heads=2, train_seq_len=128)
@@ -32,7 +32,7 @@ def folders(tmp_path_factory) -> dict[str, Path]:
     with own_modules(scratch / "modules"):
         for system in SYSTEMS:
             settings = {**SMALL[system], **SIZES}
-            settings |= {"rope_dims": 4} if system == "golf" else {}
+            settings |= {"rope_dims": 4} if system in ("golf", "pr334") else {}
             settings |= {"num_kv_heads": 1} if "num_kv_heads" in settings else {}
             source = checkpoint(scratch, system, settings)
             made[system] = scratch / "published" / system

@@ -15,11 +15,11 @@ from tests.tools.hub.test_publish import ROOT, write
 from tools.hub import proof, publish
 from tools.hub.architectures import build_hub_model, load_hub_model, published_weights, read_model
 
-REMOTE = ["gelu_d12", "yat_d12", "preln_53m", "golf"]
+REMOTE = ["gelu_d12", "yat_d12", "preln_53m", "golf", "pr334"]
 
 
 def test_documents_begin_where_the_check_cuts(tmp_path):
-    """Of the golf model, whose bigram and smear do not reach across a beginning."""
+    """Of the golf model, whose pairs and smear do not reach across a beginning."""
     tokens = proof.probe(checkpoint(tmp_path, "golf"), torch.float32)["tokens_BT"]
     T = tokens.size(1)
     assert (tokens[1, [3, 7, T // 2, T - 20, T - 1]] == 1).all() and (tokens[0] != 1).any()
@@ -185,10 +185,11 @@ def test_a_padded_cache_remembers_its_padding(folders, system):
     assert (without - logits(model, tokens, attention_mask=mask)[:, 25:]).abs().max() < 3e-5
 
 
+@pytest.mark.parametrize("system", ["golf", "pr334"])
 @pytest.mark.parametrize("chunks", [[1, 1, 1, 157], [2, 158], [80, 1, 79], [81, 2, 77], [160]])
-def test_a_golf_model_remembers_what_stands_before_a_chunk(folders, chunks):
+def test_a_golf_model_remembers_what_stands_before_a_chunk(folders, system, chunks):
     """Documents begin at, before and after each border; each token's two neighbours count."""
-    model, ours = published(folders["golf"]), original(folders["golf"])
+    model, ours = published(folders[system]), original(folders[system])
     tokens = ids(160, rows=3)
     tokens[1, [0, 1, 2, 3, 80, 81, 82, 83]] = 1
     tokens[2, [1, 3, 79, 159]] = 1
@@ -317,8 +318,8 @@ SPOILT = {
         "eager_attention",
     ),
     "noise that checkpointing draws anew": (
-        "        return norm(x)",
-        "        return norm(x) * (1 + 0.1 * self.blocks[0].gradient_checkpointing)",
+        "    return norm(x)",
+        "    return norm(x) * (1 + 0.1 * blocks[0].gradient_checkpointing)",
         "checkpointing",
     ),
     "weights that are not saved": (
@@ -377,7 +378,7 @@ def test_verifying_refuses_weights_that_do_not_fit_the_code(folders, tmp_path):
     out = tmp_path / "folder_more"
     shutil.copytree(folders["golf"], out)
     code = (out / "modeling_golf_gpt.py").read_text()
-    line = "        self.num_skips = "
+    line = "        num_skips = "
     more = code.replace(line, "        self.smear_2 = SmearGate(config)\n" + line)
     (out / "modeling_golf_gpt.py").write_text(more)
     with pytest.raises(ValueError, match="weights do not fit the code: .*smear_2"):

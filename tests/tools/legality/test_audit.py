@@ -119,14 +119,14 @@ def test_faults_of_a_folder_keep_evidence_and_remedy_apart(tmp_path):
 
 
 def write_artifact(folder: Path, vocab_size: int = 64, dead: bool = False) -> Path:
-    """A tiny packed model that uses every parameter, unless it is dead in its bigram table."""
+    """A tiny packed model that uses every parameter, unless it is dead in its pairs."""
     settings = tiny(eval_stride=16, vocab_size=vocab_size)
     model = train_gpt.GPT(settings, torch.float32).init_weights(0)
     rng = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, p in model.named_parameters():
             p.add_(torch.randn(p.shape, generator=rng) * 0.2)
-            if dead and name in ("bigram.table.weight", "bigram.proj.weight"):
+            if dead and name in ("pairs.table.weight", "pairs.proj.weight"):
                 p.zero_()
     state = model.state_dict()
     saved = packed_settings(train_gpt.RECIPE, settings)
@@ -136,7 +136,7 @@ def write_artifact(folder: Path, vocab_size: int = 64, dead: bool = False) -> Pa
 
 
 def test_our_artifact_keeps_the_rules_in_every_mode(tmp_path):
-    """Blocks, sliding, isolated, with training: nothing moves by anything, every sum is one."""
+    """However it is scored: nothing moves by anything, every sum is one."""
     findings = audit.audit_artifact(write_artifact(tmp_path))
     assert not broken_rules(findings)
     assert [f.rule for f in findings if f.level == "warn"] == ["validation"]
@@ -156,11 +156,11 @@ def test_our_artifact_keeps_the_rules_in_every_mode(tmp_path):
 
 
 def test_what_our_model_does_not_use_is_named(tmp_path):
-    """A bigram table and its projection at zero, as in upstream PR #334."""
+    """A table of pairs and its projection at zero, as in upstream PR #334."""
     findings = audit.audit_artifact(write_artifact(tmp_path, dead=True))
     assert broken_rules(findings) == ["dead-feature", "dead-feature"]
     dead = [f.evidence for f in findings if f.level == "fail"]
-    assert all("bigram.table.weight, bigram.proj.weight" in text for text in dead)
+    assert all("pairs.table.weight, pairs.proj.weight" in text for text in dead)
 
 
 def test_a_run_is_found_where_it_was_started(tmp_path, monkeypatch):

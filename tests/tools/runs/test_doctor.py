@@ -29,6 +29,7 @@ TINY = Settings(
         **PRESETS["smoke"],
         "num_layers": 2,
         "model_dim": 32,
+        "num_heads": 2,
         "train_seq_len": 64,
         "eval_stride": 64,
         "pair_dim": 4,
@@ -300,7 +301,7 @@ def test_what_cannot_be_forecast_is_status_2(monkeypatch, capsys, words, setting
 def test_a_run_is_forecast_for_another_length(monkeypatch, capsys):
     """--from-run takes the run's settings, and from the environment what differs."""
     monkeypatch.setenv("MAX_WALLCLOCK_SECONDS", "60")
-    assert main(["--from-run", str(LOG), "--json"]) == 0
+    assert main(["pr334", "--from-run", str(LOG), "--json"]) == 0
     assert 200 < json.loads(capsys.readouterr().out)["forecast"]["steps"] < 260
 
 
@@ -313,4 +314,6 @@ def test_a_full_examination_takes_less_than_a_minute(tmp_path):
     report = json.loads(done.stdout)
     names = {check["name"] for check in report["checks"]}
     assert done.returncode == 0 and {"compile", "step time", "size", "steps"} <= names
-    assert report["forecast"]["model_bytes"] == round(USUAL_BITS * 508_077 / 8)
+    model = RECIPE.model(RECIPE.model_settings(Settings(**PRESETS["smoke"])), torch.float32)
+    weights = sum(p.numel() for p in model.parameters())
+    assert report["forecast"]["model_bytes"] == round(USUAL_BITS * weights / 8)

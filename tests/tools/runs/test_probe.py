@@ -20,6 +20,7 @@ TINY = Settings(
         **PRESETS["smoke"],
         "num_layers": 2,
         "model_dim": 32,
+        "num_heads": 2,
         "train_seq_len": 64,
         "eval_stride": 64,
         "pair_dim": 4,

@@ -212,9 +212,8 @@ def late_clock(monkeypatch):
     monkeypatch.setattr(seeds.Runner, "seconds", seconds)
 
 
-def test_a_cap_stops_the_run_cleanly_and_the_command_goes_on_later(run, monkeypatch, late_clock):
+def test_a_cap_stops_the_run_cleanly_and_the_command_goes_on_later(run, late_clock):
     """At the cap: SIGTERM, checkpoint and a packed artifact; then a resumption that finishes."""
-    monkeypatch.setattr(quantize, "DEFAULT_PLAN", (quantize.PlanRow("w", 5, 2.9),))
     torch.save({"model": {"w": torch.ones(4, 4)}}, "weights.pt")
     arguments = ["--seeds", "1", "2", "--price-per-hour", "3600000", "--max-spend", "400"]
     status, out, _ = run(*arguments, ACT="wait")
@@ -509,7 +508,7 @@ def test_the_real_trainer_is_stopped_resumed_and_skipped(toy, tmp_path):
     """Two seeds of the smoke preset, the first stopped by Ctrl-C and resumed, then none again."""
     root = Path(__file__).parents[3]
     settings = {
-        "PRESET": "smoke", "ITERATIONS": "12", "MAX_WALLCLOCK_SECONDS": "0", "MODEL_DIM": "32",
+        "PRESET": "smoke", "ITERATIONS": "12", "MAX_WALLCLOCK_SECONDS": "0", "MODEL_DIM": "48",
         "NUM_LAYERS": "2", "EVAL_STRIDE": "256", "PYTHONPATH": str(root),
         "DATA_PATH": str(toy / "datasets/toy_sp1024"),
         "TOKENIZER_PATH": str(toy / "tokenizers/toy_1024_bpe.model"),

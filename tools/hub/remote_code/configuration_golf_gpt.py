@@ -27,8 +27,8 @@ class GolfGPTConfig(PreTrainedConfig):
     rope_dims: int = 16
     rope_theta: float = 50_000.0
     final_logit_softcapping: float = 30.0
-    bigram_vocab_size: int = 2048
-    bigram_dim: int = 64
+    pair_rows: int = 5120  # of the table of token pairs, hashed
+    pair_dim: int = 128
     initializer_range: float = 0.005
     qk_gain_init: float = 1.5
     bos_token_id: int = 1
@@ -48,6 +48,10 @@ class GolfGPTConfig(PreTrainedConfig):
         self.head_dim = self.hidden_size // self.num_attention_heads
         self.layer_types = ["full_attention"] * self.num_hidden_layers
         super().__post_init__(**kwargs)
+
+    def has_value_table(self, layer: int) -> bool:
+        """Every other layer, from the second on."""
+        return layer % 2 == 1
 
     @property
     def windows(self) -> list[int | None]:

@@ -176,20 +176,6 @@ class GeluGPTPreTrainedModel(SharedPreTrainedModel):
                 case _:  # the embedding, and rows that are added to a table
                     init.normal_(p, std=self.config.initializer_range)
 
-    def resize_token_embeddings(
-        self, new_num_tokens=None, pad_to_multiple_of=None, mean_resizing=True
-    ):
-        """The value embeddings, which are looked up by token too, grow with the embedding."""
-        embedding = super().resize_token_embeddings(
-            new_num_tokens, pad_to_multiple_of, mean_resizing
-        )
-        tables = self.base_model.value_embeds
-        for layer, table in tables.items():
-            tables[layer] = self._get_resized_embeddings(
-                table, embedding.num_embeddings, mean_resizing=mean_resizing
-            )
-        return embedding
-
 
 class GeluGPTModel(SharedModel, GeluGPTPreTrainedModel):
     """Tokens to the normed residual stream."""
@@ -214,6 +200,9 @@ class GeluGPTModel(SharedModel, GeluGPTPreTrainedModel):
 
     def set_input_embeddings(self, embedding):
         self.wte = embedding
+
+    def token_tables(self):
+        return [(self.value_embeds, layer) for layer in self.value_embeds]
 
     def embed(self, row):
         """Normed embeddings, each with a gated share of the one before it."""

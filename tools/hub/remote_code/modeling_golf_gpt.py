@@ -1,12 +1,14 @@
 """The golf model for transformers; what all published models share is in shared_gpt.py.
 
-Beyond a textbook GPT: a hashed embedding of (previous token, token) and a smear of neighbouring
-embeddings at the input, neither across the start of a document; partial RoPE; q and k RMS-normed, q
-times a gain per head; normed inputs damped by 1/sqrt(layer + 1); the first half of the layers hands
-its outputs to the second half; every layer mixes in the first embedding; softcapped logits.
+Beyond a textbook GPT: a smear of neighbouring embeddings at the input, and in every layer a hashed
+embedding of (previous token, token), neither across the start of a document; partial RoPE; q and k
+RMS-normed, q times a gain per head; every other layer adds a row of its own table, that of the
+token, to the values; attention brings nothing along a position's own value; normed inputs damped by
+1/sqrt(layer + 1); the first half of the layers hands its outputs to the second half; every layer
+mixes in the first embedding; softcapped logits.
 
 Dimensions: B rows, T new tokens, W new tokens and up to two before them, D hidden_size, H query
-heads, G key/value heads, E head_dim, V vocabulary.
+heads, G key/value heads, R = H/G, E head_dim, V vocabulary.
 """
 
 import math
@@ -19,121 +21,75 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_golf_gpt import GolfGPTConfig
-from .shared_gpt import (
-    VIRTUAL,
-    SharedAttention,
-    SharedForCausalLM,
-    SharedModel,
-    SharedPreTrainedModel,
-    shifted,
+from .shared_golf_gpt import (
+    MLP,
+    GolfAttention,
+    PairTable,
+    SmearGate,
+    norm,
+    rotary_angles,
+    through_blocks,
 )
+from .shared_gpt import VIRTUAL, SharedForCausalLM, SharedModel, SharedPreTrainedModel
 
 
-def norm(x):
-    return F.rms_norm(x, (x.size(-1),))
+def without_own_value(y_BTHE, v_BGTE):
+    """Take out of each head's output its part along the position's own value.
+
+    For y = (3, 4) and v = (2, 0): (0, 4).
+    """
+    own_BTG1E = F.normalize(v_BGTE, dim=-1).transpose(1, 2)[:, :, :, None]
+    y_BTGRE = y_BTHE.unflatten(2, (v_BGTE.size(1), -1))
+    along_BTGR1 = (y_BTGRE * own_BTG1E).sum(dim=-1, keepdim=True)
+    return (y_BTGRE - along_BTGR1 * own_BTG1E).flatten(2, 3)
 
 
-def linear(in_features, out_features):
-    return nn.Linear(in_features, out_features, bias=False)
-
-
-def rotary_angles(position_ids, config, like):
-    """cos and sin of shape (1 or B, T, 1, rope_dims/2)."""
-    channel = torch.arange(0, config.rope_dims, 2, device=like.device, dtype=torch.float32)
-    freqs = config.rope_theta ** -(channel / config.rope_dims)
-    angles = (position_ids[..., None] * freqs)[:, :, None]
-    return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
-
-
-def rotate(x_BTHE, cos, sin):
-    """Turn the first dims of each head by their position; the others pass."""
-    half = cos.size(-1)
-    a, b, rest = x_BTHE.split([half, half, x_BTHE.size(-1) - 2 * half], dim=-1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos, rest], dim=-1)
-
-
-class Attention(SharedAttention):
-    """Causal grouped-query attention; q and k RMS-normed and rotated, q times a gain per head."""
+class Attention(GolfAttention):
+    """Causal grouped-query attention, with a table of values by token in every other layer."""
 
     def __init__(self, config, layer):
         super().__init__(config, layer)
-        width = config.num_attention_heads * config.head_dim
-        kv_width = config.num_key_value_heads * config.head_dim
-        self.q = linear(config.hidden_size, width)
-        self.k = linear(config.hidden_size, kv_width)
-        self.v = linear(config.hidden_size, kv_width)
-        self.proj = linear(width, config.hidden_size)
-        self.q_gain = nn.Parameter(torch.empty(config.num_attention_heads))
+        self.value_table = None
+        if config.has_value_table(layer):
+            kv_width = config.num_key_value_heads * config.head_dim
+            self.value_table = nn.Embedding(config.vocab_size, kv_width)
+            self.value_scale = nn.Parameter(torch.empty(()))
 
-    def forward(self, x, angles, mask, **kwargs):
-        heads = (*x.shape[:2], -1, self.head_dim)
-        q = rotate(norm(self.q(x).view(heads)), *angles) * self.q_gain[:, None]
-        k = rotate(norm(self.k(x).view(heads)), *angles)
-        v = self.v(x).view(heads)
-        q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, H or G, T, E)
+    def values(self, x, tokens_BT):
+        """v_BGTE; a virtual token has no row in the table."""
+        v = self.v(x)
+        if self.value_table is not None:
+            rows = self.value_table(tokens_BT.clamp(min=0)) * (tokens_BT != VIRTUAL)[..., None]
+            v = v + self.value_scale * rows
+        return self.split_heads(v).transpose(1, 2)
+
+    def forward(self, x, tokens_BT, angles, mask, **kwargs):
+        q, k = self.queries_and_keys(x, angles)
+        v = self.values(x, tokens_BT)
         y, weights = self.attend(q, k, v, mask, **kwargs)
-        return self.proj(y), weights
-
-
-class MLP(nn.Module):
-    def __init__(self, config):
-        super().__init__()
-        self.fc = linear(config.hidden_size, config.intermediate_size)
-        self.proj = linear(config.intermediate_size, config.hidden_size)
-
-    def forward(self, x):
-        return self.proj(F.relu(self.fc(x)).square())
+        y = without_own_value(self.split_heads(y), v)
+        return self.proj(y.flatten(2)), weights
 
 
 class Block(GradientCheckpointingLayer):
-    """One layer: mix with the first embedding, attention, MLP, each with a scale per channel."""
+    """One layer: mix in the first embedding and the pairs, then attention and MLP, each scaled."""
 
     def __init__(self, config, layer):
         super().__init__()
         self.attn = Attention(config, layer)
         self.mlp = MLP(config)
+        self.pair_weight = nn.Parameter(torch.empty(()))
         self.attn_scale = nn.Parameter(torch.empty(config.hidden_size))
         self.mlp_scale = nn.Parameter(torch.empty(config.hidden_size))
         self.resid_mix = nn.Parameter(torch.empty(2, config.hidden_size))
         self.damping = 1 / math.sqrt(layer + 1)
 
-    def forward(self, x, x0, angles, mask, **kwargs):
+    def forward(self, x, x0, pairs, tokens_BT, angles, mask, **kwargs):
         keep, first = self.resid_mix
-        x = keep * x + first * x0
-        y, _ = self.attn(norm(x) * self.damping, angles, mask, **kwargs)
+        x = keep * x + first * x0 + self.pair_weight * pairs
+        y, _ = self.attn(norm(x) * self.damping, tokens_BT, angles, mask, **kwargs)
         x = x + self.attn_scale * y
         return x + self.mlp_scale * self.mlp(norm(x) * self.damping)
-
-
-class SmearGate(nn.Module):
-    """Blend each position with the one before, per channel, but never across a document start."""
-
-    def __init__(self, config):
-        super().__init__()
-        self.gate = nn.Parameter(torch.empty(config.hidden_size))
-
-    def forward(self, x_BWD, begins_BW):
-        # A token with nothing before it keeps its own embedding whole.
-        g = torch.sigmoid(self.gate) * ~begins_BW[..., None]
-        return torch.lerp(x_BWD, shifted(x_BWD, 0), g)
-
-
-class BigramHash(nn.Module):
-    """An embedding of (previous token, token), hashed to few rows; the last row: no previous."""
-
-    def __init__(self, config):
-        super().__init__()
-        self.table = nn.Embedding(config.bigram_vocab_size, config.bigram_dim)
-        self.proj = linear(config.bigram_dim, config.hidden_size)
-        self.scale = nn.Parameter(torch.empty(()))
-
-    def forward(self, tokens_BW, begins_BW):
-        # Upstream's hash: two odd factors, so that a pair and its reverse fall apart.
-        last = self.table.num_embeddings - 1
-        previous = shifted(tokens_BW, 0)
-        has_none = begins_BW | (tokens_BW == VIRTUAL) | (previous == VIRTUAL)
-        rows = torch.where(has_none, last, (36313 * tokens_BW ^ 27191 * previous) % last)
-        return self.proj(self.table(rows)) * self.scale
 
 
 class GolfGPTPreTrainedModel(SharedPreTrainedModel):
@@ -143,24 +99,21 @@ class GolfGPTPreTrainedModel(SharedPreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module):
         """Those that training starts from."""
-        gain = (2 * self.config.num_hidden_layers) ** -0.5
         for name, p in self.parameter_names(module).items():
             match name.split(".")[0], name.removesuffix(".weight").split(".")[-1]:
-                case "bigram", "proj":
-                    init.orthogonal_(p, gain)
-                case "blocks", "q" | "k" | "v" | "fc":
+                case ("pairs", "proj") | ("blocks", "q" | "k" | "v" | "fc"):
                     init.orthogonal_(p)
-                case _, "table" | "gate" | "proj":
+                case _, "table" | "value_table" | "gate" | "proj":
                     init.zeros_(p)
-                case _, "attn_scale" | "mlp_scale" | "skip_weights":
+                case _, "attn_scale" | "mlp_scale" | "value_scale" | "skip_weights":
                     init.ones_(p)
                 case _, "resid_mix":
                     init.copy_(p, torch.tensor([[1.0], [0.0]]).expand_as(p))
                 case _, "q_gain":
                     init.constant_(p, self.config.qk_gain_init)
-                case "bigram", "scale":
-                    init.constant_(p, 0.05)
-                case _:  # the embedding, and rows that are added to it
+                case _, "pair_weight":
+                    init.constant_(p, 0.1)
+                case _:  # the embedding, and rows that are added to a table
                     init.normal_(p, std=self.config.initializer_range)
 
 
@@ -170,11 +123,11 @@ class GolfGPTModel(SharedModel, GolfGPTPreTrainedModel):
     def __init__(self, config):
         super().__init__(config)
         self.tok_emb = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.bigram = BigramHash(config)
+        self.pairs = PairTable(config)
         self.smear = SmearGate(config)
         self.blocks = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
-        self.num_skips = config.num_hidden_layers // 2
-        self.skip_weights = nn.Parameter(torch.empty(self.num_skips, config.hidden_size))
+        num_skips = config.num_hidden_layers // 2
+        self.skip_weights = nn.Parameter(torch.empty(num_skips, config.hidden_size))
         self.post_init()
 
     def get_input_embeddings(self):
@@ -183,20 +136,18 @@ class GolfGPTModel(SharedModel, GolfGPTPreTrainedModel):
     def set_input_embeddings(self, embedding):
         self.tok_emb = embedding
 
+    def token_tables(self):
+        layers = [block.attn for block in self.blocks if block.attn.value_table is not None]
+        return [(attention, "value_table") for attention in layers]
+
     def run(self, row, **kwargs):
         begins = row.begins_BW | (row.tokens_BW == self.config.bos_token_id)
-        x = norm(row.embeddings_BWD + self.bigram(row.tokens_BW, begins))
-        x0 = x = self.smear(x, begins)[:, -row.length :]  # (B, T, D)
-        angles = rotary_angles(row.position_ids, self.config, x)
-        # The first half of the layers hands its outputs to the second half, the last one first.
-        skips = []
-        for i, block in enumerate(self.blocks):
-            if i >= self.num_skips and skips:
-                x = x + self.skip_weights[i - self.num_skips] * skips.pop()
-            x = block(x, x0, angles, row.masks[None], position_ids=row.position_ids, **kwargs)
-            if i < self.num_skips:
-                skips.append(x)
-        return norm(x)
+        x0 = self.smear(norm(row.embeddings_BWD), begins)[:, -row.length :]  # (B, T, D)
+        pairs = self.pairs(row.tokens_BW, begins)[:, -row.length :]
+        angles = rotary_angles(row.position_ids, self.config, x0)
+        inputs = (x0, pairs, row.tokens_BT, angles, row.masks[None])
+        kwargs["position_ids"] = row.position_ids
+        return through_blocks(self.blocks, self.skip_weights, x0, *inputs, **kwargs)
 
 
 class GolfGPTForCausalLM(SharedForCausalLM, GolfGPTPreTrainedModel, GenerationMixin):

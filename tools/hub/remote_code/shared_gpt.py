@@ -269,6 +269,24 @@ class SharedPreTrainedModel(PreTrainedModel):
         own = module.named_parameters(recurse=False)
         return {f"{prefix}.{name}".removeprefix("."): p for name, p in own}
 
+    def token_tables(self) -> list[tuple[nn.Module, str]]:
+        """Tables that are looked up by token, but for the embedding: each one's owner and name."""
+        return []
+
+    def resize_token_embeddings(
+        self, new_num_tokens=None, pad_to_multiple_of=None, mean_resizing=True
+    ):
+        """Every table that is looked up by token grows with the embedding."""
+        embedding = super().resize_token_embeddings(
+            new_num_tokens, pad_to_multiple_of, mean_resizing
+        )
+        for owner, name in self.base_model.token_tables():
+            grown = self._get_resized_embeddings(
+                getattr(owner, name), embedding.num_embeddings, mean_resizing=mean_resizing
+            )
+            setattr(owner, name, grown)
+        return embedding
+
     @staticmethod
     def create_masks_for_generate(config, inputs_embeds, attention_mask, **kwargs):
         """`forward` makes all masks, because it also needs to know what is padding."""
