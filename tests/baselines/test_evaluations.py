@@ -204,7 +204,8 @@ def test_runs_of_every_kind_are_scored(tmp_path, toy, capsys, system):
 def test_a_recipe_has_its_own_evaluation(tmp_path, toy, capsys):
     """Named by the run's settings, on the run's text; a run of pr334 has none."""
     text = {"data_path": str(toy / "datasets/toy_sp1024")}
-    folder = write_run(tmp_path / "run", toy, "preln_53m", **text)
+    own = {"val_evaluation": "preln_val"}
+    folder = write_run(tmp_path / "run", toy, "preln_53m", **text, **own)
     assert evaluations.main(["recipe", str(folder), "--seq-len", "64", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["evaluation"] == "preln_val@64" and figures["targets"] == 50 * 12 * 64

@@ -574,7 +574,7 @@ def test_a_change_to_our_own_trainer_is_found(tmp_path):
     assert "backward()" in (tmp_path / file).read_text().splitlines()[int(line) - 1]
 
 
-ADAPTER = r"    def adapter\(self, model.*\n(?=        return)"
+ADAPTER = r"    def adapter\(self, model.*\n(?=        #)"
 CHUNKS = r"    for number, chunk_W3 in enumerate\(chunks\):\n"
 EARLY_LEARNERS = {
     "an adapter that reads the split and trains": (

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import quantize
+from baselines import pr334
 from engine.trainer import read_sources
 from tools.runs.forecast import count_steps, forecast_from_probe, forecast_from_run
 from tools.runs.logs import read_log
@@ -57,27 +58,27 @@ def test_iterations_bound_the_steps():
 LOG = ROOT / "records/smoke_cpu/2026-11-21_webmix_10min/train.log"
 
 
-def run_settings(run, **more) -> Settings:
-    """The settings of a run from before recipes had names, as ours has them."""
-    names = {field.name for field in fields(Settings)}
+def run_settings(run, **more) -> pr334.Settings:
+    """The settings of a run from before recipes had names, as pr334's recipe has them."""
+    names = {field.name for field in fields(pr334.Settings)}
     saved = {name: value for name, value in run.settings.items() if name in names}
-    return Settings(**{**saved, **more})
+    return pr334.Settings(**{**saved, **more})
 
 
 def test_a_forecast_from_a_run_agrees_with_that_run():
     """Its own length gives its own steps, time and bytes back; half of it and two ranks scale."""
     run = read_log(LOG)
-    result = forecast_from_run(RECIPE, run_settings(run), run, 1)
+    result = forecast_from_run(pr334.RECIPE, run_settings(run), run, 1)
     assert result["steps"] == pytest.approx(run.steps, abs=1)
     assert result["train_seconds"] == pytest.approx(run.train_time_ms / 1000, rel=0.01)
     assert result["score_seconds"] == pytest.approx(run.eval_time_ms / 1000)
     assert result["total_bytes"] == run.total_bytes
-    half = forecast_from_run(RECIPE, run_settings(run, max_wallclock_seconds=300.0), run, 1)
+    half = forecast_from_run(pr334.RECIPE, run_settings(run, max_wallclock_seconds=300.0), run, 1)
     assert half["steps"] == pytest.approx(run.steps * 300 / 600, rel=0.02)
-    assert forecast_from_run(RECIPE, run_settings(run), run, 2)["steps"] == pytest.approx(
+    assert forecast_from_run(pr334.RECIPE, run_settings(run), run, 2)["steps"] == pytest.approx(
         2 * run.steps, rel=0.02
     )
-    coarse = forecast_from_run(RECIPE, run_settings(run, eval_stride=256), run, 1)
+    coarse = forecast_from_run(pr334.RECIPE, run_settings(run, eval_stride=256), run, 1)
     assert coarse["score_seconds"] == pytest.approx(run.eval_time_ms / 1000 / 4)
 
 
@@ -87,11 +88,11 @@ def test_slow_first_steps_are_not_taken_for_the_speed():
     curve = [{"step": step, "train_time_ms": time} for step, time in times.items()]
     run = replace(read_log(LOG), curve=curve, train_time_ms=16_000.0, cap_ms=18_000.0)
     hp = run_settings(run, max_wallclock_seconds=60.0)
-    result = forecast_from_run(RECIPE, hp, run, 1)
+    result = forecast_from_run(pr334.RECIPE, hp, run, 1)
     assert result["step_seconds"] == pytest.approx(0.1)
     assert result["reserve_seconds"] == pytest.approx(3)  # the cap came at 18 s
     assert result["steps"] == 530  # (60 - 3 - 4) / 0.1
-    uncapped = forecast_from_run(RECIPE, hp, replace(run, cap_ms=0.0), 1)
+    uncapped = forecast_from_run(pr334.RECIPE, hp, replace(run, cap_ms=0.0), 1)
     assert uncapped["reserve_seconds"] == pytest.approx(2)  # twice the ending
 
 
@@ -99,7 +100,7 @@ def test_a_run_of_another_speed_is_no_base():
     """A setting that changes the speed is refused by name; so is a log with nothing timed."""
     run = read_log(LOG)
     with pytest.raises(ValueError, match="MODEL_DIM=128.*without --from-run"):
-        forecast_from_run(RECIPE, run_settings(run, model_dim=128), run, 1)
+        forecast_from_run(pr334.RECIPE, run_settings(run, model_dim=128), run, 1)
     run.curve.clear()
     with pytest.raises(ValueError, match="needs two timed steps"):
-        forecast_from_run(RECIPE, run_settings(run), run, 1)
+        forecast_from_run(pr334.RECIPE, run_settings(run), run, 1)

@@ -26,7 +26,7 @@ def test_one_of_ours_is_asked_by_its_name():
     """train_gpt.py with its engine, from wherever; a name that is nearly a setting is refused."""
     environ = {"PRESET": "smoke", "MATRIX_LR": "0.03"}
     code, (settings,) = resolve("train_gpt", None, [environ])
-    assert settings["matrix_lr"] == 0.03 and settings["model_dim"] == 64
+    assert settings["matrix_lr"] == 0.03 and settings["model_dim"] == 96
     assert {"train_gpt.py", "engine/trainer.py"} <= set(code.files) and code.root == ROOT
     with pytest.raises(ValueError, match="did you mean MATRIX_LR"):
         resolve("train_gpt", None, [{"MATRX_LR": "1"}])
