@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from baselines import pr334
 from engine.open_model import current_settings, find_recipe, read_weights
+from engine.recipe import model_settings_of
 
 REMOTE_CODE = Path(__file__).parent / "remote_code"
 SHARED_CODE = "shared_gpt.py"
@@ -263,18 +264,13 @@ def short_name(settings: dict) -> str:
     return settings["recipe"].rpartition(".")[2]
 
 
-def model_settings(settings: dict) -> dict:
-    """What the recipe builds its model from."""
-    return {name: value for name, value in settings.items() if name != "recipe"}
-
-
 def build_hub_model(settings: dict, device="cpu") -> nn.Module:
     """The model that settings describe, in fp32, its weights not yet set.
 
     Raises: ValueError for settings that are not the recipe's.
     """
     with torch.device(device):
-        return find_recipe(settings["recipe"]).model(model_settings(settings), torch.float32)
+        return find_recipe(settings["recipe"]).model(model_settings_of(settings), torch.float32)
 
 
 def load_hub_model(settings: dict, weights: dict[str, Tensor]) -> nn.Module:
@@ -301,7 +297,7 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], dict]:
     if recipe not in HUB_MODELS:
         raise ValueError(f"{path} is of {recipe}; published are {', '.join(HUB_MODELS)}")
     known_settings = HUB_MODELS[recipe].settings
-    differing = sorted(known_settings ^ set(model_settings(settings)))
+    differing = sorted(known_settings ^ set(model_settings_of(settings)))
     if known_settings and differing:
         raise ValueError(
             f"{path} is of another {recipe} than the one whose published code is here: its settings"

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import quantize
 from baselines.teachers import TeacherSettings
+from engine.recipe import model_settings_of
 from tools.hub import self_check
 from tools.hub import tokenizer as hf_tokenizer
-from tools.hub.architectures import model_settings, short_name
+from tools.hub.architectures import short_name
 from tools.runs import logs
 from tools.runs.run_log import Run
 
@@ -45,6 +46,7 @@ class Evidence:
     losses: list[float] = field(default_factory=list)  # of training, as logged
     metrics: dict = field(default_factory=dict)  # the last of each name
     is_packed: bool = False  # the weights are those of the artifact, which is what was scored
+    mixes_repeats: bool = False  # the score is of the model and of what a document repeats
 
     @property
     def dataset(self) -> str:
@@ -70,7 +72,7 @@ def read_metrics(path: Path) -> tuple[list[float], dict]:
     return losses, latest
 
 
-def read_evidence(source: Path, parameters: int) -> Evidence:
+def read_evidence(source: Path, parameters: int, mixes_repeats: bool = False) -> Evidence:
     """What lies beside a checkpoint or an artifact, if it lies in the folder of its run.
 
     Raises: ValueError for a file that is not a log, or is of a model with other parameters.
@@ -91,7 +93,7 @@ def read_evidence(source: Path, parameters: int) -> Evidence:
     with source.open("rb") as file:
         is_packed = file.read(len(quantize.MAGIC)) == quantize.MAGIC
     losses, latest = read_metrics(source.with_name("metrics.jsonl"))
-    return Evidence(log, settings, losses, latest, is_packed)
+    return Evidence(log, settings, losses, latest, is_packed, mixes_repeats)
 
 
 # Front matter -------------------------------------------------------------------------------------
@@ -252,12 +254,18 @@ def score_lines(evidence: Evidence) -> list[str]:
     lines += [
         "",
         f"The score is of the run `{evidence.log.run_id}`: `train.log` in this folder. Every token"
-        " of the validation text but the first is a target once, in windows of"
-        f" {settings['train_seq_len']:,} tokens, {settings['eval_stride']:,} of them new in each;"
+        f" of the validation text but the first is a target once, {reading(settings)};"
         f" {score.targets or 0:,} targets, {score.bytes or 0:,} bytes. Bits per byte are nats"
         " divided by ln 2 and by those bytes, which no tokenizer changes; loss and perplexity"
         " compare with the same tokenizer only.",
     ]
+    if evidence.mixes_repeats:
+        lines += [
+            "",
+            "The score mixes in what a document repeats: its own pairs and triples of tokens before"
+            " the target, by weights that the artifact holds. This model alone does not do that,"
+            " and scores higher.",
+        ]
     if not evidence.is_packed:
         lines += [
             "",
@@ -265,6 +273,15 @@ def score_lines(evidence: Evidence) -> list[str]:
             " weights here are those before it.",
         ]
     return lines
+
+
+def reading(settings: dict) -> str:
+    """How the run's scoring goes through the text."""
+    T = settings["train_seq_len"]
+    stride = settings["eval_stride"]
+    if stride == 0:
+        return f"in one pass over each document, every layer attending to the last {T:,} tokens"
+    return f"in windows of {T:,} tokens, {stride:,} of them new in each"
 
 
 def measured_lines(evidence: Evidence) -> list[str]:
@@ -362,7 +379,7 @@ def model_card(
         "",
         "## Shape",
         "",
-        *(f"- {field}: {value}" for field, value in model_settings(settings).items()),
+        *(f"- {field}: {value}" for field, value in model_settings_of(settings).items()),
         "",
         "## Training",
         "",

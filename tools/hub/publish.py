@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from engine.open_model import find_recipe
 from tools.hub import model_card, self_check
 from tools.hub import tokenizer as hf_tokenizer
 from tools.hub.architectures import (
@@ -132,7 +133,8 @@ def write_folder(
         print("note: the card states no licence; choose one, as --license mit", file=sys.stderr)
     trained = sum(p.numel() for p in build_hub_model(settings, device="meta").parameters())
     stored = sum(w.numel() for w in published_weights(settings, weights).values())
-    evidence = model_card.read_evidence(source, trained)
+    mixes_repeats = find_recipe(settings["recipe"]).mixes_repeats
+    evidence = model_card.read_evidence(source, trained, mixes_repeats)
     out.parent.mkdir(parents=True, exist_ok=True)
     # Beside out, so that the last step is a rename: whoever looks sees all of it or nothing.
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:

@@ -228,6 +228,15 @@ def test_a_model_is_known_by_its_settings(tmp_path):
         assert not model.training and model.tok_emb.weight.shape == (61, 16)
 
 
+def test_weights_of_repeats_are_not_the_model(tmp_path):
+    """They are of the score alone; a file with them is published as one without."""
+    settings, weights = tiny()
+    saved = settings | {"repeat_weights": [0.1] * 8}
+    torch.save({"model": weights, "exported": "raw", "model_settings": saved}, tmp_path / "a.pt")
+    read, _ = architectures.read_model(tmp_path / "a.pt")
+    assert set(read) == set(weights)
+
+
 def test_older_files_are_read(tmp_path):
     """Those whose settings name a system and call the context otherwise, or name nothing."""
     settings = SMALL["pr334"] | TINY_SHAPE

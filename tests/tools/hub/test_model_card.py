@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -232,3 +233,25 @@ def test_a_teacher_s_loss_is_not_called_nats_per_token():
     assert model_card.measured_lines(evidence)[0].startswith(
         "- train_loss: 4.0 of what the teacher asks"
     )
+
+
+@pytest.mark.parametrize(
+    "stride, words",
+    [(0, "in one pass over each document"), (8, "in windows of 32 tokens, 8 of them new in each")],
+)
+@pytest.mark.parametrize("mixes_repeats", [True, False])
+def test_the_card_says_how_the_score_was_taken(stride, words, mixes_repeats):
+    """By windows or in one pass, and with what this model alone does not do."""
+    score = SimpleNamespace(
+        val_loss=3.0, val_bpb=1.7, line=9, is_partial=False, targets=7, bytes=20
+    )
+    log = SimpleNamespace(score=score, run_id="one")
+    evidence = model_card.Evidence(
+        log=log,
+        settings={"train_seq_len": 32, "eval_stride": stride},
+        is_packed=True,
+        mixes_repeats=mixes_repeats,
+    )
+    text = " ".join(model_card.score_lines(evidence))
+    assert words in text
+    assert ("mixes in what a document repeats" in text) == mixes_repeats
