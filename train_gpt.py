@@ -32,7 +32,7 @@ from engine.adapters import LowRank
 from engine.memory import Memory
 from engine.ranks import Ranks, compute_dtype
 from engine.recipe import Budget, MeasureHessians, Recipe, State
-from engine.settings import Checked, RunSettings
+from engine.settings import MINI_TRACK, Checked, RunSettings
 from engine.trainer import train
 
 # Settings -----------------------------------------------------------------------------------------
@@ -144,14 +144,11 @@ PRESETS = {
     ),
     "mini": dict(
         SMALL,
+        **MINI_TRACK,
         data_path="./data/datasets/mini_sp2048",
         tokenizer_path="./data/datasets/mini_sp2048/tokenizer.model",
         vocab_size=2048,
         pair_rows=4096,
-        max_wallclock_seconds=0.0,
-        iterations=1_000_000,
-        max_train_flops=1e14,
-        max_artifact_bytes=250_000,
     ),
 }
 

@@ -27,7 +27,7 @@ import evaluate
 import quantize
 from engine.ranks import Ranks
 from engine.recipe import Budget, MeasureHessians, Recipe, State
-from engine.settings import Checked, RunSettings
+from engine.settings import MINI_TRACK, Checked, RunSettings
 from engine.trainer import train
 from train_gpt import Linear, Muon, causal_attention, norm, rotary_angles, rotate
 
@@ -130,12 +130,9 @@ PRESETS = {
         muon_momentum_warmup_steps=50,
     ),
     "mini": dict(
+        MINI_TRACK,
         data_path="./data/datasets/mini_sp1024",
         tokenizer_path="./data/datasets/mini_sp1024/tokenizer.model",
-        max_wallclock_seconds=0.0,
-        iterations=1_000_000,
-        max_train_flops=1e14,
-        max_artifact_bytes=250_000,
         train_batch_tokens=2048,
         train_seq_len=256,
         micro_batch_tokens=2048,

@@ -23,6 +23,14 @@ import quantize
 # The project's folder; in a packed script, where every module is that one file, the script's.
 ROOT = Path(quantize.__file__).resolve().parent
 
+# The mini track (records/mini_cpu): its bounds alone end a run, so that no busy machine decides.
+MINI_TRACK = dict(
+    max_wallclock_seconds=0.0,
+    iterations=1_000_000,
+    max_train_flops=1e14,
+    max_artifact_bytes=250_000,
+)
+
 # Names that upstream scripts and other trainers read. Setting one would change nothing, so it is
 # refused with what to use instead.
 FOREIGN_NAMES = {

@@ -122,6 +122,11 @@ def train(recipe: Recipe) -> None:
     ranks.leave()
     if total_bytes > recipe.cap_bytes:
         sys.exit(f"error: {total_bytes} bytes are over the cap of {recipe.cap_bytes}")
+    # Packing that ran out of time ends in int8 rows, whatever their size.
+    if 0 < settings.max_artifact_bytes < model_bytes:
+        sys.exit(
+            f"error: {model_bytes} bytes are over MAX_ARTIFACT_BYTES={settings.max_artifact_bytes}"
+        )
 
 
 def train_and_pack(trainer: "Trainer", val_T: np.ndarray, code_bytes: int) -> None:

@@ -573,6 +573,20 @@ def settled(overrides: dict | None = None, **changes):
     return settle(RECIPE, choice, CPU).settings
 
 
+def test_an_artifact_over_its_bound_fails_the_run(toy, tmp_path, monkeypatch):
+    """Packing without time ends in int8 rows, which no bound holds back."""
+
+    def pack(*arguments):
+        raise TimeoutError
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train_gpt.OurRecipe, "pack", pack)
+    for name, value in environment(toy, run_id="run", max_artifact_bytes=1000).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit, match="bytes are over MAX_ARTIFACT_BYTES=1000"):
+        engine_trainer.train(RECIPE)
+
+
 def test_a_bound_on_flops_ends_the_run():
     """The steps that it leaves room for, and never more than ITERATIONS."""
     step_flops = tiny_model().flops_per_token(32) * 256

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from engine.settings import MINI_TRACK
+
 
 @dataclass(frozen=True)
 class Track:
@@ -25,7 +27,16 @@ TRACKS = {
     "10min_1gpu": Track("10min_1gpu", "10min_1gpu", 3, 600, None, True),
     "unlimited": Track("unlimited", "unlimited", 1, None, None, True),
     "smoke_cpu": Track("smoke_cpu", "smoke_cpu", 1, None, None, False),
-    "mini_cpu": Track("mini_cpu", "mini_cpu", 3, None, None, False, 1e14, 250_000),
+    "mini_cpu": Track(
+        "mini_cpu",
+        "mini_cpu",
+        3,
+        None,
+        None,
+        False,
+        MINI_TRACK["max_train_flops"],
+        MINI_TRACK["max_artifact_bytes"],
+    ),
 }
 SECTIONS = {
     "10min_8xh100": "10 minutes, 8×H100",
