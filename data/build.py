@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--corpus", default="documents", choices=CORPORA, help="whose rules (%(default)s)")
     add("--recipe", action=RenamedOption, const="--corpus", help=argparse.SUPPRESS)
     add("--tokenizer", help=f"{model} one of N pieces, bytes, gpt2")
+    add("--pieces", type=int, metavar="N", help="keep N pieces of the model: its first merges")
     add("--out", type=Path, required=True, help="folder to make")
     add("--val-documents", type=int, metavar="N", help="the first N documents are for validation")
     add("--train-tokens", type=int, metavar="N", help="with --corpus fineweb-edu: to train on")

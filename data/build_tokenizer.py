@@ -9,8 +9,9 @@ from pathlib import Path
 
 from data import containers, corpora, gpt2_tokenizer, sources, tokenizers
 from data.counted_progress import CountedProgress
-from data.files import write_atomic
+from data.files import sha256_file, write_atomic
 from data.gpt2_tokenizer import MERGES, MOST_PIECES, VOCABULARY
+from data.smaller_bpe import keep_first_merges
 
 WITHOUT_FILE = ("bytes", "gpt2")
 FEWEST_PIECES = 261  # 256 byte pieces, four special ones, and one to be learned
@@ -39,15 +40,18 @@ def prepare_tokenizer(args: argparse.Namespace, work: Path, about: dict) -> dict
         path = work / gpt2_tokenizer.VOCABULARY
         return tokenizers.describe("gpt2", path, False, False, merges=MERGES, **marks)
     path = work / tokenizers.MODEL_FILE
-    trained_on = {}
+    origin = {}
     if args.tokenizer.partition(":")[0] == "bpe":
-        trained_on = {"trained_on": _train(args, path, about)}
-    elif not path.exists() or not Path(args.tokenizer).samefile(path):
-        tokenizers.SentencePiece.load(args.tokenizer, args.caseops, args.fuse)
-        write_atomic(path, Path(args.tokenizer).read_bytes())
-    return tokenizers.describe(
-        "sentencepiece", path, args.caseops, args.fuse, **marks, **trained_on
-    )
+        origin = {"trained_on": _train(args, path, about)}
+    elif args.pieces is not None or not path.exists() or not Path(args.tokenizer).samefile(path):
+        larger = tokenizers.SentencePiece.load(args.tokenizer, args.caseops, args.fuse)
+        model = Path(args.tokenizer).read_bytes()
+        if args.pieces is not None:
+            sha256 = sha256_file(Path(args.tokenizer))
+            origin = {"first_merges_of": {"sha256": sha256, "vocab_size": larger.vocab_size}}
+            model = keep_first_merges(model, args.pieces)
+        write_atomic(path, model)
+    return tokenizers.describe("sentencepiece", path, args.caseops, args.fuse, **marks, **origin)
 
 
 def _check_options(args: argparse.Namespace) -> None:
@@ -56,6 +60,10 @@ def _check_options(args: argparse.Namespace) -> None:
     is_folder = Path(args.tokenizer).is_dir()
     if args.caseops and (args.tokenizer in WITHOUT_FILE or is_folder):
         raise ValueError(f"--caseops needs pieces for its markers; {args.tokenizer} has none")
+    is_trained = args.tokenizer.partition(":")[0] == "bpe"
+    if args.pieces is not None and (is_trained or is_folder or args.tokenizer in WITHOUT_FILE):
+        message = f"--pieces {args.pieces} cuts a model's file, not {args.tokenizer}"
+        raise ValueError(f"{message}; name a FILE.model, or train with bpe:{args.pieces}")
 
 
 def _train(args: argparse.Namespace, path: Path, about: dict) -> dict:
