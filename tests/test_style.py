@@ -81,7 +81,11 @@ def test_no_two_modules_import_each_other():
         ("evaluate", {"engine"}),
         ("engine", {"engine", "evaluate", "quantize", "codec"}),
         ("train_gpt", {"engine", "evaluate", "quantize"}),
-        ("baselines", {"baselines", "engine", "evaluate", "quantize", "train_gpt", "data"}),
+        # codec: a baseline may bring a codec of its own, which train_gpt.py does not import
+        (
+            "baselines",
+            {"baselines", "engine", "evaluate", "quantize", "codec", "train_gpt", "data"},
+        ),
         # golf: the next command, as it is typed
         ("data", {"data", "engine", "evaluate", "quantize", "golf"}),
     ],

@@ -60,6 +60,7 @@ from codec import rans
 from codec.curvature import Curvature, Hessian
 from codec.gptq import Matrices, Matrix, factor
 from codec.report import byte_account
+from codec.sigma_clip import gptq_rows
 from engine.open_model import open_model
 from engine.shards import find_shards, read_shard, read_split
 from quantize import PlanRow, Quantized, State
@@ -129,25 +130,6 @@ def percentile_rows(weight_RC: torch.Tensor) -> Quantized:
     scale_R = (clip_R / 127).clamp(min=quantize.FP16_TINY).half()
     codes_RC = (weight_RC / scale_R.float()[:, None]).round().clamp(-127, 127)
     return Quantized(codes_RC.to(torch.int8), scale_R)
-
-
-def gptq_rows(
-    weight_RC: torch.Tensor, hessian_CC: torch.Tensor, bits: int, sigmas: float
-) -> Quantized:
-    """Rows of step sigmas * std / top code, each column's target with the errors before it.
-
-    Source: GPTQ (Frantar et al. 2022) with the full Hessian; the steps of upstream PR #1394.
-    """
-    top = quantize.TOP_CODE[bits]
-    scale_R = (sigmas * weight_RC.double().std(dim=1) / top).clamp(min=quantize.FP16_TINY).half()
-    order_C, factor_CC, _ = (part[0] for part in factor(hessian_CC[None], 0.01))
-    w_RC, step_R = weight_RC.float()[:, order_C], scale_R.float()
-    error_RC, codes_RC = torch.zeros_like(w_RC), torch.zeros_like(w_RC)
-    for c in range(w_RC.shape[1]):
-        target_R = w_RC[:, c] + error_RC[:, :c] @ factor_CC[:c, c]
-        codes_RC[:, c] = (target_R / step_R).round().clamp(-top, top)
-        error_RC[:, c] = w_RC[:, c] - codes_RC[:, c] * step_R
-    return Quantized(codes_RC[:, order_C.argsort()].to(torch.int8), scale_R)
 
 
 def watersic_columns(

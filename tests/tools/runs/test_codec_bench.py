@@ -15,7 +15,7 @@ from engine.recipe import packed_settings
 from engine.shards import read_split
 from quantize import PlanRow, Quantized
 from tools.runs import codec_bench
-from tools.runs.codec_bench import BenchRow, Codec, PackedModel, bench, gptq_rows, percentile_rows
+from tools.runs.codec_bench import BenchRow, Codec, PackedModel, bench, percentile_rows
 
 
 def gaussian(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -53,24 +53,6 @@ def test_baseline_rows_reach_to_their_percentile():
     rows = percentile_rows(weight_RC)
     assert rows.scale_R.tolist() == pytest.approx([0.5 / 127, 4 / 127], rel=1e-3)
     assert rows.codes_RC[1, 3] == -127 and rows.codes_RC[0].eq(127).all()
-
-
-def test_error_feedback_lowers_the_weighted_error():
-    """Same steps, same grid: the feedback more than halves the cost, though not the plain error."""
-    weight_RC, hessian_CC = gaussian(48, 64), hessian(64)
-    rows = gptq_rows(weight_RC, hessian_CC, 6, 12.85)
-    plain = (weight_RC / rows.scale_R.float()[:, None]).round() * rows.scale_R.float()[:, None]
-    cost = codec_bench.weighted(rows.dequantize() - weight_RC, hessian_CC)
-    assert cost < 0.5 * codec_bench.weighted(plain - weight_RC, hessian_CC)
-    std_R = weight_RC.std(dim=1)
-    assert torch.allclose(rows.scale_R.float(), 12.85 * std_R / 31, rtol=1e-3)
-
-
-def test_rows_of_a_flat_hessian_are_rounded():
-    """Without correlations no error helps another column."""
-    weight_RC = gaussian(8, 16)
-    rows = gptq_rows(weight_RC, torch.eye(16), 6, 12.85)
-    assert torch.equal(rows.codes_RC, (weight_RC / rows.scale_R.float()[:, None]).round().char())
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 7])
