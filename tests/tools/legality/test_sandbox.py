@@ -306,6 +306,53 @@ def test_an_isolated_script_is_kept_in(tmp_path):
     assert left == []
 
 
+FORKS = """
+import os, time
+
+made = 0
+try:
+    for _ in range(200):  # no more, for the machine's sake
+        if os.fork() == 0:
+            time.sleep(60)
+        made += 1
+except OSError as error:
+    print(error.strerror, made)
+print("made", made)
+"""
+
+
+@needs_bubblewrap
+def test_a_fork_bomb_stops_at_the_limit(tmp_path, monkeypatch):
+    """For root too, whose processes the kernel does not count; its files are its own afterwards."""
+    monkeypatch.setattr(sandbox, "MOST_PROCESSES", 30)
+    (tmp_path / "train_gpt.py").write_text(FORKS + "open('new', 'w')\n")
+    command = [sys.executable, "train_gpt.py"]
+    trace = run_alone(command, tmp_path, timeout_seconds=60, isolated=True)
+    assert trace.returncode == 0 and "Resource temporarily unavailable" in trace.output
+    assert 0 < int(trace.output.split()[-1]) < 30
+    owners = {path.stat().st_uid for path in (tmp_path, *tmp_path.iterdir())}
+    assert owners == {os.geteuid()} and (tmp_path / "new").exists()
+
+
+@needs_bubblewrap
+def test_an_isolated_script_has_no_rights_of_root(tmp_path):
+    """It sees nobody or the caller, who is not root; a file that only root writes stays closed."""
+    code = """
+import os
+from pathlib import Path
+rights = [line.split()[1] for line in Path("/proc/self/status").read_text().splitlines()
+          if line.startswith(("CapEff", "CapBnd"))]
+print(os.getuid(), [bin(int(word, 16)).count("1") for word in rights])
+"""
+    (tmp_path / "train_gpt.py").write_text(code)
+    trace = run_alone([sys.executable, "train_gpt.py"], tmp_path, isolated=True)
+    uid, rights = trace.output.split(maxsplit=1)
+    if os.geteuid() == 0:
+        assert (uid, rights) == (str(sandbox.NOBODY), "[1, 1]\n")  # to read
+    else:
+        assert uid == str(os.geteuid()) and rights.startswith("[0, ")
+
+
 def read(path: Path) -> bytes:
     try:
         return path.read_bytes()
