@@ -175,11 +175,12 @@ def encode_trellis(
     weights = sum(matrix.weight_RC.numel() for matrix in matrices)
     points = search.quantize_to_size(
         matrices,
-        most_bytes - overhead_bytes,
+        most_bytes,
         rans.encode,
         measure=rans.estimated_bytes,
         seconds_left=seconds_left,
         states=states,
+        beside_bytes=overhead_bytes,
         finest_step=math.sqrt(NEGLIGIBLE_NATS / (STEP_LOSS * max(weights, 1))),
     )
     return container.write(table, [*without_points, points], settings, POINT_CODER)

@@ -20,11 +20,12 @@ from collections.abc import Callable
 import numpy as np
 
 from codec.gptq import Matrices, Matrix
+from codec.rans import LARGEST_STEP
 from codec.trellis import Points
 
 TRIES = 24  # at most; most searches take three
 CLOSE_ENOUGH = 0.999  # of the bytes that may be used
-COARSEST = 30.0  # log2 of the largest base step that is tried
+COARSEST = 30.0  # log2 of the largest base step that is tried, where that of no matrix is too large
 # After so many tries that were all too small, the finest step is tried: most weights may be zeros,
 # of which the estimate knows nothing.
 PATIENCE = 4
@@ -41,10 +42,17 @@ class StepSearch:
     is above every step. The wanted one lies between, and each try makes the bracket smaller.
     """
 
-    def __init__(self, estimate: Callable[[float], float], wanted_bytes: float, finest: float):
+    def __init__(
+        self,
+        estimate: Callable[[float], float],
+        wanted_bytes: float,
+        finest: float,
+        coarsest: float = COARSEST,
+    ):
         self.estimate = estimate  # bytes at a base step
         self.wanted_bytes = wanted_bytes
         self.finest = finest
+        self.coarsest = coarsest
         self.missed_bytes = 0.0  # by the estimate, at the last try
         self.too_fine = -math.inf
         self.too_coarse = math.inf
@@ -63,7 +71,7 @@ class StepSearch:
 
     def estimated_octave(self) -> float:
         """Where the corrected estimate meets the wanted size, by halving between the extremes."""
-        fine, coarse = self.finest, COARSEST
+        fine, coarse = self.finest, self.coarsest
         for _ in range(50):
             middle = (fine + coarse) / 2
             if self.estimate(2.0**middle) + self.missed_bytes > self.wanted_bytes:
@@ -91,8 +99,9 @@ def quantize_to_size(
     seconds_left: Callable[[], float] = lambda: math.inf,
     finest_step: float = 2.0**-50,
     states: int = 8,
+    beside_bytes: int = 0,
 ) -> bytes:
-    """What encode makes of these matrices in 99.9 to 100 % of most_bytes.
+    """What encode makes of these matrices in 99.9 to 100 % of most_bytes, less beside_bytes.
 
     What is meant to take more than its finest step ends there, smaller. Where errors are weighed in
     a common unit, one step for all is the best allocation of bits. Of few or unusual weights sizes
@@ -104,14 +113,21 @@ def quantize_to_size(
     Raises: ValueError where none fits; TimeoutError where there is no time for the first.
     """
     started = time.perf_counter()
+    most_bytes -= beside_bytes
     prepared = Matrices(matrices)
     weights = sum(matrix.weight_RC.numel() for matrix in matrices)
     least_bytes = CLOSE_ENOUGH * most_bytes
     finest = math.log2(finest_step)
+    # Half the largest that the coder takes: the division by a scale rounds.
+    largest_step = LARGEST_STEP / 2 * float(prepared.scales.min(initial=1.0))
     search = StepSearch(
-        lambda step: prepared.bits(step) / 8, (least_bytes + most_bytes) / 2, finest
+        lambda step: prepared.bits(step) / 8,
+        (least_bytes + most_bytes) / 2,
+        finest,
+        min(COARSEST, math.log2(largest_step)),
     )
     best = b""
+    fewest_bytes = math.inf
     longest_seconds = time.perf_counter() - started  # what preparing took: a try takes longer
     while search.tries < TRIES:
         if seconds_left() < longest_seconds:
@@ -124,11 +140,12 @@ def quantize_to_size(
         octave = search.next_octave()
         step = float(np.float32(2.0**octave))
         points = prepared.points(step, states)
-        is_extreme = octave - finest < 1e-6 or octave > COARSEST - 1e-6
+        is_extreme = octave - finest < 1e-6 or octave > search.coarsest - 1e-6
         size = measure(points) if measure and weights >= MANY_WEIGHTS and not is_extreme else 0
         if abs(size - search.wanted_bytes) < WORTH_CODING * search.wanted_bytes or not size:
             stream = encode(points, prepared.base_steps(step), states)
             size = len(stream)
+            fewest_bytes = min(fewest_bytes, size)
             if len(best) < size <= most_bytes:
                 best = stream
         search.note(octave, step, size)
@@ -140,6 +157,7 @@ def quantize_to_size(
     if best:
         return best
     raise ValueError(
-        f"most_bytes={most_bytes} for the points of {weights} weights, all else taken off, is out"
-        f" of reach: the last step, 2**{octave:.3f}, gave {size}; choose another size"
+        f"{most_bytes + beside_bytes} bytes are out of reach: {weights} weights take"
+        f" {fewest_bytes + beside_bytes} at least; raise the bound (in a run MAX_ARTIFACT_BYTES) or"
+        " take a smaller model"
     )

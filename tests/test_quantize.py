@@ -421,8 +421,22 @@ def test_sizes_out_of_reach_of_the_trellis_are_refused():
     with pytest.raises(ValueError, match="most_bytes=9 is out of reach: [0-9]+ go to all") as told:
         encode_trellis(*small, 9)
     overhead = int(str(told.value).split(": ")[1].split()[0])
-    with pytest.raises(ValueError, match="most_bytes=1 for the points .* is out of reach"):
+    with pytest.raises(ValueError, match=f"{overhead + 1} bytes are out of reach: .*MAX_ARTIFACT"):
         encode_trellis(*small, overhead + 1)
+
+
+def test_the_smallest_artifact_is_named_where_a_bound_is_out_of_reach():
+    """Errors of a model cost so little that the coarsest steps would leave the coder's range."""
+    state = {"w": gaussian(64, 64), "v": gaussian(64, 64, seed=1), "gain": gaussian(8)}
+    hessians = {"w": 1e-9 * torch.eye(64), "v": 1e-7 * torch.eye(64)}
+    with pytest.raises(ValueError, match="go to all but matrices") as told:
+        encode_trellis(state, hessians, {}, 9)
+    bound = int(str(told.value).split(": ")[1].split()[0]) + 10
+    with pytest.raises(ValueError, match=f"{bound} bytes are out of reach: 8192 w") as told:
+        encode_trellis(state, hessians, {}, bound)
+    fewest = int(str(told.value).split(" take ")[1].split()[0])
+    assert bound < fewest < bound + 200
+    assert len(encode_trellis(state, hessians, {}, fewest)) == fewest
 
 
 def test_two_thousand_corruptions_of_points_are_refused():
