@@ -84,6 +84,7 @@ DATA = Line(
     " holdout_tokens:{holdout_tokens:d} val_tokens:{val_tokens:d}"
 )
 ON_CPU = Line("no CUDA device: training on the CPU, compiled:{compiled:d} in:{dtype}")
+ATTENTION = Line("attention kernel:{kernel} in:{dtype}")
 LENGTH = Line("length iterations:{iterations:d} of max_train_flops:{max_flops}")
 PARAMETERS = Line("model_params:{model_params:d}")
 RESUMED = Line("resumed step:{step:d} train_time:{train_ms:.0f}ms")

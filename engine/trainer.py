@@ -34,7 +34,7 @@ import evaluate
 import quantize
 from codec.curvature import Curvature
 from engine import log_lines
-from engine.ranks import Clock, Ranks
+from engine.ranks import Clock, Ranks, attention_kernel, prefer_attention_kernels
 from engine.recipe import Budget, Recipe, State, load_model, packed_settings
 from engine.retune import Retuning
 from engine.run_folder import RunFolder
@@ -105,7 +105,8 @@ def train(recipe: Recipe) -> None:
     code_bytes = sum(len(source) for source in sources.values())
     if not ranks.first(run.artifact_path.exists):
         trainer = Trainer(recipe, settings, ranks, run, text, table)
-        train_and_pack(trainer, val_T, code_bytes)
+        with prefer_attention_kernels():
+            train_and_pack(trainer, val_T, code_bytes)
     model_bytes = run.share_artifact()
     total_bytes = model_bytes + code_bytes
     run.log(
@@ -313,9 +314,13 @@ def log_speed(run: RunFolder, recipe: Recipe, settings: RunSettings, ranks: Rank
     if settings.max_train_flops:
         fields = dict(iterations=settings.iterations, max_flops=settings.max_train_flops)
         run.log(log_lines.LENGTH.write(**fields))
+    dtype = recipe.dtype(settings, ranks.device)
+    name = str(dtype).removeprefix("torch.")
     if ranks.device.type == "cpu":
-        dtype = str(recipe.dtype(settings, ranks.device)).removeprefix("torch.")
-        run.log(log_lines.ON_CPU.write(compiled=settings.compile, dtype=dtype))
+        run.log(log_lines.ON_CPU.write(compiled=settings.compile, dtype=name))
+    else:
+        kernel = attention_kernel(settings, ranks.device, dtype)
+        run.log(log_lines.ATTENTION.write(kernel=kernel, dtype=name))
 
 
 def log_start(run: RunFolder, choice: Choice, sources: dict[str, bytes], ranks: Ranks) -> None:

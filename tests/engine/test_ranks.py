@@ -9,9 +9,17 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from torch.nn.attention import SDPBackend
 
 from engine import ranks as ranks_module
-from engine.ranks import Clock, Ranks, compute_dtype
+from engine.ranks import (
+    Clock,
+    Ranks,
+    attention_kernel,
+    compute_dtype,
+    prefer_attention_kernels,
+)
+from tests.tiny_runs import tiny
 
 CPU = torch.device("cpu")
 LATE_SECONDS = 0.5  # by which the second process comes later
@@ -201,3 +209,20 @@ def test_running_or_pausing_twice_changes_nothing(watch):
     watch(1.0)
     clock.pause()
     assert clock.seconds() == 2.0
+
+
+def test_attention_prefers_cudnn_while_a_run_trains():
+    """The order is ours within the context, and torch's own again after it."""
+    before = torch._C._get_sdp_priority_order()
+    with prefer_attention_kernels():
+        first, second, *_ = torch._C._get_sdp_priority_order()
+        assert SDPBackend(first) == SDPBackend.CUDNN_ATTENTION
+        assert SDPBackend(second) == SDPBackend.FLASH_ATTENTION
+    assert torch._C._get_sdp_priority_order() == before
+
+
+def test_the_kernel_of_attention_is_the_one_that_torch_takes(monkeypatch):
+    """A CPU has a flash kernel and none of cuDNN; a kernel that is not allowed is not named."""
+    assert attention_kernel(tiny(), CPU, torch.float32) == "FLASH_ATTENTION"
+    monkeypatch.setattr(ranks_module, "ATTENTION_KERNELS", ["MATH"])
+    assert attention_kernel(tiny(), CPU, torch.float32) == "MATH"

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -609,6 +610,16 @@ def test_a_long_run_on_the_cpu_is_compiled(monkeypatch):
     compiled = settled({"compile": True}, **long, max_wallclock_seconds=60.0)
     assert compiled.compile
     assert settled(**long, max_wallclock_seconds=60.0, resume="x").compile
+
+
+def test_the_log_says_which_attention_a_gpu_takes(monkeypatch):
+    """One line, with what torch answers for the model's shapes."""
+    monkeypatch.setattr(engine_trainer, "attention_kernel", lambda *shapes: "CUDNN_ATTENTION")
+    lines = []
+    run = SimpleNamespace(log=lines.append)
+    ranks = Ranks(device=torch.device("cuda"))
+    engine_trainer.log_speed(run, train_gpt.RECIPE, tiny(), ranks)
+    assert lines == ["attention kernel:CUDNN_ATTENTION in:bfloat16"]
 
 
 def test_the_artifact_has_a_bound_of_its_own(toy, tmp_path, monkeypatch):
