@@ -1,5 +1,7 @@
 """Our recipe: its settings, model, optimizer, schedule, averages and packing."""
 
+import copy
+import dataclasses
 import json
 import math
 
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import evaluate
 import quantize
@@ -294,6 +297,26 @@ def test_compiled_model_equals_eager():
     assert math.isfinite(torch.compile(bf16.loss, fullgraph=True)(x).item())
 
 
+def test_the_training_loss_is_one_graph_and_is_compiled_once():
+    """No graph break, and no second compilation once warm-up has seen the shapes."""
+    settings = tiny()
+    model = GPT(settings, torch.float32).init_weights(0)
+    loss_fn = train_gpt.RECIPE.training_loss(model, settings)
+    torch._dynamo.reset()
+    explained = torch._dynamo.explain(loss_fn)(tokens(2, 33), None)
+    assert (explained.graph_count, explained.graph_break_count) == (1, 0)
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(loss_fn, backend=counter)
+    optimizers = train_gpt.Optimizers(model, settings, CPU)
+    for step in range(4):
+        # As the rehearsal does: what it changed is put back, and gradients begin as None.
+        compiled(tokens(2, 33, seed=step), None).backward()
+        optimizers.step(step, progress=0.1 * step)
+        assert counter.frame_count == 1
+    torch._dynamo.reset()
+
+
 @pytest.mark.gpu
 def test_the_full_recipe_runs_on_a_gpu(toy, tmp_path):
     """Thirty compiled bf16 steps of the default recipe learn, and the device is known."""
@@ -301,10 +324,12 @@ def test_the_full_recipe_runs_on_a_gpu(toy, tmp_path):
     ours = {name.upper() for name in TINY} | {"PRESET", "OMP_NUM_THREADS"}
     env = {name: value for name, value in env.items() if name not in ours}
     env |= {"PRESET": "record", "ITERATIONS": "30", "MAX_WALLCLOCK_SECONDS": "0"}
+    env |= {"VOCAB_SIZE": "1024"}  # of the toy text
     output = run(tmp_path, env)
     fields = [json.loads(line) for line in (tmp_path / "logs/gpu/metrics.jsonl").open()][-1]
     assert fields["train_loss"] < 5.0
     assert "model_params:" in output and "mfu:unknown" not in output
+    assert "attention kernel:" in output and "kernel:MATH" not in output
 
 
 def test_the_artifact_is_packed_by_the_trellis():
@@ -347,3 +372,71 @@ def test_a_document_is_read_in_parts_as_in_one(parts):
         first = slice(0, min(window, 29))
         torch.testing.assert_close(read_BTV[:, first], plain_BTV[:, first])
     assert not torch.allclose(read_BTV, plain_BTV)  # a window of 8 hides what lay before
+
+
+@pytest.mark.parametrize(
+    "preset, layers, parameters, bits",
+    [("record", 11, 48_587_880, 2.58), ("h100_10min", 8, 37_833_292, 3.32)],
+)
+def test_presets_for_gpus_have_their_published_size(preset, layers, parameters, bits):
+    """What README and forecasts say; and bits a parameter that the trellis was measured at."""
+    settings = Settings(**train_gpt.PRESETS[preset])
+    with torch.device("meta"):
+        model = GPT(settings, torch.float32)
+    size = sum(p.numel() for p in model.parameters())
+    assert (settings.num_layers, size) == (layers, parameters)
+    # The code that a run counts is about 305,000 bytes.
+    assert 8 * (quantize.CAP_BYTES - 305_000) / size == pytest.approx(bits, abs=0.01)
+    products = model.flops_per_token(0) // 6
+    of_layer = 2 * 512**2 + 2 * 512 * 256 + 2 * 4 * 512**2
+    assert products == layers * of_layer + 512 * (8192 + 128)
+
+
+def test_the_long_run_on_one_gpu_is_the_record_but_for_its_time():
+    """Eighty minutes of one are ten of eight; what is tried on one then holds for the record."""
+    record = Settings(**train_gpt.PRESETS["record"])
+    long = Settings(**train_gpt.PRESETS["h100_80min"])
+    assert long == dataclasses.replace(record, max_wallclock_seconds=4800.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["record", "h100_10min"])
+def test_a_preset_trains_and_resumes_at_its_full_shape(preset):
+    """Two steps more after a checkpoint are the two of a run that went on, loss for loss."""
+    settings = Settings(**train_gpt.PRESETS[preset])
+    losses = {}
+    state = {}
+    for part, steps in (("first", range(4)), ("resumed", range(2, 4))):
+        model = GPT(settings, torch.float32).init_weights(0 if part == "first" else 1)
+        optimizers = train_gpt.Optimizers(model, settings, CPU)
+        if part == "resumed":
+            model.load_state_dict(state["model"])
+            optimizers.load_state_dict(state["optimizer"])
+        for step in steps:
+            if step == 2 and part == "first":
+                state = copy.deepcopy(
+                    {"model": model.state_dict(), "optimizer": optimizers.state_dict()}
+                )
+            loss = model.loss(tokens(1, 65)) / 64
+            loss.backward()
+            optimizers.step(step, progress=0.1)
+            losses[part, step] = loss.item()
+    assert losses["first", 2] == losses["resumed", 2]
+    assert losses["first", 3] == losses["resumed", 3] < losses["first", 0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["record", "h100_10min"])
+def test_a_preset_is_packed_under_the_cap_at_its_full_shape(preset):
+    """Made-up weights and flat Hessians end within a thousandth of the cap."""
+    settings = train_gpt.RECIPE.model_settings(Settings(**train_gpt.PRESETS[preset]))
+    with torch.device("meta"):
+        model = train_gpt.RECIPE.model(settings, torch.float32)
+    rng = torch.Generator().manual_seed(0)
+    weights = {name: torch.randn(p.shape, generator=rng) for name, p in model.named_parameters()}
+    most_bytes = quantize.CAP_BYTES - 305_000
+    hessians = quantize.flat_hessians(weights)
+    blob = train_gpt.RECIPE.pack(
+        weights, {"recipe": "train_gpt", **settings}, Budget(most_bytes), lambda: hessians
+    )
+    assert 0.999 * most_bytes <= len(blob) <= most_bytes

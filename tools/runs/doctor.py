@@ -2,6 +2,7 @@
 
     python3 golf.py doctor [RECIPE] [--data DIR] [--tokenizer FILE] [--gpus N] [--no-probe] [--json]
     MAX_WALLCLOCK_SECONDS=600 python3 golf.py doctor --from-run RUN
+    PRESET=h100_10min python3 golf.py doctor --device H100
 
 Settings are environment variables, as for training, and choose the run that is forecast. Each line
 is `ok`, `warn` or `fail`, a name, the finding and, where it matters, what to do about it.
@@ -12,6 +13,7 @@ to pack is that of the quantiser on one column of each shape, times the columns.
 is not measured: packing stops at the cap or where more bytes make no difference to the loss, which
 depends on what training finds. It is the bits a weight that our trained models took, or the cap.
 --from-run forecasts from the log of a finished run of this toolkit instead, and probes nothing.
+--device forecasts by a data sheet, for a machine that is not at hand: a plan, not a measurement.
 
 Exit status 0: nothing fails, 1: something would stop the run, 2: no such settings or run.
 """
@@ -32,19 +34,25 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 import golf
 import quantize
 from data import start_check, verify
 from engine.open_model import find_recipe
-from engine.ranks import Ranks, compute_dtype
+from engine.ranks import Ranks, attention_kernel, compute_dtype
 from engine.recipe import Recipe
 from engine.settings import RunSettings, read_settings
 from engine.shards import find_shards, read_shard
 from engine.trainer import settle
 from tools.legality.rules import LEVELS
-from tools.runs.forecast import at_cap, forecast_from_probe, forecast_from_run
+from tools.runs.forecast import (
+    ASSUMED_ENDING_SECONDS,
+    ASSUMED_MFU,
+    at_cap,
+    forecast_for_device,
+    forecast_from_probe,
+    forecast_from_run,
+)
 from tools.runs.logs import read_runs
 from tools.runs.probe import run_probe
 from tools.runs.run_log import Run
@@ -57,7 +65,6 @@ PROBE_SECONDS = 30
 PHASE_SECONDS = 600  # of training, and again of scoring, by the rules
 FEW_STEPS = 100  # fewer are too few to learn anything
 FULL_SHARDS = 80  # of the published training text, that records train on
-FETCH = "python3 golf.py data fetch --variant sp1024 --train-shards 80"
 GIB = 1 << 30
 
 
@@ -194,33 +201,13 @@ def check_cores() -> Check:
 
 
 def check_attention(settings: RunSettings, device: torch.device) -> Check:
-    """The kernel that attention takes, seen in the graph of a call in the model's shapes."""
-    H = settings.num_heads
-    E = settings.model_dim // H
+    """The kernel that a run's attention takes, and whether it is one that is worth its name."""
     dtype = compute_dtype(device, settings.compile)
-
-    def heads(count: int) -> torch.Tensor:
-        shape = (1, count, settings.train_seq_len, E)
-        return torch.zeros(shape, device=device, dtype=dtype, requires_grad=True)
-
-    key_heads = getattr(settings, "num_kv_heads", H)
-    y = F.scaled_dot_product_attention(
-        heads(H), heads(key_heads), heads(key_heads), is_causal=True, enable_gqa=True
-    )
-    # Which kernel PyTorch takes depends on shape, type and machine. The name of the node that will
-    # compute the gradient tells it, without running anything twice.
-    kernel = "math"
-    nodes = [y.grad_fn]
-    while nodes:
-        node = nodes.pop()
-        name = re.search(r"ScaledDotProduct(\w+?)(?:Attention|Backward)", node.name())
-        if name:
-            kernel = name[1].lower()
-        nodes += [parent for parent, _ in node.next_functions if parent]
-    if kernel == "math":
+    kernel = attention_kernel(settings, device, dtype)
+    if kernel == "MATH":
         remedy = "use bf16, a head dimension that is a multiple of 8, and a newer torch"
         return Check("attention", "warn", "math: every score is written to memory", remedy)
-    return Check("attention", "ok", f"{kernel} kernel, {str(dtype).removeprefix('torch.')}")
+    return Check("attention", "ok", f"{kernel}, {str(dtype).removeprefix('torch.')}")
 
 
 # Compilation --------------------------------------------------------------------------------------
@@ -268,6 +255,14 @@ def check_compile(process: subprocess.Popen, is_needed: bool, seconds: float) ->
 # Data ---------------------------------------------------------------------------------------------
 
 
+def fetch_command(data_path: str) -> str:
+    """The command that brings a folder of published shards, or where it is none, the usual one."""
+    published = re.search(r"fineweb10B_(\w+)", data_path)
+    variant = published[1] if published else "sp1024"
+    shards = str(FULL_SHARDS)
+    return golf.shell_line("data", "fetch", "--variant", variant, "--train-shards", shards)
+
+
 def check_data(recipe: Recipe, settings: RunSettings, overrides: dict) -> Iterator[Check]:
     """Shards and tokenizer by the check that a run makes at its start, and how many of them."""
     smoke_path = recipe.presets.get("smoke", {}).get("data_path")
@@ -280,7 +275,8 @@ def check_data(recipe: Recipe, settings: RunSettings, overrides: dict) -> Iterat
         recipe.byte_table(settings.tokenizer_path, settings.vocab_size)
         yield Check("tokenizer", "ok", f"{settings.tokenizer_path}, {settings.vocab_size} pieces")
     except (ValueError, OSError) as error:
-        yield Check("tokenizer", "fail", str(error), f"TOKENIZER_PATH=…, or {FETCH}")
+        fetch = fetch_command(settings.data_path)
+        yield Check("tokenizer", "fail", str(error), f"TOKENIZER_PATH=…, or {fetch}")
     outcome: list[Check] = []
     # Hashing 16 GB that were never verified takes longer than we have.
     thread = threading.Thread(target=lambda: outcome.append(check_shards(settings)), daemon=True)
@@ -297,12 +293,13 @@ def check_data(recipe: Recipe, settings: RunSettings, overrides: dict) -> Iterat
 def check_shards(settings: RunSettings) -> Check:
     """What a run says of its shards at its start, and whether they are few."""
     path = settings.data_path
+    fetch = fetch_command(path)
     try:
         tokenizer = Path(settings.tokenizer_path)
         note = start_check.check_start(Path(path), tokenizer, settings.vocab_size)
         shards = len(find_shards(path, "train"))
     except (ValueError, OSError) as error:
-        return Check("shards", "fail", str(error), f"DATA_PATH=…, or {FETCH}")
+        return Check("shards", "fail", str(error), f"DATA_PATH=…, or {fetch}")
     is_fineweb = "fineweb" in path
     # A verified folder tells how many shards were published; of FineWeb 80 are enough.
     published = re.search(r"train_shards:\d+/(\d+)", note)
@@ -311,9 +308,9 @@ def check_shards(settings: RunSettings) -> Check:
         complete = min(complete or FULL_SHARDS, FULL_SHARDS)
     if shards < complete:
         few = f"{shards} of {complete} training shards; one cost 0.1 bpb (upstream #363)"
-        return Check("shards", "warn", f"{path}: {few}", FETCH)
+        return Check("shards", "warn", f"{path}: {few}", fetch)
     if note.startswith("warning: "):
-        return Check("shards", "warn", note.removeprefix("warning: "), f"or {FETCH}")
+        return Check("shards", "warn", note.removeprefix("warning: "), f"or {fetch}")
     return Check("shards", "ok", f"{path}: {note}")
 
 
@@ -359,6 +356,20 @@ def check_size(result: dict) -> Check:
     if at_cap(total):
         finding += "; the cap decides how fine packing is"
     return Check("size", "ok", finding)
+
+
+def check_plan(result: dict) -> Iterator[Check]:
+    """What a forecast by a data sheet rests on, the model, and what packing should make of it."""
+    peak = f"{result['peak_flops']:g} FLOP/s a device"
+    ending = f"{ASSUMED_ENDING_SECONDS:.0f} s for the end"
+    assumed = f"{peak} by its data sheet; {ASSUMED_MFU:.0%} of it and {ending} are assumed"
+    yield Check("device", "ok", f"{result['device']}: {assumed}, not measured")
+    size = f"{result['parameters']:,} parameters, {result['flops_per_token']:,} FLOPs a token"
+    share = f"{result['tokens_per_parameter']:.1f} tokens a parameter"
+    yield Check("model", "ok", f"{size}, {share}")
+    bits = f"{result['bits']:.2f} bits a parameter"
+    lost = f"about {result['packing_nats']:.3f} nats a token lost"
+    yield Check("packing", "ok", f"{bits}, {lost}")
 
 
 def check_step_time(settings: RunSettings, result: dict, gpus: int) -> Check:
@@ -452,7 +463,7 @@ def read_subject(args: argparse.Namespace) -> PlannedRun:
         environ["DATA_PATH"] = str(args.data)
     if args.tokenizer:
         environ["TOKENIZER_PATH"] = str(args.tokenizer)
-    choice = read_settings(recipe, environ, torch.cuda.is_available())
+    choice = read_settings(recipe, environ, bool(args.device) or torch.cuda.is_available())
     choice = settle(recipe, choice, Ranks())
     if args.gpus < 1:
         raise ValueError(f"--gpus {args.gpus} must be at least 1")
@@ -488,6 +499,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--tokenizer", type=Path, metavar="FILE", help="in place of TOKENIZER_PATH")
     add("--gpus", "--nproc", type=int, default=1, help="GPUs, or processes, of the run")
     add("--from-run", metavar="RUN", help="forecast from a log, run folder or run id")
+    add("--device", metavar="NAME", help="forecast for another device, as H100, by its data sheet")
     add("--no-probe", action="store_true", help="compile and time nothing: a few seconds")
     add("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args(argv)
@@ -496,6 +508,10 @@ def main(argv: list[str] | None = None) -> int:
         if subject.run:
             result = forecast_from_run(subject.recipe, subject.settings, subject.run, args.gpus)
             checks = list(check_forecast(subject.settings, result, args.gpus))
+        elif args.device:
+            planned = (subject.recipe, subject.settings, args.device, args.gpus)
+            result = forecast_for_device(*planned)
+            checks = [*check_plan(result), *check_forecast(subject.settings, result, args.gpus)]
         else:
             checks, result = examine(subject, args.gpus, not args.no_probe)
     except (ValueError, OSError) as error:

@@ -11,9 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import quantize
+from engine import ranks
 from engine.shards import read_split
 from tests.tools.runs.test_forecast import LOG, MEASURES
 from tools.runs import doctor
@@ -129,12 +129,12 @@ def test_a_busy_or_small_machine_is_told(monkeypatch):
     assert only(doctor.check_machine(1), "disk").level == "fail"
 
 
-def test_the_attention_kernel_is_the_one_that_ran():
+def test_attention_without_a_kernel_is_a_warning(monkeypatch):
     """A CPU takes its flash kernel; where only math is allowed, that is seen and warned of."""
     check = doctor.check_attention(TINY, CPU)
-    assert check.level == "ok" and check.finding == "flash kernel, float32"
-    with sdpa_kernel(SDPBackend.MATH):
-        check = doctor.check_attention(TINY, CPU)
+    assert check.level == "ok" and check.finding == "FLASH_ATTENTION, float32"
+    monkeypatch.setattr(ranks, "ATTENTION_KERNELS", ["MATH"])
+    check = doctor.check_attention(TINY, CPU)
     assert check.level == "warn" and check.finding.startswith("math")
 
 
@@ -204,6 +204,13 @@ def test_one_shard_of_eighty_is_a_warning(monkeypatch, path, note, shards, level
     check = doctor.check_shards(replace(TINY, data_path=path))
     assert check.level == level and message in check.finding
     assert ("data fetch" in check.remedy) == (level == "warn")
+
+
+def test_the_shards_to_fetch_are_those_of_the_settings():
+    """A record's text is not that of 1,024 pieces."""
+    record = doctor.fetch_command(PRESETS["record"]["data_path"])
+    assert "data fetch --variant sp8192 --train-shards 80" in record
+    assert "--variant sp1024 " in doctor.fetch_command("my_shards")
 
 
 def test_a_check_of_shards_that_takes_too_long_is_given_up(monkeypatch, toy):
@@ -286,6 +293,7 @@ def test_the_probe_is_part_of_the_command(monkeypatch, toy, capsys):
         (["--gpus", "0"], {}, "--gpus 0 must be"),
         (["pr335"], {}, "no recipe 'pr335'"),
         ([], {"MATRX_LR": "1"}, "did you mean MATRIX_LR"),
+        (["--device", "X100"], {}, "--device X100 must name one of"),
         (["--from-run", str(LOG)], {"NUM_LAYERS": "3"}, "NUM_LAYERS=3"),
     ],
 )
@@ -303,6 +311,18 @@ def test_a_run_is_forecast_for_another_length(monkeypatch, capsys):
     monkeypatch.setenv("MAX_WALLCLOCK_SECONDS", "60")
     assert main(["pr334", "--from-run", str(LOG), "--json"]) == 0
     assert 200 < json.loads(capsys.readouterr().out)["forecast"]["steps"] < 260
+
+
+def test_a_run_is_forecast_for_a_device_that_is_not_here(monkeypatch, capsys):
+    """The preset's size, steps, bits and bytes, and what was assumed; nothing is probed."""
+    monkeypatch.setenv("PRESET", "h100_10min")
+    assert main(["--device", "H100"]) == 0
+    out = capsys.readouterr().out
+    for text in ("22% of it", "not measured", "37,833,292 parameters", "3.32 bits", "cap decides"):
+        assert text in out, text
+    monkeypatch.delenv("PRESET")
+    assert main(["--device", "H100", "--gpus", "8", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["forecast"]["parameters"] == 48_587_880
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Forecasts add up, from measurements and from the log of another run."""
 
+import math
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -8,9 +9,15 @@ import pytest
 import quantize
 from baselines import pr334
 from engine.trainer import read_sources
-from tools.runs.forecast import count_steps, forecast_from_probe, forecast_from_run
+from tools.runs.forecast import (
+    count_steps,
+    forecast_for_device,
+    forecast_from_probe,
+    forecast_from_run,
+    packing_nats,
+)
 from tools.runs.logs import read_log
-from train_gpt import RECIPE, Settings
+from train_gpt import PRESETS, RECIPE, Settings
 
 ROOT = Path(__file__).parents[3]
 STEP = {"tokens": 1024, "grad_seconds": 0.01, "optimizer_seconds": 0.12, "compiled": True}
@@ -104,3 +111,29 @@ def test_a_run_of_another_speed_is_no_base():
     run.curve.clear()
     with pytest.raises(ValueError, match="needs two timed steps"):
         forecast_from_run(pr334.RECIPE, run_settings(run), run, 1)
+
+
+def test_packing_costs_what_was_measured():
+    """The model of the mini track's first run, and half a bit more or less of the smoke model's."""
+    assert packing_nats(1.98, 21) == pytest.approx(0.0915)
+    assert packing_nats(2.0, 20) / packing_nats(2.5, 20) == pytest.approx(151 / 51.8, rel=0.05)
+    assert packing_nats(2.0, 40) > packing_nats(2.0, 20)
+
+
+def test_a_device_that_is_not_at_hand_is_forecast_by_its_peak():
+    """FLOPs of a step over 22 % of eight peaks; bytes up to the cap, where they are of use."""
+    settings = Settings(**PRESETS["record"])
+    result = forecast_for_device(RECIPE, settings, "NVIDIA H100 80GB HBM3", 8)
+    step_seconds = 524_288 * result["flops_per_token"] / (0.22 * 989e12 * 8)
+    assert result["step_seconds"] == pytest.approx(step_seconds)
+    assert result["steps"] == math.ceil((600 - 37) / step_seconds)
+    assert result["tokens_per_parameter"] * result["parameters"] == result["steps"] * 524_288
+    assert result["total_bytes"] == quantize.CAP_BYTES
+    assert result["bits"] * result["parameters"] == pytest.approx(8 * result["model_bytes"])
+    small = forecast_for_device(RECIPE, replace(settings, num_layers=2), "H200", 1)
+    assert small["bits"] == pytest.approx(3.4, abs=0.01) and small["peak_flops"] == 989e12
+    bound = replace(settings, max_artifact_bytes=10**6, peak_flops=1e15)
+    one = forecast_for_device(RECIPE, bound, "X", 1)
+    assert (one["model_bytes"], one["peak_flops"]) == (10**6, 1e15)
+    with pytest.raises(ValueError, match="--device X must name one of B200, .*set PEAK_FLOPS"):
+        forecast_for_device(RECIPE, settings, "X", 1)
