@@ -98,7 +98,13 @@ class Settings(RunSettings, Shape):
     # Initial weights
     qk_gain_init: float = 1.5
     tied_embed_init_std: float = 0.005
-    # Optimizer
+    # Optimizer. Width: the tenth step moves the logits by 0.42 at width 64 and by 2.75 at 512, each
+    # group's part growing alike; with the embedding's rate divided by the width, by 0.38 at 256
+    # (tools/runs/coordinates.py, n = 1). So MATRIX_LR and SCALAR_LR hold at every width, and
+    # TIED_EMBED_LR goes with 1 / width, because the embedding is the head, too. Depth: layers begin
+    # as the identity and are damped, so that no rate should depend on it; not measured. Batch and
+    # steps: fewer steps want higher rates, in the field 0.025 at 8,000 and 0.06 at 2,000 of 131,072
+    # tokens (upstream #436); not measured here.
     tied_embed_lr: float = 0.05
     matrix_lr: float = 0.04  # in units of spectral norm per step
     scalar_lr: float = 0.04
@@ -119,7 +125,7 @@ class Settings(RunSettings, Shape):
 # by the rule of tools/runs/sizes.py; no run of them was measured. Pieces: the field's step from
 # 1,024 to 8,192 gained 12 mb and more (upstream #1218, #1394). 2 rows of pairs a token, not 5: on
 # the mini track they are 3 mb better once packed (n = 1). MLP of 4, rates and momentum of the long
-# runs: the field's at this width, 4,000 to 8,000 steps and 786,432 tokens (#1855, #2060).
+# runs: the field's, tuned at this width in 5,000 steps of 786,432 tokens (#1855), not by a rule.
 LARGE = dict(
     data_path="./data/datasets/fineweb10B_sp8192",
     tokenizer_path="./data/tokenizers/fineweb_8192_bpe.model",
@@ -137,8 +143,8 @@ LONG = dict(
     muon_momentum=0.97,
     muon_momentum_warmup_steps=1500,
 )
-# `smoke` and `mini` are the same architecture for two CPU cores:
-# smoke is over in a minute, mini is the track of records/mini_cpu, judged at equal training FLOPs.
+# `smoke` and `mini` are the same architecture for two CPU cores: smoke is over in a minute, mini is
+# the track of records/mini_cpu, judged at equal training FLOPs.
 SMALL = dict(
     train_batch_tokens=2048,
     train_seq_len=256,
@@ -156,7 +162,7 @@ PRESETS = {
     "record": LONG,
     "h100_80min": dict(LONG, max_wallclock_seconds=4800.0),
     # Fewer layers and tokens a step than a long run: 8 layers of the field's 11 did best on one GPU
-    # in 10 minutes (#1617, #436). At 2,500 steps the rates of the defaults are its own, too.
+    # in 10 minutes (#1617, #436). The rates are PR #334's, of 3,400 steps at this width.
     "h100_10min": dict(LARGE, num_layers=8, train_batch_tokens=262_144),
     "smoke": dict(
         SMALL,
