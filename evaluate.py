@@ -14,8 +14,8 @@ Target i is tokens[i + 1], predicted from the inputs up to tokens[i]:
     inputs   1 340 17 1           position 0 to 3
     targets  340 17 1 22          target 0 to 3; target 2 is the BOS of the next document
 
-Shapes: B batch rows, T tokens, V vocabulary, D documents, W windows, S scored targets, R training
-rows, N batches, P positions.
+Shapes: B batch rows, T tokens, V vocabulary, D documents, W windows, S scored targets, N batches,
+P positions.
 """
 
 from __future__ import annotations
@@ -46,7 +46,6 @@ from engine.shards import ShardError, find_shards, read_shard, read_split, sidec
 BOS_ID = 1  # starts every document
 BATCH_TOKENS = 32_768  # per forward pass; with a vocabulary of 8192, 1 GB of float32 logits
 LARGE_VOCABULARY = 8192  # a larger one takes fewer tokens a pass, in proportion
-CHUNK_TOKENS = 32_768  # targets between two rounds of TTT
 WIDTHS = 16  # of inputs: a window is filled up to a sixteenth of seq_len, or several
 FINEWEB_VAL = {"documents": 50_000, "bytes": 151_080_891}  # the challenge's validation split
 CASE_MARKERS = {"\ue001", "\ue002", "\ue003"}  # pieces that stand for no byte of the original
@@ -353,53 +352,17 @@ def plan_windows(tokens_T: np.ndarray, scheme: Scheme, bos: int = BOS_ID) -> np.
     return np.stack([start_W, first_W, end_W], axis=1)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a scheme costs and gives, before anything runs."""
-
-    targets: int
-    forward_tokens: int  # inputs of all forward passes, filling included
-    context_min: int  # inputs that a target is predicted from
-    context_median: int
-
-    @property
-    def passes(self) -> float:
-        """Forward tokens for each target."""
-        return self.forward_tokens / self.targets
-
-
-def plan_of(tokens_T: np.ndarray, scheme: Scheme, table: ByteTable) -> Plan:
-    """Count what score_first or score_documents would do."""
-    num_targets = len(tokens_T) - 1
+def count_forward_tokens(tokens_T: np.ndarray, scheme: Scheme, table: ByteTable) -> int:
+    """Inputs of all forward passes that scoring takes, filling included."""
+    batches = []
     if scheme.stride == 0:
-        return _plan_of_one_pass(tokens_T, scheme, table)
-    windows_W3 = plan_windows(tokens_T, scheme, table.bos_id)
-    forward_tokens = 0
-    for chunk_W3 in split_by_chunk(windows_W3, scheme, num_targets):
-        batches = plan_batches(chunk_W3, scheme, table.vocab_size)
-        forward_tokens += sum(batch.rows * batch.width for batch in batches)
-    # A window scores targets first..end; target i is predicted from i - start + 1 inputs. Counted
-    # as a histogram: every context from that of first to that of end - 1 occurs once.
-    shortest_W = windows_W3[:, 1] - windows_W3[:, 0] + 1
-    longest_W = windows_W3[:, 2] - windows_W3[:, 0]
-    change_T = np.bincount(shortest_W, minlength=scheme.seq_len + 2)
-    change_T = change_T - np.bincount(longest_W + 1, minlength=scheme.seq_len + 2)
-    targets_up_to_T = np.cumsum(np.cumsum(change_T))
-    median = int(np.searchsorted(targets_up_to_T, num_targets / 2))
-    return Plan(num_targets, forward_tokens, int(shortest_W.min()), median)
-
-
-def _plan_of_one_pass(tokens_T: np.ndarray, scheme: Scheme, table: ByteTable) -> Plan:
-    """A target's context is counted as what one layer sees; through deeper ones it sees more."""
-    forward_tokens = 0
-    contexts = []
-    for group_D2 in plan_groups(tokens_T, scheme, table):
-        for batch in read_on(group_D2, chunking(scheme)):
-            forward_tokens += batch.rows * batch.width
-        for begin, end in group_D2:
-            contexts.append(np.minimum(np.arange(1, end - begin + 1), scheme.seq_len))
-    median = int(np.median(np.concatenate(contexts)))
-    return Plan(len(tokens_T) - 1, forward_tokens, 1, median)
+        for group_D2 in plan_groups(tokens_T, scheme, table):
+            batches += read_on(group_D2, chunking(scheme))
+    else:
+        windows_W3 = plan_windows(tokens_T, scheme, table.bos_id)
+        for chunk_W3 in split_by_chunk(windows_W3, scheme, len(tokens_T) - 1):
+            batches += plan_batches(chunk_W3, scheme, table.vocab_size)
+    return sum(batch.rows * batch.width for batch in batches)
 
 
 # Order --------------------------------------------------------------------------------------------
@@ -820,13 +783,10 @@ class BatchNats:
 
     def scored_logits(self, input_BT: Tensor, place_S: Tensor, memory: Memory | None) -> Tensor:
         """The logits at places of the flattened input, in float32."""
-        if memory is not None:
-            logits_SV = self.logits_fn.logits_at(input_BT, place_S, memory)
-            self.require_shape(logits_SV, (len(place_S), self.vocab_size))
-            return logits_SV.float()
         is_part = len(place_S) < input_BT.numel()
-        if is_part and hasattr(self.logits_fn, "logits_at"):
-            logits_SV = self.logits_fn.logits_at(input_BT, place_S)
+        if memory is not None or is_part and hasattr(self.logits_fn, "logits_at"):
+            past = () if memory is None else (memory,)
+            logits_SV = self.logits_fn.logits_at(input_BT, place_S, *past)
             self.require_shape(logits_SV, (len(place_S), self.vocab_size))
             return logits_SV.float()
         logits_BTV = self.logits_fn(input_BT)
@@ -841,63 +801,6 @@ class BatchNats:
         )
 
 
-# Test-time training -------------------------------------------------------------------------------
-
-
-def sgd_adapter(
-    model,
-    *,
-    seq_len: int,
-    ranks: Ranks | None = None,
-    lr: float = 0.002,
-    momentum: float = 0.9,
-    epochs: int = 3,
-    freeze_blocks: int = 2,
-) -> AdaptFunction:
-    """Return an adapt_fn that trains the model in place: its weights are changed for good.
-
-    An epoch is one step on the chunk's mean loss, in rows of seq_len (the last may be short). The
-    rate falls by half a cosine over the chunks, momentum carries over. All but the first blocks is
-    trained, the embedding too. Ranks share the rows and add up their gradients, so that they agree
-    with one rank but for rounding. Modes and flags of the model stay as they are.
-    Source: upstream PR #549.
-    Raises: ValueError when there are no parameters blocks.N.* to freeze.
-    """
-    ranks = Ranks() if ranks is None else ranks
-    named = dict(model.named_parameters())
-    frozen = tuple(f"blocks.{i}." for i in range(freeze_blocks))
-    trained = [p for name, p in named.items() if not name.startswith(frozen)]
-    has_frozen = len(trained) < len(named)
-    remedy = f"{freeze_blocks=} finds no parameters blocks.N.*; set it to 0"
-    require(has_frozen or not frozen, remedy)
-    optimizer = torch.optim.SGD(trained, lr=lr, momentum=momentum)
-
-    def adapt(chunk_tokens_T: Tensor, chunk_index: int, num_chunks: int) -> None:
-        num_targets = len(chunk_tokens_T) - 1
-        width = min(seq_len, num_targets)
-        # Filling has target -100, which cross_entropy leaves out.
-        filling = (0, -num_targets % (width * ranks.world_size))  # no rank is left without a row
-        input_RT = F.pad(chunk_tokens_T[:-1], filling).view(-1, width)
-        target_RT = F.pad(chunk_tokens_T[1:], filling, value=-100).view(-1, width)
-        own_rows = slice(ranks.rank, None, ranks.world_size)
-        angle = math.pi * chunk_index / max(1, num_chunks - 1)
-        optimizer.param_groups[0]["lr"] = lr * (1 + math.cos(angle)) / 2
-        for _ in range(epochs):
-            with torch.enable_grad():
-                logits = model(input_RT[own_rows]).float().flatten(0, 1)
-                targets = target_RT[own_rows].flatten()
-                nats = F.cross_entropy(logits, targets, reduction="sum")
-                (nats / num_targets).backward(inputs=trained)
-            if ranks.world_size > 1:
-                for parameter in trained:
-                    dist.all_reduce(parameter.grad)
-            torch.nn.utils.clip_grad_norm_(trained, 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-
-    return adapt
-
-
 # Results ------------------------------------------------------------------------------------------
 
 
@@ -908,82 +811,43 @@ def score_and_log(
     scheme: Scheme,
     ranks: Ranks | None = None,
     *,
-    blocks: bool = False,
     adapter: AdaptFunction | DocumentAdapter | None = None,
+    ledger: Ledger | None = None,
     log: Callable[[str], None] = print,
 ) -> dict:
-    """Log and return the score by the scheme, and with TTT; the last one is final.
+    """Score by the scheme, in mode "ttt" with an adapter; returns the fields of its result.
 
-    blocks scores in plain blocks of the stream first. An adapter may change the weights, so it
-    comes last. Of one that learns from the stream, the windows before it are cut at the same
-    chunks, so that the gain of each chunk can be told.
-    Raises: ValueError for an adapter that does not fit the scheme.
+    Raises: ValueError as score_first and score_documents.
     """
     ranks = Ranks() if ranks is None else ranks
-    is_one_pass = scheme.stride == 0
-    learns_documents = hasattr(adapter, "learn")
-    remedy = "score with stride 0" if learns_documents else "score with a stride of 1 or more"
-    fits = adapter is None or learns_documents == is_one_pass
-    require(fits, f"stride={scheme.stride} does not fit the model's test-time adapter; {remedy}")
-    learns_stream = adapter is not None and not learns_documents
-    chunk_tokens = CHUNK_TOKENS if learns_stream else 0
-    scheme = replace(scheme, chunk_tokens=scheme.chunk_tokens or chunk_tokens)
-    modes = {}
-    if blocks:
-        modes["blocks"] = replace(scheme, stride=scheme.seq_len, isolate=False)
-    modes[scheme.mode] = scheme
-    if adapter:
-        modes["ttt"] = scheme
-    # TTT comes last: it leaves other weights behind.
-    results = {}
-    nats_of_chunks = {}
-    for mode, mode_scheme in modes.items():
-        started = time.perf_counter()
-        ledger = Ledger()
-        mode_adapter = adapter if mode == "ttt" else None
-        text = (tokens_T, table, mode_scheme, ranks)
-        progress = Progress(f"scoring, {mode}", log) if ranks.is_first else lambda done_frac: None
-        if mode_scheme.stride == 0:
-            score = score_documents(model, mode_adapter, *text, progress=progress)
-        else:
-            score = score_first(model, mode_adapter, *text, ledger=ledger, progress=progress)
-        nats_of_chunks[mode] = ledger.nats
-        fields = {
-            "val_loss": score.loss,
-            "metric": table.metric,
-            "bpb": score.bpb,
-            "targets": score.tokens,
-            "bytes": score.bytes,
-            "eval_ms": round(1000 * (time.perf_counter() - started)),
-        }
-        context = dict(mode=mode, stride=mode_scheme.stride, isolate=mode_scheme.isolate)
-        log(log_lines.SCORE.write(**context, **fields))
-        results[mode] = {
-            "val_loss": score.loss,
-            table.metric: score.bpb,
-            "eval_time_ms": fields["eval_ms"],
-        }
+    mode = "ttt" if adapter else scheme.mode
+    progress = Progress(f"scoring, {mode}", log) if ranks.is_first else lambda done_frac: None
+    started = time.perf_counter()
+    text = (tokens_T, table, scheme, ranks)
+    if scheme.stride == 0:
+        score = score_documents(model, adapter, *text, progress=progress)
+    else:
+        score = score_first(model, adapter, *text, ledger=ledger, progress=progress)
+    result = dict(
+        val_loss=score.loss,
+        metric=table.metric,
+        bpb=score.bpb,
+        targets=score.tokens,
+        bytes=score.bytes,
+        eval_ms=round(1000 * (time.perf_counter() - started)),
+    )
+    way = dict(stride=scheme.stride, isolate=scheme.isolate, repeats=bool(scheme.repeat_weights))
+    log(log_lines.SCORE.write(mode=mode, **way, **result))
+    return result
+
+
+def log_final(result: dict, tokens_T: np.ndarray, table: ByteTable, log: Callable) -> Score:
+    """Log what a model must beat, and the last score once more; returns the former."""
     # A model that does not beat the frequencies of the tokens has learned nothing.
     unigram = unigram_score(tokens_T, table)
     log(log_lines.UNIGRAM.write(val_loss=unigram.loss, metric=table.metric, bpb=unigram.bpb))
-    log(log_lines.FINAL.write(**fields))
-    results["final"] = results[mode]
-    results["unigram"] = {table.metric: unigram.bpb}
-    if learns_stream:
-        before = nats_of_chunks[scheme.mode]
-        results["chunks"] = _chunk_gains(ledger, before, table.of_targets(tokens_T))
-    return {"targets": score.tokens, "bytes": score.bytes, **results}
-
-
-def _chunk_gains(ledger: Ledger, before: list[float], bytes_S: np.ndarray) -> dict:
-    """What TTT gains by place: targets, bytes and nats of each chunk (golf.py plot draws it)."""
-    first_N = [first for first, _ in ledger.scored]
-    return {
-        "targets": [end - first for first, end in ledger.scored],
-        "bytes": np.add.reduceat(bytes_S, first_N, dtype=np.int64).tolist(),
-        "before": before,
-        "after": ledger.nats,
-    }
+    log(log_lines.FINAL.write(**result))
+    return unigram
 
 
 if __name__ == "__main__":

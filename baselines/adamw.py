@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import evaluate
 import quantize
 from baselines import teachers
+from baselines.sgd_adapter import sgd_adapter
 from baselines.teachers import TeacherSettings
 from data import gpt2_tokenizer
 from engine.open_model import read_weights
@@ -224,4 +225,4 @@ class AdamWRecipe(Recipe):
         return quantize.encode(state, quantize.int8_plan(state), model_settings)
 
     def adapter(self, model: nn.Module, seq_len: int, ranks: Ranks) -> evaluate.AdaptFunction:
-        return evaluate.sgd_adapter(model, seq_len=seq_len, ranks=ranks)
+        return sgd_adapter(model, seq_len=seq_len, ranks=ranks)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 import evaluate
 import quantize
+from baselines.sgd_adapter import sgd_adapter
 from engine.ranks import Ranks
 from engine.recipe import Budget, MeasureHessians, Recipe, State
 from engine.settings import MINI_TRACK, Checked, RunSettings
@@ -515,7 +516,7 @@ class PR334(Recipe):
         return blob
 
     def adapter(self, model: GPT, seq_len: int, ranks: Ranks) -> evaluate.AdaptFunction:
-        return evaluate.sgd_adapter(model, seq_len=seq_len, ranks=ranks)
+        return sgd_adapter(model, seq_len=seq_len, ranks=ranks)
 
 
 RECIPE = PR334()

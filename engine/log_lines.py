@@ -154,6 +154,9 @@ RESULT = (
     "val_loss:{val_loss:.8f} {metric}:{bpb:.8f} targets:{targets:d} bytes:{bytes:d}"
     " eval_time:{eval_ms:d}ms"
 )
-SCORE = Line("score mode:{mode} stride:{stride:d} isolate:{isolate:d} " + RESULT)
+SCORE = Line(
+    "score mode:{mode} stride:{stride:d} isolate:{isolate:d} " + RESULT,
+    " repeats:{repeats:d}",  # whether a document's own repeats were mixed in
+)
 UNIGRAM = Line("unigram val_loss:{val_loss:.8f} {metric}:{bpb:.8f}")
 FINAL = Line("final " + RESULT)

@@ -12,13 +12,13 @@ not: the code of a submission is smaller without it.
 """
 
 import argparse
-import dataclasses
 import json
 import math
 import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,14 +30,18 @@ from engine import log_lines
 from engine.open_model import Opened, open_model
 from engine.ranks import Ranks
 from evaluate import (
+    AdaptFunction,
     BatchNats,
     ByteTable,
     DocumentAdapter,
+    Ledger,
     Scheme,
+    count_forward_tokens,
     count_targets,
+    document_spans,
+    log_final,
     plan_batches,
     plan_groups,
-    plan_of,
     plan_windows,
     read_group,
     read_validation,
@@ -45,6 +49,7 @@ from evaluate import (
     score_and_log,
 )
 
+CHUNK_TOKENS = 32_768  # targets between two rounds of training on a stream
 H100_FLOPS = 989e12  # dense bf16, by the data sheet
 H100_SHARE = 0.25  # of that, in a forward pass of our models: an estimate, not measured
 
@@ -73,8 +78,8 @@ def score_artifact(args: argparse.Namespace, ranks: Ranks, log: Callable[[str], 
         require(adapter, f"--ttt: {opened.path} has no test-time adapter; score without it")
     if args.plan:
         log_plan(opened.model, tokens_T, table, scheme, ranks, log, adapter)
-        return context | dataclasses.asdict(plan_of(tokens_T, scheme, table))
-    results = score_and_log(
+        return context | asdict(plan_of(tokens_T, scheme, table))
+    results = score_by_modes(
         opened.model,
         tokens_T,
         table,
@@ -96,6 +101,117 @@ def chosen_scheme(args: argparse.Namespace, opened: Opened) -> Scheme:
         stride = min(saved.get("eval_stride", 64), seq_len)
     isolate = saved.get("eval_documents", False) if args.isolate is None else args.isolate
     return Scheme(seq_len, stride, isolate, repeat_weights=opened.repeat_weights)
+
+
+# Modes --------------------------------------------------------------------------------------------
+
+
+def score_by_modes(
+    model,
+    tokens_T: np.ndarray,
+    table: ByteTable,
+    scheme: Scheme,
+    ranks: Ranks | None = None,
+    *,
+    blocks: bool = False,
+    adapter: AdaptFunction | DocumentAdapter | None = None,
+    log: Callable[[str], None] = print,
+) -> dict:
+    """Log and return the score by the scheme, and with TTT; the last one is final.
+
+    blocks scores in plain blocks of the stream first. An adapter may change the weights, so it
+    comes last. Of one that learns from the stream, the windows before it are cut at the same
+    chunks, so that the gain of each chunk can be told.
+    Raises: ValueError for an adapter that does not fit the scheme.
+    """
+    learns_documents = hasattr(adapter, "learn")
+    remedy = "score with stride 0" if learns_documents else "score with a stride of 1 or more"
+    fits = adapter is None or learns_documents == (scheme.stride == 0)
+    require(fits, f"stride={scheme.stride} does not fit the model's test-time adapter; {remedy}")
+    learns_stream = adapter is not None and not learns_documents
+    if learns_stream:
+        scheme = replace(scheme, chunk_tokens=scheme.chunk_tokens or CHUNK_TOKENS)
+    results = {}
+    text = (tokens_T, table)
+
+    def score(mode: str, scheme: Scheme, **learning) -> dict:
+        result = score_and_log(model, *text, scheme, ranks, log=log, **learning)
+        results[mode] = {
+            "val_loss": result["val_loss"],
+            table.metric: result["bpb"],
+            "eval_time_ms": result["eval_ms"],
+        }
+        results["final"] = results[mode]
+        return result
+
+    if blocks:
+        score("blocks", replace(scheme, stride=scheme.seq_len, isolate=False))
+    before = Ledger()
+    after = Ledger()
+    result = score(scheme.mode, scheme, ledger=before)
+    if adapter:
+        result = score("ttt", scheme, adapter=adapter, ledger=after)
+    results["unigram"] = {table.metric: log_final(result, *text, log).bpb}
+    if learns_stream:
+        results["chunks"] = _chunk_gains(after, before.nats, table.of_targets(tokens_T))
+    return {"targets": result["targets"], "bytes": result["bytes"], **results}
+
+
+def _chunk_gains(ledger: Ledger, before: list[float], bytes_S: np.ndarray) -> dict:
+    """What TTT gains by place: targets, bytes and nats of each chunk (golf.py plot draws it)."""
+    first_N = [first for first, _ in ledger.scored]
+    return {
+        "targets": [end - first for first, end in ledger.scored],
+        "bytes": np.add.reduceat(bytes_S, first_N, dtype=np.int64).tolist(),
+        "before": before,
+        "after": ledger.nats,
+    }
+
+
+# Plans --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a scheme costs and gives, before anything runs."""
+
+    targets: int
+    forward_tokens: int  # inputs of all forward passes, filling included
+    context_min: int  # inputs that a target is predicted from
+    context_median: int
+
+    @property
+    def passes(self) -> float:
+        """Forward tokens for each target."""
+        return self.forward_tokens / self.targets
+
+
+def plan_of(tokens_T: np.ndarray, scheme: Scheme, table: ByteTable) -> Plan:
+    """Count what scoring would do.
+
+    A target of a document that is read once has as context what one layer sees; through deeper
+    layers it sees more.
+    """
+    if scheme.stride == 0:
+        start_W, end_W = document_spans(tokens_T, table.bos_id).T
+        first_W = start_W
+    else:
+        start_W, first_W, end_W = plan_windows(tokens_T, scheme, table.bos_id).T
+    # Target i of a window is predicted from i - start + 1 inputs, or seq_len. Counted as a
+    # histogram: every context from that of first to that of end - 1 occurs once.
+    shortest_W = first_W - start_W + 1
+    longest_W = np.minimum(end_W - start_W, scheme.seq_len)
+    change_T = np.bincount(shortest_W, minlength=scheme.seq_len + 2)
+    change_T = change_T - np.bincount(longest_W + 1, minlength=scheme.seq_len + 2)
+    targets_T = np.cumsum(change_T)
+    targets_T[scheme.seq_len] += (end_W - start_W - longest_W).sum()
+    num_targets = len(tokens_T) - 1
+    return Plan(
+        targets=num_targets,
+        forward_tokens=count_forward_tokens(tokens_T, scheme, table),
+        context_min=int(shortest_W.min()),
+        context_median=int(np.searchsorted(np.cumsum(targets_T), num_targets / 2)),
+    )
 
 
 def log_plan(
@@ -171,6 +287,9 @@ def _part_of_one_pass(
         return counter.get_total_flops()
 
     return part, count_targets(group_D2)
+
+
+# Command ------------------------------------------------------------------------------------------
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

@@ -122,7 +122,8 @@ def train(recipe: Recipe) -> None:
     model = load_model(recipe, weights, saved, ranks.device, settings.compile)
     repeat_weights = tuple(saved.get("repeat_weights", ()))
     scheme = dataclasses.replace(final_scheme(settings), repeat_weights=repeat_weights)
-    evaluate.score_and_log(model, val_T, table, scheme, ranks, log=run.log)
+    scored = evaluate.score_and_log(model, val_T, table, scheme, ranks, log=run.log)
+    evaluate.log_final(scored, val_T, table, run.log)
     ranks.leave()
     if total_bytes > recipe.cap_bytes:
         sys.exit(f"error: {total_bytes} bytes are over the cap of {recipe.cap_bytes}")
@@ -391,9 +392,8 @@ def read_checkpoint(path: Path, ranks: Ranks) -> dict:
 def log_expected(trainer: "Trainer", val_T: np.ndarray) -> None:
     """Say how long the run will take, where a clock bounds it, and scoring after it."""
     settings = trainer.settings
-    plan = evaluate.plan_of(val_T, final_scheme(settings), trainer.table)
-    ranks = trainer.ranks
-    score_s = trainer.seconds_per_forward_token * plan.forward_tokens / ranks.world_size
+    forward_tokens = evaluate.count_forward_tokens(val_T, final_scheme(settings), trainer.table)
+    score_s = trainer.seconds_per_forward_token * forward_tokens / trainer.ranks.world_size
     training = "as-long-as-it-takes"
     if settings.max_wallclock_seconds:
         training = f"{settings.max_wallclock_seconds - trainer.clock.seconds():.0f}s"

@@ -1,5 +1,6 @@
-"""The score: bytes, windows, test-time training, ranks, and the command line."""
+"""The score: bytes, windows, the order of learning, ranks, and what is logged."""
 
+import copy
 import json
 import math
 import os
@@ -17,8 +18,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import evaluate
-from engine import log_lines, score_command
+from baselines.sgd_adapter import sgd_adapter
+from engine import log_lines
 from engine.adapters import LowRank
+from engine.memory import Memory
 from engine.ranks import Ranks
 from engine.shards import ShardError, sidecar_path, write_shard
 from evaluate import BOS_ID, ByteTable, IllegalScore, Ledger, Scheme, Score
@@ -129,58 +132,150 @@ def nats_of(logits_V: np.ndarray, target: int) -> float:
     return np.log(np.exp(logits_V).sum()) - logits_V[target]
 
 
-@pytest.mark.parametrize("scheme", ["blocks", "stream", "documents"])
-def test_bpb_equals_an_independent_computation(tokenizer, scheme):
-    """On hostile text, decoded documents and float64 log-probabilities give the same bpb."""
-    documents, tokens_T, processor, table = encode(tokenizer, tuple(HOSTILE_LENGTHS))
+def hostile_text(
+    tokenizer: Path, texts: list[str] = HOSTILE_LENGTHS
+) -> tuple[np.ndarray, ByteTable, int]:
+    """Tokens of every awkward length and character, their table, and the bytes of their text."""
+    documents, tokens_T, processor, table = encode(tokenizer, tuple(texts))
     size_bytes = sum(len(processor.decode(ids).encode()) for ids in documents)
-    whole_T = invalid_utf8(processor, tokens_T)
-    size_bytes += 5  # a byte piece is a byte, whatever a decoder makes of it
+    # A byte piece is a byte, whatever a decoder makes of it.
+    return invalid_utf8(processor, tokens_T), table, size_bytes + 5
+
+
+def mixed_by_hand(nats: float, repeat: tuple[int, float], weights) -> float:
+    """The nats of a target whose probability is mixed with the share of what is repeated."""
+    cell, share = repeat
+    weight = (0.0, *weights)[cell] if weights else 0.0
+    return -math.log((1 - weight) * math.exp(-nats) + weight * share)
+
+
+WEIGHTS = tuple(np.linspace(0.1, 0.8, 8))
+
+
+@pytest.mark.parametrize("weights", [(), WEIGHTS])
+@pytest.mark.parametrize("scheme", ["blocks", "stream", "documents"])
+def test_bpb_equals_an_independent_computation(tokenizer, scheme, weights):
+    """On hostile text, decoded documents and a model in float64 give the same bpb."""
+    whole_T, table, size_bytes = hostile_text(tokenizer)
     stride = 16 if scheme == "blocks" else 4
     isolate = scheme == "documents"
-    model = Causal(processor.vocab_size()).eval()
+    model = Causal(table.vocab_size).eval()
+    exact = copy.deepcopy(model).double()
+    repeats = count_by_hand(whole_T.tolist())
 
     def nats_of_target(begin, at):
         begin = begin if isolate else 0
         moves = max(0, math.ceil((at + 1 - begin - 16) / stride))
         context_T = whole_T[begin + stride * moves : at + 1].astype(np.int64)
         with torch.no_grad():
-            logits_V = model(torch.from_numpy(context_T)[None])[0, -1].double().numpy()
-        return nats_of(logits_V, whole_T[at + 1])
+            logits_V = exact(torch.from_numpy(context_T)[None])[0, -1].numpy()
+        return mixed_by_hand(nats_of(logits_V, whole_T[at + 1]), repeats[at], weights)
 
-    score = evaluate.score_windows(
-        model, whole_T, table, replace(SCHEME, stride=stride, isolate=isolate)
-    )
+    chosen = replace(SCHEME, stride=stride, isolate=isolate, repeat_weights=weights)
+    score = evaluate.score_windows(model, whole_T, table, chosen)
     assert score.bytes == size_bytes
     expected = bpb_by_hand(nats_of_target, whole_T, size_bytes)
     assert score.bpb == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("weights", [(), tuple(np.linspace(0.1, 0.8, 8))])
+@pytest.mark.parametrize("weights", [(), WEIGHTS])
 def test_bpb_of_one_pass_equals_an_independent_computation(tokenizer, weights):
     """So does reading every document once, with its repeats and without: loops in float64."""
-    documents, tokens_T, processor, table = encode(tokenizer, tuple(HOSTILE_LENGTHS))
-    size_bytes = sum(len(processor.decode(ids).encode()) for ids in documents) + 5
-    whole_T = invalid_utf8(processor, tokens_T)
-    model = Remembering(processor.vocab_size()).eval()
+    whole_T, table, size_bytes = hostile_text(tokenizer)
+    model = Remembering(table.vocab_size).eval()
     repeats = count_by_hand(whole_T.tolist())
     logits_of = {}  # of a document, by where it begins
 
     def nats_of_target(begin, at):
         if begin not in logits_of:
-            ends = np.flatnonzero(whole_T[begin + 1 :] == BOS_ID)
-            end = begin + 1 + ends[0] if len(ends) else len(whole_T)
+            end = end_of_document(whole_T, begin)
             logits_of[begin] = reference_logits(model, whole_T[begin:end].astype(int), 16)
         nats = nats_of(logits_of[begin][at - begin], whole_T[at + 1])
-        cell, share = repeats[at]
-        weight = (0.0, *weights)[cell] if weights else 0.0
-        return -math.log((1 - weight) * math.exp(-nats) + weight * share)
+        return mixed_by_hand(nats, repeats[at], weights)
 
     scheme = replace(ONE_PASS, repeat_weights=weights)
     score = evaluate.score_documents(model, None, whole_T, table, scheme)
     assert score.bytes == size_bytes
     expected = bpb_by_hand(nats_of_target, whole_T, size_bytes)
     assert score.bpb == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("weights", [(), WEIGHTS])
+def test_bpb_while_adapting_equals_an_independent_computation(tokenizers, weights):
+    """And reading with adapters, which learn through the mixture where there is one."""
+    whole_T, table, size_bytes = hostile_text(tokenizers["keep"])
+    model = Remembering(table.vocab_size).eval()
+    repeats = count_by_hand(whole_T.tolist())
+    adapter = low_rank(model)
+    drawn = [down_IK.double() for down_IK in adapter.first_down_IK]
+    nats = 0.0
+    for begin, end in evaluate.document_spans(whole_T):
+        document_T = whole_T[begin : end + 1]
+        nats += sum(learn_by_hand(model, document_T, drawn, repeats[begin:end], weights))
+    scheme = replace(ONE_PASS, repeat_weights=weights)
+    score = evaluate.score_documents(model, adapter, whole_T, table, scheme)
+    assert score.bytes == size_bytes
+    assert score.bpb == pytest.approx(nats / math.log(2) / size_bytes, rel=1e-6)
+    plain = evaluate.score_documents(model, None, whole_T, table, scheme)
+    assert abs(score.bpb / plain.bpb - 1) > 1e-3, "learning counts here"
+
+
+def end_of_document(tokens_T: np.ndarray, begin: int) -> int:
+    """Where the next document begins, or the text ends."""
+    starts = np.flatnonzero(tokens_T[begin + 1 :] == BOS_ID)
+    return begin + 1 + int(starts[0]) if len(starts) else len(tokens_T)
+
+
+def learn_by_hand(model, document_T, drawn, repeats, weights, window=16, chunk=5) -> list[float]:
+    """The nats of one document's targets, in float64: scored, then learned from, by chunks.
+
+    Remembering once more, for one row: fc of each layer has two small matrices beside it, and what
+    earlier chunks left (keys and values) stays as it was when they were read.
+    """
+    named = {name: weight.double().detach() for name, weight in model.state_dict().items()}
+    ids_T = torch.from_numpy(document_T.astype(np.int64))
+    down = [down_IK.clone().requires_grad_() for down_IK in drawn]
+    up = [torch.zeros(down_IK.size(1), 8, dtype=torch.float64) for down_IK in drawn]
+    up = [up_KO.requires_grad_() for up_KO in up]
+    squares = [torch.zeros_like(matrix) for matrix in (*down, *up)]
+    kept = [[], []]  # of each layer, the key and value of every token so far
+    nats = []
+    steps = 0
+    for first in range(0, len(ids_T) - 1, chunk):
+        place_T = torch.arange(first, min(first + chunk, len(ids_T) - 1))
+        x = named["tok_emb.weight"][ids_T[place_T]]
+        before = 0.5 * named["tok_emb.weight"][ids_T[(place_T - 1).clamp(min=0)]]
+        x = x + before * (place_T > 0)[:, None] + 0.1 * place_T[:, None].double().sin()
+        for number in range(2):
+            of_layer = {name: named[f"layers.{number}.{name}.weight"].T for name in "qkv"}
+            q, k, v = (x @ of_layer[name] for name in "qkv")
+            past = kept[number]
+            rows = []
+            for i, place in enumerate(place_T.tolist()):
+                own = [(k[j], v[j]) for j in range(i + 1)]
+                seen = [*past, *own][max(0, place - window + 1) :]
+                scores = torch.stack([key @ q[i] for key, _ in seen]) / math.sqrt(8)
+                share = scores.softmax(dim=0)
+                rows.append(x[i] + share @ torch.stack([value for _, value in seen]))
+            past += list(zip(k.detach(), v.detach(), strict=True))
+            x = torch.stack(rows)
+            fc = x @ named[f"layers.{number}.fc.weight"].T + x @ down[number] @ up[number]
+            x = x + fc.tanh()
+        logits = 3 * (x @ named["head.weight"].T + named["head.bias"])
+        target_T = ids_T[place_T + 1]
+        model_p = logits.softmax(dim=1)[torch.arange(len(target_T)), target_T]
+        mixed = []
+        for p, (cell, share) in zip(model_p, repeats[first:], strict=False):
+            weight = (0.0, *weights)[cell] if weights else 0.0
+            mixed.append(-((1 - weight) * p + weight * share).log())
+        nats += [part.item() for part in mixed]
+        grads = torch.autograd.grad(torch.stack(mixed).mean(), (*down, *up))
+        steps += 1
+        for matrix, square, grad in zip((*down, *up), squares, grads, strict=True):
+            square.mul_(0.99).add_(0.01 * grad**2)
+            size = (square / (1 - 0.99**steps)).sqrt() + 1e-8
+            matrix.data -= 0.03 * grad / size
+    return nats
 
 
 def test_space_inside_a_piece_is_one_byte(tokenizers):
@@ -718,74 +813,6 @@ def test_scoring_with_faulty_windows_is_caught(monkeypatch):
             evaluate.score_windows(Causal(), stream(60), table_of(), SCHEME)
 
 
-def test_training_on_the_past_helps_with_what_repeats():
-    """On repeating text TTT scores better than the fixed model; two blocks and all flags stay."""
-    tokens_T = np.tile(stream(50, seed=11), 40)
-    model = Causal().eval()
-    model.blocks[1].weight.requires_grad_(False)
-    fixed = evaluate.score_windows(model, tokens_T, table_of(), SCHEME)
-    before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    adapt = evaluate.sgd_adapter(model, seq_len=16, lr=0.1)
-    scheme = replace(SCHEME, chunk_tokens=200)
-    score = evaluate.score_first(model, adapt, tokens_T, table_of(), scheme)
-    assert score.bpb < 0.9 * fixed.bpb
-    changed = {
-        name for name, weight in model.state_dict().items() if not weight.equal(before[name])
-    }
-    frozen = {f"blocks.{i}.{name}" for i in (0, 1) for name in ("weight", "bias")}
-    assert changed == set(before) - frozen
-    assert not model.training
-    flags = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    assert flags == {"blocks.1.weight"}
-    assert all(parameter.grad is None for parameter in model.parameters())
-
-
-@pytest.mark.parametrize("length", [5, 17, 39])
-def test_one_epoch_is_one_clipped_step_on_the_mean_loss(length):
-    """The step is that of SGD on the loss of all rows, the short last one included."""
-    chunk_T = torch.from_numpy(stream(length, seed=12).astype(np.int64))
-    model, twin = Causal(num_blocks=1), Causal(num_blocks=1)
-    adapt = evaluate.sgd_adapter(model, seq_len=16, lr=0.5, epochs=1, freeze_blocks=0)
-    adapt(chunk_T, 1, 3)  # halfway down the cosine, so half the rate
-    nats = 0.0
-    for at in range(0, length - 1, 16):
-        row = chunk_T[at : at + 17]
-        nats += F.cross_entropy(twin(row[None, :-1])[0], row[1:], reduction="sum")
-    (nats / (length - 1)).backward()
-    assert nn.utils.clip_grad_norm_(twin.parameters(), 1.0) > 1  # the clip matters here
-    for parameter, other in zip(model.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(parameter, other - 0.25 * other.grad)
-    before = [parameter.clone() for parameter in model.parameters()]
-    adapt(chunk_T, 2, 3)  # the end of the cosine
-    assert all(p.equal(old) for p, old in zip(model.parameters(), before, strict=True))
-
-
-def test_momentum_carries_over_and_epochs_repeat():
-    """Two epochs, or two chunks, move like torch's SGD with momentum over the same gradients."""
-    chunk_T = torch.from_numpy(stream(17, seed=13).astype(np.int64))
-    models = [Causal(num_blocks=1) for _ in range(3)]
-    rates = {"seq_len": 16, "lr": 0.5, "momentum": 0.8, "freeze_blocks": 0}
-    evaluate.sgd_adapter(models[0], epochs=2, **rates)(chunk_T, 0, 9)
-    adapt = evaluate.sgd_adapter(models[1], epochs=1, **rates)
-    for _ in range(2):
-        adapt(chunk_T, 0, 9)
-    optimizer = torch.optim.SGD(models[2].parameters(), lr=0.5, momentum=0.8)
-    for _ in range(2):
-        optimizer.zero_grad()
-        F.cross_entropy(models[2](chunk_T[None, :-1])[0], chunk_T[1:]).backward()
-        nn.utils.clip_grad_norm_(models[2].parameters(), 1.0)
-        optimizer.step()
-    for one, two, three in zip(*(model.parameters() for model in models), strict=True):
-        torch.testing.assert_close(one, two)
-        torch.testing.assert_close(one, three)
-
-
-def test_adapter_without_blocks_to_freeze_is_refused():
-    """Freezing by name must not silently freeze nothing."""
-    with pytest.raises(ValueError, match="freeze_blocks=2 finds no parameters blocks"):
-        evaluate.sgd_adapter(nn.Linear(2, 2), seq_len=4)
-
-
 def test_tensors_cached_while_scored_are_fit_for_training():
     """A model that keeps tensors between calls can be scored and trained in turn."""
 
@@ -799,7 +826,7 @@ def test_tensors_cached_while_scored_are_fit_for_training():
 
     model = Caching()
     tokens_T = stream(90)
-    adapt = evaluate.sgd_adapter(model, seq_len=16)
+    adapt = sgd_adapter(model, seq_len=16)
     evaluate.score_windows(model, tokens_T, table_of(), SCHEME)
     scheme = replace(SCHEME, chunk_tokens=30)
     evaluate.score_first(model, adapt, tokens_T, table_of(), scheme)
@@ -938,65 +965,6 @@ def test_one_pass_needs_a_model_with_a_memory():
         Scheme(seq_len=16, stride=0)
 
 
-def test_a_plan_of_one_pass_counts_what_is_read():
-    """Forward tokens are those that the model gets; a layer's context grows up to the window."""
-    tokens_T = np.array([BOS_ID, *range(2, 32), BOS_ID, 5, 6, BOS_ID])
-    inputs = []
-
-    class Counting(Remembering):
-        def logits_at(self, tokens_BT, place_S, memory):
-            inputs.append(tokens_BT.numel())
-            return super().logits_at(tokens_BT, place_S, memory)
-
-    plan = evaluate.plan_of(tokens_T, ONE_PASS, table_of())
-    evaluate.score_documents(Counting(), None, tokens_T, table_of(), ONE_PASS)
-    assert plan.forward_tokens == sum(inputs) == 2 * 4 + 6 * 4 + 3  # chunks of a quarter window
-    assert plan.targets == 34
-    contexts = [min(i + 1, 16) for i in range(31)] + [1, 2, 3]
-    assert plan.context_min == 1
-    assert plan.context_median == int(np.median(contexts))
-
-
-def test_a_plan_of_one_pass_says_what_its_adapter_costs():
-    """In forward passes of the model without one; nothing is learned, and nothing is left."""
-    lines = []
-    model = Remembering()
-    tokens_T = np.random.default_rng(26).integers(2, VOCAB, 200)
-    tokens_T[::50] = BOS_ID
-    text = (tokens_T, table_of(), ONE_PASS, Ranks(), lines.append)
-    for adapter in (None, low_rank(model, chunk=2)):
-        score_command.log_plan(model, *text, adapter)
-    plain, learning = map(log_lines.PLAN.read, lines)
-    assert plain["mode"] == "one_pass"
-    assert plain["equivalents"] == plain["passes"]
-    # A backward pass without gradients of the weights, down to the first matrix that is adapted,
-    # is nearly another forward pass.
-    assert 1.5 * plain["passes"] < learning["equivalents"] < 2.5 * plain["passes"]
-    assert plain["seconds"] >= 0
-
-
-def test_a_score_in_one_pass_is_logged_with_and_without_its_adapter():
-    """score_and_log takes either kind of adapter, each with its schemes only."""
-    lines = []
-    model = Remembering()
-    tokens_T = stream(200, seed=24)
-    result = evaluate.score_and_log(
-        model, tokens_T, table_of(), ONE_PASS, adapter=low_rank(model), log=lines.append
-    )
-    plain = evaluate.score_documents(model, None, tokens_T, table_of(), ONE_PASS)
-    ttt = evaluate.score_documents(model, low_rank(model), tokens_T, table_of(), ONE_PASS)
-    assert result["one_pass"]["val_bpb_partial"] == plain.bpb
-    assert result["ttt"] == result["final"]
-    assert result["ttt"]["val_bpb_partial"] == ttt.bpb != plain.bpb
-    assert "score mode:one_pass stride:0 isolate:1" in lines[0]
-    assert "chunks" not in result
-    with pytest.raises(ValueError, match="stride=4 does not fit .*; score with stride 0"):
-        evaluate.score_and_log(model, tokens_T, table_of(), ISOLATED, adapter=low_rank(model))
-    stream_adapter = evaluate.sgd_adapter(Causal(), seq_len=16)
-    with pytest.raises(ValueError, match="stride=0 does not fit .*; score with a stride of 1 or"):
-        evaluate.score_and_log(model, tokens_T, table_of(), ONE_PASS, adapter=stream_adapter)
-
-
 def test_weights_of_repeats_are_learned_from_the_models_own_nats():
     """On text that repeats itself they lower the score, in one pass and in windows alike."""
     rng = np.random.default_rng(25)
@@ -1019,115 +987,143 @@ def test_weights_of_repeats_are_learned_from_the_models_own_nats():
 
 
 def score_on(rank: int, world_size: int, folder: str) -> None:
-    """Write the scores that this rank gets."""
+    """Write the scores that this rank gets, and how many targets of documents it read itself."""
     torch.set_num_threads(1)
     if world_size > 1:
-        store = f"file://{folder}/store"
+        store = f"file://{folder}/store{world_size}"
         dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world_size)
     ranks = Ranks(rank, world_size)
-    tokens_T = stream(300, seed=14)
-    model = Causal()
-    windows = evaluate.score_windows(model, tokens_T, table_of(), ISOLATED, ranks)
-    result = {"windows": windows.nats.hex(), "first": [], "bytes": windows.bytes}
-    for chunk_tokens in (100, 12):  # seven rows to share, and one
-        adapt = evaluate.sgd_adapter(model, seq_len=16, ranks=ranks, lr=0.1)
-        scheme = replace(ISOLATED, chunk_tokens=chunk_tokens)
-        score = evaluate.score_first(model, adapt, tokens_T, table_of(), scheme, ranks)
-        result["first"].append(score.nats)
+    tokens_T = stream(3000, seed=14)
+    read_group = evaluate.read_group
+    targets = []
+
+    def counting(batch_nats, adapter, group_D2, *rest):
+        targets.append(evaluate.count_targets(group_D2))
+        return read_group(batch_nats, adapter, group_D2, *rest)
+
+    evaluate.read_group = counting  # in this process alone
     reader = Remembering()
     once = evaluate.score_documents(reader, None, tokens_T, table_of(), ONE_PASS, ranks)
-    adapter = low_rank(reader)
-    learned = evaluate.score_documents(reader, adapter, tokens_T, table_of(), ONE_PASS, ranks)
-    result["windows"] += once.nats.hex() + learned.nats.hex()
+    result = {"once": [once.nats.hex(), once.bytes], "targets": sum(targets)}
+    if world_size < 8:  # the rest takes seconds
+        text = (tokens_T[:600], table_of())
+        model = Causal()
+        windows = evaluate.score_windows(model, *text, ISOLATED, ranks)
+        learned = evaluate.score_documents(reader, low_rank(reader), *text, ONE_PASS, ranks)
+        result["windows"] = windows.nats.hex()
+        result["learned"] = learned.nats.hex()
+        result["trained"] = []
+        for chunk_tokens in (100, 12):  # seven rows to share, and one
+            adapt = sgd_adapter(model, seq_len=16, ranks=ranks, lr=0.1)
+            scheme = replace(ISOLATED, chunk_tokens=chunk_tokens)
+            score = evaluate.score_first(model, adapt, tokens_T[:200], table_of(), scheme, ranks)
+            result["trained"].append(score.nats)
     Path(folder, f"{world_size}_{rank}.json").write_text(json.dumps(result))
     if world_size > 1:
         dist.barrier()
         dist.destroy_process_group()
-        os._exit(0)  # a thread of gloo's once outlived the interpreter, and aborted it
+    os._exit(0)  # a thread of gloo's once outlived the interpreter, and aborted it
+
+
+def score_on_each(number: int, folder: str) -> None:
+    """The ranks of three worlds, forked: importing torch once costs as much as all they do."""
+    for world_size in (1, 2, 8):
+        arguments = (score_on, (world_size, folder), world_size)
+        torch.multiprocessing.start_processes(*arguments, start_method="fork")
 
 
 def test_any_number_of_ranks_gives_one_score(tmp_path):
-    """Two ranks return the score of one to the last bit; with training, up to rounding."""
-    score_on(0, 1, str(tmp_path))
-    torch.multiprocessing.spawn(score_on, (2, str(tmp_path)), nprocs=2)
-    one, *two = (
-        json.loads((tmp_path / name).read_text()) for name in ("1_0.json", "2_0.json", "2_1.json")
-    )
-    assert two[0] == two[1]
-    assert two[0]["windows"] == one["windows"] and two[0]["bytes"] == one["bytes"]
-    assert two[0]["first"] == pytest.approx(one["first"], rel=1e-5)
+    """Two and eight ranks return the score of one to the last bit; with SGD, up to rounding.
+
+    Documents are shared by their targets: no rank reads over a tenth more than the mean.
+    """
+    torch.multiprocessing.spawn(score_on_each, (str(tmp_path),), nprocs=1)
+
+    def results(world_size: int) -> list[dict]:
+        paths = [tmp_path / f"{world_size}_{rank}.json" for rank in range(world_size)]
+        return [json.loads(path.read_text()) for path in paths]
+
+    [one] = results(1)
+    for world_size in (2, 8):
+        ranks = results(world_size)
+        assert all(rank["once"] == one["once"] for rank in ranks)
+        loads = [rank["targets"] for rank in ranks]
+        assert sum(loads) == 2999
+        assert max(loads) < 1.1 * sum(loads) / world_size
+    first, second = results(2)
+    for name in ("windows", "learned"):
+        assert first[name] == second[name] == one[name]
+    assert first["trained"] == second["trained"]
+    assert first["trained"] == pytest.approx(one["trained"], rel=1e-5)
 
 
 # Results
 
 
-@pytest.mark.parametrize("isolate", [False, True])
-@pytest.mark.parametrize("stride", [3, 16])
-def test_a_plan_counts_contexts_as_a_loop_over_targets_does(stride, isolate):
-    """Least and median number of inputs that a target is predicted from."""
-    tokens_T = stream(120, seed=2)
-    scheme = Scheme(16, stride, isolate)
-    contexts = []
-    for start, first, end in evaluate.plan_windows(tokens_T, scheme):
-        contexts += [target - start + 1 for target in range(first, end)]
-    plan = evaluate.plan_of(tokens_T, scheme, table_of())
-    assert plan.targets == len(contexts) == 119
-    assert plan.context_min == min(contexts)
-    assert plan.context_median == sorted(contexts)[(len(contexts) - 1) // 2]
-    assert plan.forward_tokens >= plan.targets
-
-
-def test_score_and_log_returns_the_values_that_it_logs():
-    """The trainer's call: lines go to its log, the final score is the last mode's."""
+def test_a_score_returns_the_values_that_it_logs():
+    """The trainer's calls: a score's line, what frequencies alone reach, and the last line."""
     lines = []
     tokens_T = stream(200)
     scheme = Scheme(seq_len=16, stride=4)
     result = evaluate.score_and_log(Causal(), tokens_T, table_of(), scheme, log=lines.append)
+    logged = log_lines.SCORE.read(lines[0])
+    assert result == pytest.approx({name: logged[name] for name in result}, abs=1e-8)
     score = evaluate.score_windows(Causal(), tokens_T, table_of(), SCHEME)
-    assert result["final"]["val_bpb_partial"] == pytest.approx(score.bpb)
-    assert lines[-1].startswith(f"final val_loss:{score.loss:.6f}"[:-2])
-    assert f"targets:199 bytes:{score.bytes} eval_time:" in lines[-1]
-    unigram = evaluate.unigram_score(tokens_T, table_of())
-    assert f"unigram val_loss:{unigram.loss:.8f} val_bpb_partial:{unigram.bpb:.8f}" == lines[-2]
+    assert result["bpb"] == pytest.approx(score.bpb)
+    unigram = evaluate.log_final(result, tokens_T, table_of(), lines.append)
+    assert f"unigram val_loss:{unigram.loss:.8f} val_bpb_partial:{unigram.bpb:.8f}" == lines[1]
+    assert unigram == evaluate.unigram_score(tokens_T, table_of())
+    assert lines[2].startswith(f"final val_loss:{score.loss:.6f}"[:-2])
+    assert f"targets:199 bytes:{score.bytes} eval_time:" in lines[2]
 
 
-def test_score_and_log_writes_lines_that_read_back():
-    """The lines are those of engine.log_lines, with the values that are returned."""
+@pytest.mark.parametrize("weights, repeats", [((), 0), (WEIGHTS, 1)])
+def test_a_score_says_whether_repeats_are_mixed_in(weights, repeats):
+    """In its line: compare tells such scores apart."""
     lines = []
-    table = table_of()
-    result = evaluate.score_and_log(
-        Causal(), stream(200), table, SCHEME, blocks=True, log=lines.append
-    )
-    kinds = [log_lines.SCORE, log_lines.SCORE, log_lines.UNIGRAM, log_lines.FINAL]
-    blocks, sliding, unigram, final = [
-        kind.read(line) for kind, line in zip(kinds, lines, strict=True)
-    ]
-    assert [blocks["mode"], sliding["mode"]] == ["blocks", "sliding"]
-    assert [blocks["stride"], sliding["stride"]] == [16, 4]
-    assert sliding["bpb"] == pytest.approx(result["sliding"]["val_bpb_partial"], abs=1e-8)
-    assert sliding["eval_ms"] == result["sliding"]["eval_time_ms"]
-    assert unigram["bpb"] == pytest.approx(result["unigram"]["val_bpb_partial"], abs=1e-8)
-    assert final.items() <= sliding.items()
+    scheme = replace(SCHEME, repeat_weights=weights)
+    evaluate.score_and_log(Causal(), stream(60), table_of(), scheme, log=lines.append)
+    assert lines[0].endswith(f" repeats:{repeats}")
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_only_the_first_rank_tells_its_progress(rank, monkeypatch):
+@pytest.mark.parametrize("world_size, rank, labels", [(1, 0, ["scoring, sliding"]), (2, 1, [])])
+def test_only_the_first_rank_tells_its_progress(world_size, rank, labels, monkeypatch):
     """On a terminal the ranks would write over each other's line."""
-    labels = []
+    told = []
 
-    class Recorder:
+    class Recording:
         def __init__(self, label, log):
-            labels.append(label)
+            told.append(label)
 
         def __call__(self, done_frac):
             assert 0 < done_frac <= 1
 
-    monkeypatch.setattr(evaluate, "Progress", Recorder)
+    monkeypatch.setattr(evaluate, "Progress", Recording)
     monkeypatch.setattr(dist, "all_reduce", lambda tensor: None)
-    ranks = Ranks(rank, 2)
-    text = (stream(100), table_of(), SCHEME)
-    evaluate.score_and_log(Causal(), *text, ranks, blocks=True, log=str)
-    assert labels == ["scoring, blocks", "scoring, sliding"] * (rank == 0)
+    ranks = Ranks(rank, world_size)
+    evaluate.score_and_log(Causal(), stream(100), table_of(), SCHEME, ranks, log=str)
+    assert told == labels
+
+
+def test_forward_tokens_are_those_that_the_model_gets():
+    """In one pass, in windows of documents and of the stream, in chunks too; filling included."""
+    tokens_T = stream(200, seed=27)
+    inputs = []
+
+    class Counting(Remembering):
+        def __call__(self, tokens_BT):
+            return self.logits_at(tokens_BT, torch.arange(tokens_BT.numel())).unflatten(
+                0, tokens_BT.shape
+            )
+
+        def logits_at(self, tokens_BT, place_S, memory=None):
+            inputs.append(tokens_BT.numel())
+            return super().logits_at(tokens_BT, place_S, memory or Memory(16))
+
+    for scheme in (ONE_PASS, ISOLATED, SCHEME, replace(SCHEME, chunk_tokens=30)):
+        inputs.clear()
+        evaluate.score_and_log(Counting(), tokens_T, table_of(), scheme, log=str)
+        assert evaluate.count_forward_tokens(tokens_T, scheme, table_of()) == sum(inputs)
 
 
 def test_progress_rises_to_the_end():
@@ -1140,26 +1136,3 @@ def test_progress_rises_to_the_end():
     assert shares == sorted(shares)
     assert 0 < shares[0]
     assert shares[-1] == 1.0
-
-
-@pytest.mark.parametrize("chunk_tokens", [0, 32])
-@pytest.mark.parametrize("stride", [4, 16])
-def test_a_score_with_ttt_tells_its_gain_by_place(stride, chunk_tokens, monkeypatch):
-    """Targets, bytes and nats of each chunk, before and after, add up to the scores."""
-    monkeypatch.setattr(evaluate, "CHUNK_TOKENS", 32)  # taken where the scheme names none
-    tokens_T = stream(100, seed=5)
-    table = table_of()
-    scheme = replace(SCHEME, stride=stride, chunk_tokens=chunk_tokens)
-    model = Causal()
-    adapt = evaluate.sgd_adapter(model, seq_len=16)
-    result = evaluate.score_and_log(model, tokens_T, table, scheme, adapter=adapt, log=str)
-    chunks = result["chunks"]
-    plain = result["blocks" if stride == 16 else "sliding"]
-    assert chunks["targets"] == [32, 32, 32, 3]
-    assert sum(chunks["bytes"]) == table.total(tokens_T) == result["bytes"]
-    assert sum(chunks["before"]) == pytest.approx(plain["val_loss"] * 99)
-    assert sum(chunks["after"]) == pytest.approx(result["ttt"]["val_loss"] * 99)
-    assert chunks["before"][0] == chunks["after"][0]
-    assert chunks["before"] != chunks["after"]
-    fixed = evaluate.score_and_log(Causal(), tokens_T, table, scheme, log=str)
-    assert "chunks" not in fixed

@@ -1,4 +1,4 @@
-"""The command line of evaluate.py: what it scores, what it prints, what it refuses."""
+"""The command line of evaluate.py: what it scores, plans and prints, what it refuses."""
 
 import json
 import subprocess
@@ -6,19 +6,33 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sentencepiece
 import torch
 from torch import nn
 
+import evaluate
 import quantize
 import train_gpt
+from baselines.sgd_adapter import sgd_adapter
 from engine import log_lines, score_command
 from engine.open_model import Opened, open_model
 from engine.ranks import Ranks
 from engine.shards import write_shard
-from evaluate import ByteTable
+from evaluate import BOS_ID, ByteTable, Scheme
+from tests.engine.test_memory import Remembering
 from tests.scoring_texts import HOSTILE, encode
+from tests.test_evaluate import (
+    ISOLATED,
+    ONE_PASS,
+    SCHEME,
+    VOCAB,
+    Causal,
+    low_rank,
+    stream,
+    table_of,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -300,3 +314,123 @@ def test_cuda_without_a_device_is_refused(capsys):
     """The error names the flag, and the value to take instead."""
     assert score_command.main(["any", "--device", "cuda"]) == 2
     assert "--device cuda: there is no CUDA here; use cpu" in capsys.readouterr().err
+
+
+# Modes and plans
+
+
+def test_a_plan_of_one_pass_counts_what_is_read():
+    """Forward tokens are those that the model gets; a layer's context grows up to the window."""
+    tokens_T = np.array([BOS_ID, *range(2, 32), BOS_ID, 5, 6, BOS_ID])
+    inputs = []
+
+    class Counting(Remembering):
+        def logits_at(self, tokens_BT, place_S, memory):
+            inputs.append(tokens_BT.numel())
+            return super().logits_at(tokens_BT, place_S, memory)
+
+    plan = score_command.plan_of(tokens_T, ONE_PASS, table_of())
+    evaluate.score_documents(Counting(), None, tokens_T, table_of(), ONE_PASS)
+    assert plan.forward_tokens == sum(inputs) == 2 * 4 + 6 * 4 + 3  # chunks of a quarter window
+    assert plan.targets == 34
+    contexts = [min(i + 1, 16) for i in range(31)] + [1, 2, 3]
+    assert plan.context_min == 1
+    assert plan.context_median == int(np.median(contexts))
+
+
+def test_a_plan_of_one_pass_says_what_its_adapter_costs():
+    """In forward passes of the model without one; nothing is learned, and nothing is left."""
+    lines = []
+    model = Remembering()
+    tokens_T = np.random.default_rng(26).integers(2, VOCAB, 200)
+    tokens_T[::50] = BOS_ID
+    text = (tokens_T, table_of(), ONE_PASS, Ranks(), lines.append)
+    for adapter in (None, low_rank(model, chunk=2)):
+        score_command.log_plan(model, *text, adapter)
+    plain, learning = map(log_lines.PLAN.read, lines)
+    assert plain["mode"] == "one_pass"
+    assert plain["equivalents"] == plain["passes"]
+    # A backward pass without gradients of the weights, down to the first matrix that is adapted,
+    # is nearly another forward pass.
+    assert 1.5 * plain["passes"] < learning["equivalents"] < 2.5 * plain["passes"]
+    assert plain["seconds"] >= 0
+
+
+def test_a_score_in_one_pass_is_logged_with_and_without_its_adapter():
+    """score_by_modes takes either kind of adapter, each with its schemes only."""
+    lines = []
+    model = Remembering()
+    tokens_T = stream(200, seed=24)
+    result = score_command.score_by_modes(
+        model, tokens_T, table_of(), ONE_PASS, adapter=low_rank(model), log=lines.append
+    )
+    plain = evaluate.score_documents(model, None, tokens_T, table_of(), ONE_PASS)
+    ttt = evaluate.score_documents(model, low_rank(model), tokens_T, table_of(), ONE_PASS)
+    assert result["one_pass"]["val_bpb_partial"] == plain.bpb
+    assert result["ttt"] == result["final"]
+    assert result["ttt"]["val_bpb_partial"] == ttt.bpb != plain.bpb
+    assert "score mode:one_pass stride:0 isolate:1" in lines[0]
+    assert "chunks" not in result
+    with pytest.raises(ValueError, match="stride=4 does not fit .*; score with stride 0"):
+        score_command.score_by_modes(model, tokens_T, table_of(), ISOLATED, adapter=low_rank(model))
+    stream_adapter = sgd_adapter(Causal(), seq_len=16)
+    with pytest.raises(ValueError, match="stride=0 does not fit .*; score with a stride of 1 or"):
+        score_command.score_by_modes(model, tokens_T, table_of(), ONE_PASS, adapter=stream_adapter)
+
+
+@pytest.mark.parametrize("isolate", [False, True])
+@pytest.mark.parametrize("stride", [3, 16])
+def test_a_plan_counts_contexts_as_a_loop_over_targets_does(stride, isolate):
+    """Least and median number of inputs that a target is predicted from."""
+    tokens_T = stream(120, seed=2)
+    scheme = Scheme(16, stride, isolate)
+    contexts = []
+    for start, first, end in evaluate.plan_windows(tokens_T, scheme):
+        contexts += [target - start + 1 for target in range(first, end)]
+    plan = score_command.plan_of(tokens_T, scheme, table_of())
+    assert plan.targets == len(contexts) == 119
+    assert plan.context_min == min(contexts)
+    assert plan.context_median == sorted(contexts)[(len(contexts) - 1) // 2]
+    assert plan.forward_tokens >= plan.targets
+
+
+def test_modes_write_lines_that_read_back():
+    """The lines are those of engine.log_lines, with the values that are returned."""
+    lines = []
+    table = table_of()
+    result = score_command.score_by_modes(
+        Causal(), stream(200), table, SCHEME, blocks=True, log=lines.append
+    )
+    kinds = [log_lines.SCORE, log_lines.SCORE, log_lines.UNIGRAM, log_lines.FINAL]
+    blocks, sliding, unigram, final = [
+        kind.read(line) for kind, line in zip(kinds, lines, strict=True)
+    ]
+    assert [blocks["mode"], sliding["mode"]] == ["blocks", "sliding"]
+    assert [blocks["stride"], sliding["stride"]] == [16, 4]
+    assert sliding["bpb"] == pytest.approx(result["sliding"]["val_bpb_partial"], abs=1e-8)
+    assert sliding["eval_ms"] == result["sliding"]["eval_time_ms"]
+    assert unigram["bpb"] == pytest.approx(result["unigram"]["val_bpb_partial"], abs=1e-8)
+    assert final.items() <= sliding.items()
+
+
+@pytest.mark.parametrize("chunk_tokens", [0, 32])
+@pytest.mark.parametrize("stride", [4, 16])
+def test_a_score_with_ttt_tells_its_gain_by_place(stride, chunk_tokens, monkeypatch):
+    """Targets, bytes and nats of each chunk, before and after, add up to the scores."""
+    monkeypatch.setattr(score_command, "CHUNK_TOKENS", 32)  # taken where the scheme names none
+    tokens_T = stream(100, seed=5)
+    table = table_of()
+    scheme = replace(SCHEME, stride=stride, chunk_tokens=chunk_tokens)
+    model = Causal()
+    adapt = sgd_adapter(model, seq_len=16)
+    result = score_command.score_by_modes(model, tokens_T, table, scheme, adapter=adapt, log=str)
+    chunks = result["chunks"]
+    plain = result["blocks" if stride == 16 else "sliding"]
+    assert chunks["targets"] == [32, 32, 32, 3]
+    assert sum(chunks["bytes"]) == table.total(tokens_T) == result["bytes"]
+    assert sum(chunks["before"]) == pytest.approx(plain["val_loss"] * 99)
+    assert sum(chunks["after"]) == pytest.approx(result["ttt"]["val_loss"] * 99)
+    assert chunks["before"][0] == chunks["after"][0]
+    assert chunks["before"] != chunks["after"]
+    fixed = score_command.score_by_modes(Causal(), tokens_T, table, scheme, log=str)
+    assert "chunks" not in fixed

@@ -221,7 +221,8 @@ scheme = evaluate.Scheme(
     saved["train_seq_len"], args.stride, args.documents, repeat_weights=repeat_weights
 )
 ranks = evaluate.Ranks(device=torch.device(args.device))
-evaluate.score_and_log(model, tokens_T, table, scheme, ranks)
+scored = evaluate.score_and_log(model, tokens_T, table, scheme, ranks)
+evaluate.log_final(scored, tokens_T, table, print)
 """
 
 

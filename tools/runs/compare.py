@@ -4,7 +4,8 @@
     python3 golf.py compare RUN... --plot curves.png [--data DIR]
 
 A RUN is a log, a run folder or id, or a folder of run folders. Runs are refused together where
-their scores do not compare: another validation text, part of it only, or windows of another kind.
+their scores do not compare: another validation text, part of it only, windows of another kind, a
+document's repeats mixed in or not.
 Loss and perplexity compare between equal tokenizers alone, bpb between all that keep the text as it
 is: of one that normalises it, as SentencePiece mostly does, the bytes are those of another text.
 
@@ -99,11 +100,11 @@ def last_unigram(run: Run):
 
 
 def protocol_of(run: Run) -> Protocol:
-    stride = run.settings.get("eval_stride")
-    in_blocks = stride == run.settings.get("train_seq_len")
-    windows = "blocks" if in_blocks else f"sliding by {stride}"
-    if stride == 0:
-        windows = "one pass a document"
+    windows = run.score.scheme
+    if not windows:  # a log of the field: its settings may tell
+        stride = run.settings.get("eval_stride")
+        in_blocks = stride == run.settings.get("train_seq_len")
+        windows = "blocks" if in_blocks else f"sliding by {stride}"
     unigram = last_unigram(run)
     return Protocol(
         text_bytes=run.score.bytes,
@@ -113,7 +114,7 @@ def protocol_of(run: Run) -> Protocol:
 
 
 def check_comparable(runs: list[Run]) -> None:
-    """Raise NoComparison where two scores are not of one text, complete, in windows of one kind."""
+    """Raise NoComparison where two scores are not of one text, complete, and read in one way."""
     for run in runs:
         if run.score is None:
             raise NoComparison(f"{run.path} has no score ({run.score_reason}); leave it out")

@@ -27,6 +27,7 @@ class OwnLog:
         self.curve: dict[int, dict] = {}  # by step
         self.scores: list[Scored] = []  # of all processes
         self.final: Scored | None = None  # of the last process
+        self.scheme = ""  # of the last score
         self.eval_times_ms: list[int] = []  # of the last process
         self.resumed = False
         self.data_note: str | None = None
@@ -104,6 +105,8 @@ class OwnLog:
             fields = kind.read(line)
             if fields is None:
                 continue
+            if name == "score":
+                self.scheme = self.scheme_of(fields)  # also of the final line that repeats it
             score = Scored(
                 name=f"score mode:{fields['mode']}" if name == "score" else name,
                 val_loss=fields["val_loss"],
@@ -114,6 +117,7 @@ class OwnLog:
                 eval_time_ms=fields.get("eval_ms"),
                 targets=fields.get("targets"),
                 bytes=fields.get("bytes"),
+                scheme=self.scheme,
             )
             self.scores.append(score)
             if name == "score":
@@ -123,6 +127,20 @@ class OwnLog:
                 self.crash = None
             return True
         return False
+
+    def scheme_of(self, score: dict) -> str:
+        """How a score's targets were read, in words, from the fields of its line."""
+        stride = score["stride"]
+        words = f"documents by {stride}" if score["isolate"] else f"sliding by {stride}"
+        if stride == 0:
+            words = "one pass a document"
+        elif stride == self.settings.get("train_seq_len") and not score["isolate"]:
+            words = "blocks"
+        # Logs of before do not say it. Only our recipe reads in one pass by itself, and it mixed
+        # repeats in as soon as there were any.
+        unsaid = stride == 0 and "engine/repeats.py" in self.sources
+        words += ", with repeats" if score.get("repeats", unsaid) else ""
+        return f"{words}, learning as it goes" if score["mode"] == "ttt" else words
 
     def read_facts(self, line: str) -> None:
         """Take a line that is written once."""

@@ -25,6 +25,7 @@ class Scored:
     eval_time_ms: float | None
     targets: int | None  # scored tokens
     bytes: int | None
+    scheme: str = ""  # how targets were read, in words; empty where the log does not say
 
 
 @dataclass(frozen=True)

@@ -591,7 +591,8 @@ EARLY_LEARNERS = {
         "train_gpt.py",
         ADAPTER,
         """
-        learn_now = evaluate.sgd_adapter(model, seq_len=seq_len, ranks=ranks)
+        from baselines.sgd_adapter import sgd_adapter
+        learn_now = sgd_adapter(model, seq_len=seq_len, ranks=ranks)
         learn_now(torch.from_numpy(evaluate.read_split("data/toy", "val")), 0, 1)
         """,
     ),
@@ -617,7 +618,7 @@ EARLY_LEARNERS = {
 def lint_changed(file: str, place: str, lines: str) -> list:
     """The lint of our recipe, score loop and shards, with lines put in after a place of one."""
     scripts = Unwrapped()
-    for name in ("evaluate.py", "train_gpt.py", "engine/shards.py"):
+    for name in ("evaluate.py", "train_gpt.py", "engine/shards.py", "baselines/sgd_adapter.py"):
         text = (ROOT / name).read_text()
         if name == file:
             text, count = re.subn(place, lambda match: match[0] + lines, text)

@@ -20,7 +20,7 @@ step:1/4 train_loss:6.9000 train_time:100ms step_avg:100.00ms tok_s:1000 mfu:unk
 step:2/4 train_loss:6.0000 train_time:200ms step_avg:100.00ms tok_s:1000 mfu:unknown
 step:4/4 train_loss:5.0000 train_time:500ms step_avg:125.00ms tok_s:{tok_s} mfu:unknown
 artifact model_bytes:{model_bytes} code_bytes:10 total_bytes:20 cap_bytes:inf
-score mode:blocks stride:32 isolate:0 val_loss:{loss} {metric}:{bpb} targets:{targets} bytes:{size}
+score {scheme} val_loss:{loss} {metric}:{bpb} targets:{targets} bytes:{size} eval_time:5ms{repeats}
 unigram val_loss:{unigram} {metric}:3.5
 final val_loss:{loss} {metric}:{bpb} targets:{targets} bytes:{size} eval_time:5ms
 """
@@ -31,7 +31,7 @@ def write_log(folder: Path, run_id: str, **changes) -> str:
     facts = {
         "run_id": run_id, "preset": run_id, "params": 1000, "model_bytes": 500, "loss": 4.0,
         "bpb": 2.0, "targets": 1000, "size": 2500, "unigram": 5.9, "metric": "val_bpb",
-        "tok_s": 512,
+        "tok_s": 512, "scheme": "mode:blocks stride:32 isolate:0", "repeats": " repeats:0",
     } | changes  # fmt: skip
     hparams = {"train_seq_len": 32, "eval_stride": 32, "train_batch_tokens": 64, "peak_lr": 0.1}
     hparams |= {"data_path": str(folder / "shards"), **changes.pop("hparams", {})}
@@ -87,8 +87,15 @@ def test_a_golf_preset_says_that_it_is_one(tmp_path):
         ({"size": 2501}, "bytes of validation text: 2500 in .*, 2501 in [^(]*; compare"),
         ({"size": 2501, "targets": 9}, "2501 in .*a tokenizer that normalises"),
         ({"unigram": 5.8}, "unigram loss: 5.9 in .*, 5.8 in"),
-        ({"hparams": {"eval_stride": 8}}, "windows: blocks in .*, sliding by 8 in"),
-        ({"hparams": {"eval_stride": 0}}, "windows: blocks in .*, one pass a document in"),
+        ({"scheme": "mode:sliding stride:8 isolate:0"}, "windows: blocks in .*, sliding by 8 in"),
+        ({"scheme": "mode:documents stride:8 isolate:1"}, "blocks in .*, documents by 8 in"),
+        ({"scheme": "mode:documents stride:32 isolate:1"}, "blocks in .*, documents by 32 in"),
+        ({"scheme": "mode:one_pass stride:0 isolate:1"}, "blocks in .*, one pass a document in"),
+        (
+            {"scheme": "mode:ttt stride:32 isolate:0"},
+            "blocks in .*, blocks, learning as it goes in",
+        ),
+        ({"repeats": " repeats:1"}, "windows: blocks in .*, blocks, with repeats in"),
         ({"metric": "val_bpb_partial"}, "a score of part of the text"),
         ({"size": 0}, "no count of bytes"),
     ],
@@ -100,6 +107,26 @@ def test_runs_that_do_not_compare_are_refused(tmp_path, capsys, changes, message
     assert not capsys.readouterr().out
     with pytest.raises(compare.NoComparison, match=message):
         compare.check_comparable([read_log(Path(path) / "train.log") for path in paths])
+
+
+def test_logs_of_before_tell_repeats_by_their_sources(tmp_path):
+    """A line that does not say it: one pass by sources with engine/repeats.py mixed them in."""
+    fields = dict(scheme="mode:one_pass stride:0 isolate:1", repeats="")
+    path = Path(write_log(tmp_path, "a", **fields)) / "train.log"
+    assert compare.protocol_of(read_log(path)).windows == "one pass a document"
+    source = "source engine/repeats.py sha256:0a\nscore "
+    path.write_text(path.read_text().replace("score ", source, 1))
+    assert compare.protocol_of(read_log(path)).windows == "one pass a document, with repeats"
+    path.write_text(path.read_text().replace("stride:0", "stride:8"))
+    assert compare.protocol_of(read_log(path)).windows == "documents by 8"
+
+
+def test_a_log_of_the_field_tells_its_windows_by_its_settings(tmp_path):
+    """It has no line of our kind for its score."""
+    path = Path(write_log(tmp_path, "a", hparams={"eval_stride": 8})) / "train.log"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(line for line in lines if not line.startswith("score ")))
+    assert compare.protocol_of(read_log(path)).windows == "sliding by 8"
 
 
 def test_another_tokenizer_of_the_same_bytes_compares(tmp_path):
