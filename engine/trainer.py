@@ -817,8 +817,9 @@ class Trainer:
                     kept=kept,
                 )
             )
-            blob = rows_blob if kept == "rows" else blob
-            packed = min(packed, unpacked + rows_lost)
+            if kept == "rows":
+                blob = rows_blob
+                packed = unpacked + rows_lost
         steps = int(self.settings.retune_frac * self.step)
         if steps:
             blob = self.retune(blob, steps, code_bytes, unpacked, packed)

@@ -340,6 +340,9 @@ def read_bundle(script: bytes) -> Bundled:
     for read in (read_packed, read_former):
         try:
             bundled, again = read(script)
+        except (RecursionError, MemoryError):
+            errors.append("its expressions are nested too deeply")
+            continue
         except (SyntaxError, LookupError, AttributeError, TypeError, ValueError, OSError) as error:
             errors.append(error)
             continue

@@ -20,6 +20,10 @@ SECONDS = 60  # a source of 200,000 characters takes 2
 NEEDS_LIBCST = "libcst 1.8 or newer, which reads it, is missing: python3 golf.py --with scripts ..."
 
 
+class TooDeep(ValueError):
+    """Expressions are nested too deeply to be read; libcst takes minutes to say so."""
+
+
 def parse(text: str) -> ast.Module:
     """The syntax tree of a source, of whatever version of Python.
 
@@ -27,6 +31,8 @@ def parse(text: str) -> ast.Module:
     """
     try:
         return parse_here(text)
+    except TooDeep:
+        raise
     except ValueError as error:
         return parse_here(simplify_apart(text, str(error)))
 
@@ -39,7 +45,7 @@ def parse_here(text: str) -> ast.Module:
     except (SyntaxError, ValueError) as error:
         raise ValueError(str(error)) from None
     except (RecursionError, MemoryError):
-        raise ValueError("its expressions are nested too deeply") from None
+        raise TooDeep("its expressions are nested too deeply") from None
 
 
 def simplify_apart(text: str, complaint: str) -> str:

@@ -20,10 +20,17 @@ MAX_TEXT = 1 << 26  # bytes of a README or log that are read
 
 def read_text(path: Path) -> str:
     """A file's text; empty where it is missing, is a link out of its folder, or is too large."""
+    return path.read_text(errors="replace") if is_readable(path) else ""
+
+
+def is_readable(path: Path) -> bool:
     is_inside = path.resolve().is_relative_to(path.parent.resolve())
-    if not path.is_file() or not is_inside or path.stat().st_size > MAX_TEXT:
-        return ""
-    return path.read_text(errors="replace")
+    return path.is_file() and is_inside and path.stat().st_size <= MAX_TEXT
+
+
+def unread(path: Path) -> Finding:
+    evidence = f"is not read: a link out of the folder, or over {MAX_TEXT:,} bytes"
+    return Finding("hidden", "warn", path.name, evidence, "ship it as a file of its own")
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,8 @@ def read_record_folder(folder: Path, track: str | None = None) -> tuple[Record, 
     if path is None:
         remedy = "write it: name, author, github_id, date, val_bpb, bytes_total"
         faults += [Finding("files", "fail", "submission.json", "is not in the folder", remedy)]
+    elif not is_readable(path):
+        faults += [unread(path)]
     else:
         try:
             submission = read_submission(path)
@@ -117,6 +126,5 @@ def read_record_folder(folder: Path, track: str | None = None) -> tuple[Record, 
     readme = folder / "README.md"
     text = read_text(readme)
     if readme.is_file() and not text and readme.stat().st_size:
-        evidence = f"is not read: a link out of the folder, or over {MAX_TEXT:,} bytes"
-        faults += [Finding("hidden", "warn", "README.md", evidence, "ship it as a file of its own")]
+        faults += [unread(readme)]
     return Record(folder, track or track_of(folder, submission), runs, submission, text), faults

@@ -555,6 +555,11 @@ def test_our_own_sources_have_no_finding(tmp_path, form):
 
 
 @pytest.mark.slow
+def test_our_baselines_have_no_finding():
+    assert lint(ROOT / "baselines") == []
+
+
+@pytest.mark.slow
 def test_a_change_to_our_own_trainer_is_found(tmp_path):
     """One line in our trainer that trains on validation text fails, across files."""
     for name in SOURCES:
@@ -701,12 +706,20 @@ def test_command_reports_and_sets_the_status(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "name, message", [("none.py", "no script"), ("", "no script"), ("x.py", "x.py is not Python")]
+    "name, message",
+    [
+        ("none.py", "no script"),
+        ("", "no script"),
+        ("x.py", "x.py is not Python"),
+        ("deep.py", "deep.py is not Python: its expressions are nested too deeply"),
+    ],
 )
 def test_what_cannot_be_read_is_status_2(tmp_path, capsys, name, message):
     """A missing file, an empty folder and a file that is no Python: one line, no verdict."""
     if name == "x.py":
         (tmp_path / name).write_text("def :")
+    if name == "deep.py":
+        (tmp_path / name).write_text(f"x = {'-' * 5000}1")
     assert main([str(tmp_path / name)]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1

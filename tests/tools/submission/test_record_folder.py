@@ -29,12 +29,13 @@ def test_broken_json_is_placed(folder):
 
 
 def test_what_lies_outside_the_folder_is_not_read(tmp_path):
-    """A README or a script that links out of it is told, not followed."""
+    """A README, a script or a submission.json that links out of it is told, not followed."""
     folder = field_folder(tmp_path / "2026-03-19_Field")
     (tmp_path / "secret").write_text("password")
-    for name in ("README.md", "more.py"):
+    names = ("README.md", "more.py", "submission.json")
+    for name in names:
         (folder / name).unlink(missing_ok=True)
         (folder / name).symlink_to(tmp_path / "secret")
     findings = check(folder)
-    assert {f.place for f in findings if f.rule == "hidden"} == {"README.md", "more.py"}
+    assert {f.place for f in findings if f.rule == "hidden"} == set(names)
     assert "password" not in format_findings(findings, verbose=True)
