@@ -73,7 +73,6 @@ __all__ = [
     "PlanRow",
     "Quantized",
     "State",
-    "beside_points",
     "decode",
     "encode",
     "encode_to_target",
@@ -194,33 +193,6 @@ def matrix_of(name: str, weight_RC: Tensor, hessian: Hessian | Tensor) -> gptq.M
     hessian = Hessian.of(hessian, len(weight_RC))
     weight_RC = weight_RC.to(hessian.columns_CC.device, torch.float32)
     return gptq.Matrix(weight_RC, hessian, f"tensor {name!r}")
-
-
-def beside_points(blob: bytes, tensors: State, factors: Mapping[str, float]) -> bytes:
-    """The artifact with the same points and codes, these fp16 tensors, and scaled base steps.
-
-    zstd may take some bytes more or fewer.
-    Raises: ValueError naming a tensor that is not finite or too large for fp16; ArtifactError.
-    """
-    settings, entries, offset = read_header(blob)
-    table = []
-    streams = []
-    for entry in entries:
-        start = offset
-        offset += entry.half_bytes + entry.code_bytes
-        stream = blob[start:offset]
-        if entry.bits == FP16_BITS:
-            half, _ = symbols_of(entry.name, tensors[entry.name], PlanRow("*", FP16_BITS))
-            [stream] = compressed([half])
-            entry = entry._replace(half_bytes=len(stream))
-        table.append(list(entry))
-        streams.append(stream)
-    points = blob[offset:-CHECKSUM_BYTES]
-    if not points:
-        return container.write(table, streams, settings)
-    of_points = [factors[entry.name] for entry in entries if entry.bits == POINT_BITS]
-    points = rans.rescaled(points, of_points)
-    return container.write(table, [*streams, points], settings, POINT_CODER)
 
 
 def foreseen_nats(blob: bytes, hessians: Callable[[], Hessians]) -> float:

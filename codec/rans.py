@@ -329,15 +329,6 @@ def bytes_beside_and_of_words(stream: bytes, matrices: int) -> tuple[int, int]:
     return side_bytes, len(stream) - side_bytes
 
 
-def rescaled(stream: bytes, factors: list[float]) -> bytes:
-    """The stream with each matrix's base step times its factor: the same points."""
-    *_, logs_bytes, exponents_bytes = PREFIX.unpack_from(stream)
-    start = PREFIX.size + logs_bytes + exponents_bytes
-    end = start + 4 * len(factors)
-    steps = np.frombuffer(stream[start:end], "<f4") * np.array(factors, "<f4")
-    return stream[:start] + steps.clip(SMALLEST_STEP, LARGEST_STEP).tobytes() + stream[end:]
-
-
 class Reader:
     """Takes points from interleaved lanes: undoes _coded_words, from its last step to its first."""
 

@@ -123,10 +123,6 @@ REPACKED = Line(
     "{level}: packing lost {lost:.4f} nats where {foreseen:.4f} were foreseen{reason:s}; int8 rows"
     " of {rows_bytes:d} bytes lose {rows_lost:.4f}: kept the {kept}"
 )
-RETUNED = Line(
-    "retuned steps:{steps:d}/{wanted:d} unpacked_loss:{unpacked:.4f} packed_loss:{packed:.4f}"
-    " retuned_loss:{retuned:.4f} bytes:{bytes:d} seconds:{seconds:.1f} kept:{kept}"
-)
 OUT_OF_TIME = Line(
     "warning: packing ran out of time and ended with {bytes:d} bytes; lower ITERATIONS, or raise"
     " MAX_WALLCLOCK_SECONDS"

@@ -99,9 +99,6 @@ class RunSettings(Checked):
     eval_stride: int = 64  # targets that each window adds in scoring; 0: each document in one pass
     eval_documents: bool = False  # score each document alone; else the text is one stream
     compile: bool = True  # torch.compile of step and scoring; on a CPU where the run is long enough
-    # Steps after packing, on what it leaves unrounded (engine/retune.py), as a share of the others
-    # and of the same FLOPs. 0: 200 steps won back 11 % of what packing lost, 2.0 mb (n = 1)
-    retune_frac: float = 0.0
     max_artifact_bytes: int = 0  # of the artifact alone; 0: what the cap leaves beside the code
     peak_flops: float = 0.0  # dense bf16 of one device, for the log's mfu; 0: by a table
 
@@ -109,7 +106,6 @@ class RunSettings(Checked):
         for field in dataclasses.fields(self):
             if field.type in (int, float):
                 self.require_at_least(0, field.name)
-        self.require_fractions("retune_frac")
         self.require_at_least(1, "iterations", "train_seq_len", "train_log_every")
         self.require(self.seed < 2**63, "seed", "below 2**63")
         self.require(self.train_seq_len <= 2**20, "train_seq_len", "at most 2**20")

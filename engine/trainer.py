@@ -36,7 +36,6 @@ from codec.curvature import Curvature
 from engine import log_lines
 from engine.ranks import Clock, Ranks, attention_kernel, prefer_attention_kernels
 from engine.recipe import Budget, Recipe, State, load_model, packed_settings
-from engine.retune import Retuning
 from engine.run_folder import RunFolder
 from engine.settings import ROOT, Choice, RunSettings, read_settings
 from engine.text import HEAD_TOKENS, Batches, Rows, TrainingText
@@ -51,8 +50,6 @@ CALIBRATION_BATCH_TOKENS = 16_384  # bounds memory: the pass keeps every input o
 # of 60 to 5,000 steps lost 0.0001 to 0.0025 (n = 5), the fault that this guards against 0.103.
 UNSEEN_LOSS = 0.005
 UNSEEN_FACTOR = 4
-# Of small tensors that retuning changed, beside those before: -19 to 14 bytes (n = 11).
-GROWTH_BYTES = 32
 # After fewer steps a model has learned so little that its Hessians foresee nothing; a large loss of
 # packing is then not a sign of a fault.
 FEW_STEPS = 20
@@ -292,9 +289,7 @@ def settle(recipe: Recipe, choice: Choice, ranks: Ranks) -> Choice:
     step_flops = model.flops_per_token(settings.train_seq_len) * settings.train_batch_tokens
     iterations = settings.iterations
     if settings.max_train_flops:
-        # A step of retuning takes as many.
-        most = settings.max_train_flops / (1 + settings.retune_frac)
-        iterations = min(iterations, int(most / step_flops))
+        iterations = min(iterations, int(settings.max_train_flops / step_flops))
     if not iterations:
         raise ValueError(
             f"MAX_TRAIN_FLOPS={settings.max_train_flops:g} must be at least {step_flops:g}, the"
@@ -562,9 +557,6 @@ class Trainer:
             name: torch.randn(p.shape, generator=rng) for name, p in self.model.named_parameters()
         }
         blob, _ = self.pack(noise, made_up_T, code_bytes=0, seconds_left=lambda: math.inf)
-        if settings.retune_frac:
-            made_up = self.batches.made_up(rng, settings.vocab_size)
-            blob = self.retuned(blob, 1, lambda step: made_up)
         check_started = time.perf_counter()
         self.packed_loss(blob, made_up_T)
         self.score_blocks(made_up_T)
@@ -575,10 +567,8 @@ class Trainer:
             scratch.unlink()
         seconds = self.ranks.broadcast_float(time.perf_counter() - started)
         self.load(torch.load(io.BytesIO(before), map_location="cpu", weights_only=True))
-        cap = settings.max_wallclock_seconds
-        # A step of retuning takes as long as one of training, of which nobody knows the number.
-        seconds += settings.retune_frac * cap
         self.reserve_seconds = RESERVE_FACTOR * seconds + RESERVE_SECONDS
+        cap = settings.max_wallclock_seconds
         if 0 < cap <= RESERVE_SECONDS:
             raise ValueError(
                 f"MAX_WALLCLOCK_SECONDS={cap} must be over {RESERVE_SECONDS} (or 0: no cap),"
@@ -761,10 +751,7 @@ class Trainer:
         foreseen = math.inf
         if self.run.is_writer:
             settings = packed_settings(self.recipe, self.settings)
-            most_bytes = self.most_bytes(code_bytes)
-            if self.settings.retune_frac:
-                most_bytes -= GROWTH_BYTES
-            budget = Budget(most_bytes, seconds_left)
+            budget = Budget(self.most_bytes(code_bytes), seconds_left)
             hessians = functools.cache(lambda: self.hessians(weights, holdout_T))
             if self.recipe.mixes_repeats:
                 settings["repeat_weights"] = self.repeat_weights(weights, holdout_T)
@@ -819,52 +806,8 @@ class Trainer:
             )
             if kept == "rows":
                 blob = rows_blob
-                packed = unpacked + rows_lost
-        steps = int(self.settings.retune_frac * self.step)
-        if steps:
-            blob = self.retune(blob, steps, code_bytes, unpacked, packed)
         self.put(weights)
         return blob
-
-    def retuned(self, blob: bytes, steps: int, rows_of: Callable[[int], list[Rows]]) -> bytes:
-        """The artifact after so many steps on what stands beside its points, on every rank."""
-        trained_by = self.optimizer
-        self.optimizer = Retuning(self.model, blob)
-        for i in range(steps):
-            if self.ranks.any(self.seconds_left() < 0):
-                break
-            self.train_step(rows_of(self.step), i / steps)
-        blob = self.ranks.broadcast(self.optimizer.artifact())
-        self.optimizer = trained_by
-        return blob
-
-    def retune(
-        self, blob: bytes, steps: int, code_bytes: int, unpacked: float, packed: float
-    ) -> bytes:
-        """The artifact after so many steps, or as it was where that scores better or they grew it.
-
-        They read the training text that follows, and count as steps of the run. Where time runs
-        out there are fewer, or none.
-        """
-        started = self.clock.seconds()
-        first = self.step
-        retuned_blob = self.retuned(blob, steps, self.batches.get)
-        retuned = self.packed_loss(retuned_blob, self.text.holdout_T)
-        fits = len(retuned_blob) <= self.most_bytes(code_bytes)
-        is_better = fits and retuned < packed
-        self.run.log(
-            log_lines.RETUNED.write(
-                steps=self.step - first,
-                wanted=steps,
-                unpacked=unpacked,
-                packed=packed,
-                retuned=retuned,
-                bytes=len(retuned_blob),
-                seconds=self.clock.seconds() - started,
-                kept="retuned" if is_better else "packed",
-            )
-        )
-        return retuned_blob if is_better else blob
 
     def finish(self, code_bytes: int) -> None:
         """Choose the weights, save them, and write the artifact: the last part of the timed run."""

@@ -471,24 +471,6 @@ def test_a_matrix_that_hardly_counts_does_not_stop_the_packing(weight):
     assert not back["zero"].any()
 
 
-def test_tensors_beside_the_points_and_base_steps_can_be_changed():
-    """The points stay: each matrix is what it was, times its factor within the coder's range."""
-    state = {"b": gaussian(16, 16), "gain": gaussian(8), "a": gaussian(16, 16, seed=1)}
-    hessians = {"a": torch.eye(16), "b": torch.eye(16)}
-    blob = encode_trellis(state, hessians, {"recipe": "x"}, 1500)
-    gain = gaussian(8, seed=2).half().float()
-    changed = quantize.beside_points(blob, {"gain": gain}, {"a": 1.25, "b": 0.5})
-    before, _ = decode(blob)
-    after, settings = decode(changed)
-    assert list(after) == list(state) and settings == {"recipe": "x"}
-    assert torch.equal(after["gain"], gain)
-    assert torch.equal(after["b"], 0.5 * before["b"])
-    torch.testing.assert_close(after["a"], 1.25 * before["a"], rtol=1e-6, atol=0)
-    assert quantize.beside_points(blob, before, {"a": 1.0, "b": 1.0}) == blob
-    with pytest.raises(ValueError, match="'gain'"):
-        quantize.beside_points(blob, {"gain": math.nan * gain}, {"a": 1.0, "b": 1.0})
-
-
 def test_the_order_of_hessians_means_nothing():
     """Points stand in the order of the table, whatever that of the Hessians."""
     state = {"a": gaussian(16, 16), "b": 5 * gaussian(16, 16, seed=1)}

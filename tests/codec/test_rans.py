@@ -153,18 +153,6 @@ def test_dequantize_is_exact():
     assert restored[0, 3] == np.float32(-2) * np.float32(0.75 * 2**0.5)
 
 
-def test_base_steps_change_without_their_points():
-    """Each by its own factor, large points in the stream or not, and never out of range."""
-    for matrices in ([walk(20, 4), walk(9, 3)], large_points()):
-        stream = rans.encode(matrices, [0.5] * len(matrices), 8)
-        factors = [1e30, 0.5][: len(matrices)]
-        shapes = [p.points_RC.shape for p in matrices]
-        back, steps = rans.decode(rans.rescaled(stream, factors), shapes)
-        assert steps == [rans.LARGEST_STEP, 0.25][: len(matrices)]
-        for one, two in zip(back, matrices, strict=True):
-            assert_equal(one, two)
-
-
 @pytest.mark.parametrize("step", [0.0, -1.0, 2.0**41, float("nan"), float("inf")])
 def test_steps_out_of_range_are_refused(step):
     """A base step that could overflow is refused in writing and in reading."""

@@ -22,7 +22,6 @@ import torch
 import quantize
 import train_gpt
 from codec import container
-from engine import log_lines
 from engine import ranks as engine_ranks
 from engine import trainer as engine_trainer
 from engine.open_model import open_model
@@ -342,7 +341,7 @@ def test_a_busy_machine_shortens_its_reserve_and_ends_in_an_artifact(
 
 def test_the_rehearsal_leaves_no_trace(toy, tmp_path, monkeypatch):
     """Warm-up steps and packing on made-up numbers change no tensor and no counter."""
-    trainer = trainer_on(toy, tmp_path, monkeypatch, warmup_steps=2, retune_frac=0.1)
+    trainer = trainer_on(toy, tmp_path, monkeypatch, warmup_steps=2)
     before = copy.deepcopy(trainer.state())
     trainer.rehearse()
     after = trainer.state()
@@ -504,7 +503,7 @@ def test_a_run_that_is_told_to_stop_can_go_on(toy, tmp_path, monkeypatch, number
 @pytest.mark.slow
 def test_a_run_killed_after_its_choice_trains_no_further(toy, tmp_path, monkeypatch):
     """Between choosing the average and writing the artifact, a kill repeats neither."""
-    trainer = trainer_on(toy, tmp_path, monkeypatch, max_wallclock_seconds=600.0, retune_frac=0.5)
+    trainer = trainer_on(toy, tmp_path, monkeypatch, max_wallclock_seconds=600.0)
     trainer.train(validate=None)
     trainer.finish(code_bytes=0)
     artifact = trainer.run.artifact_path.read_bytes()
@@ -594,8 +593,6 @@ def test_a_bound_on_flops_ends_the_run():
     step_flops = tiny_model().flops_per_token(32) * 256
     assert settled(max_train_flops=7.9 * step_flops).iterations == 7
     assert settled(max_train_flops=1e18).iterations == 12
-    # 5 steps, and 2 of retuning.
-    assert settled(max_train_flops=7.9 * step_flops, retune_frac=0.5).iterations == 5
     with pytest.raises(ValueError, match="MAX_TRAIN_FLOPS=10 must be at least .* one step"):
         settled(max_train_flops=10.0)
 
@@ -628,74 +625,6 @@ def test_the_artifact_has_a_bound_of_its_own(toy, tmp_path, monkeypatch):
     assert trainer.most_bytes(code_bytes=100) == 30_000
     assert trainer.most_bytes(code_bytes=15_999_000) == 1_000
     assert len(trainer.pack_and_check(trainer.averages.candidates()["raw"], 0)) <= 30_000
-
-
-def coarse_run(toy, folder, monkeypatch, **changes):
-    """A trainer of 12 steps whose packing loses much; 6 of retuning are asked for."""
-    trainer = trainer_on(
-        toy, folder, monkeypatch, retune_frac=0.5, max_artifact_bytes=9_000, **changes
-    )
-    trainer.train(validate=None)
-    return trainer
-
-
-def test_retuning_counts_as_steps_and_keeps_points_and_bound(toy, tmp_path, monkeypatch, capsys):
-    """What it leaves is better on held-out text, from the text that follows, in the same bytes."""
-    trainer = coarse_run(toy, tmp_path, monkeypatch)
-    weights = trainer.averages.candidates()["raw"]
-    read = []
-    get = trainer.batches.get
-    monkeypatch.setattr(trainer.batches, "get", lambda step: read.append(step) or get(step))
-    packed = []
-    retune = trainer.retune
-    monkeypatch.setattr(trainer, "retune", lambda *args: packed.append(args[0]) or retune(*args))
-    blob = trainer.pack_and_check(weights, code_bytes=0)
-    line = log_lines.RETUNED.read(capsys.readouterr().out.splitlines()[-1])
-    assert read == [12, 13, 14, 15, 16, 17]
-    assert trainer.step == 18 and line["steps"] == line["wanted"] == 6
-    assert line["kept"] == "retuned" and line["bytes"] == len(blob) <= 9_000
-    assert line["retuned"] < line["packed"]
-    assert trainer.packed_loss(blob, trainer.text.holdout_T) == pytest.approx(
-        line["retuned"], abs=1e-4
-    )
-    both = [quantize.read_points(b, *quantize.read_header(b)[1:]) for b in (packed[0], blob)]
-    for (_, before, _), (_, after, _) in zip(*both, strict=True):
-        assert np.array_equal(before.points_RC, after.points_RC)
-
-
-@pytest.mark.parametrize("reason", ["worse", "too large", "no time"])
-def test_what_retuning_does_not_better_is_as_it_was(toy, tmp_path, monkeypatch, capsys, reason):
-    """A worse loss, or bytes over the bound; where time ran out it takes no step."""
-    trainer = coarse_run(toy, tmp_path, monkeypatch)
-    weights = trainer.averages.candidates()["raw"]
-    blobs = []
-    retuned = trainer.retuned
-
-    def spoiled(blob, *arguments):
-        blobs.append(blob)
-        if reason == "no time":
-            monkeypatch.setattr(trainer, "seconds_left", lambda: -1.0)
-        if reason == "too large":
-            monkeypatch.setattr(trainer, "most_bytes", lambda code_bytes: 100)
-        if reason == "worse":
-            worse = {n: -w for n, w in quantize.decode(blob)[0].items()}
-            ones = dict.fromkeys(worse, 1.0)
-            return quantize.beside_points(blob, worse, ones)
-        return retuned(blob, *arguments)
-
-    monkeypatch.setattr(trainer, "retuned", spoiled)
-    assert trainer.pack_and_check(weights, code_bytes=0) == blobs[0]
-    line = log_lines.RETUNED.read(capsys.readouterr().out.splitlines()[-1])
-    assert line["kept"] == "packed" and line["wanted"] == 6
-    assert line["steps"] == (6 if reason == "too large" else 0)
-    assert torch.equal(trainer.model.tok_emb.weight, weights["tok_emb.weight"])
-
-
-def test_the_time_that_retuning_takes_is_kept_back(toy, tmp_path, monkeypatch):
-    """A share of the cap beside what was rehearsed."""
-    trainer = trainer_on(toy, tmp_path, monkeypatch, max_wallclock_seconds=1e5, retune_frac=0.1)
-    trainer.rehearse()
-    assert 12_000 < trainer.reserve_seconds < 13_000
 
 
 def test_weights_of_repeats_travel_in_the_artifact(toy, tmp_path, monkeypatch):
