@@ -180,6 +180,8 @@ PRESETS = {
         data_path="./data/datasets/mini_sp2048",
         tokenizer_path="./data/datasets/mini_sp2048/tokenizer.model",
         vocab_size=2048,
+        # Six layers cost bytes that four do not: 1.6910 against 1.6844 bpb (n = 2 each).
+        num_layers=4,
         pair_rows=4096,
     ),
 }

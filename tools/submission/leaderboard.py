@@ -15,7 +15,8 @@ history is records/leaderboard.json, {"upstream", "as_of", "source_note", "rows"
     track          one of SECTIONS of tools/submission/tracks.py
     status         "record": took the lead when it came; "side": a row beside it; "non-record"
     technique      what it added, in a few words
-    bytes          code and artifact as counted, of the largest seed known, or null
+    bytes          code and artifact as counted, of the largest seed known, or null; the artifact
+                   alone where the track bounds that alone
     gpus, gpu      how many, of which kind
     train_minutes  of the clock, or null
     source         where the figures come from
@@ -47,7 +48,7 @@ from evaluate import FINEWEB_VAL
 from quantize import CAP_BYTES, write_atomic
 from tools.runs.logs import Run, read_runs
 from tools.runs.submissions import read_submission
-from tools.submission.tracks import SECTIONS, TRACKS
+from tools.submission.tracks import SECTIONS, TRACKS, Track
 
 STATUS = ("record", "side", "non-record")
 RECORDS = Path(__file__).parents[2] / "records"
@@ -210,15 +211,16 @@ def read_own(records: Path) -> tuple[list[LeaderboardRow], list[str]]:
     for track in TRACKS.values():
         for folder in sorted(path for path in (records / track.folder).glob("*/") if path.is_dir()):
             try:
-                rows.append(read_record(folder, track.section))
+                rows.append(read_record(folder, track))
             except (OSError, ValueError) as error:
                 problems.append(f"{folder}: {error}")
     return rows, problems
 
 
-def read_record(folder: Path, track: str) -> LeaderboardRow:
+def read_record(folder: Path, track: Track) -> LeaderboardRow:
     """The row of one record folder, from its logs; submission.json adds the name.
 
+    A track that bounds the artifact alone counts no code.
     Raises: ValueError, FileNotFoundError where there is no score.
     """
     runs = read_runs(folder)
@@ -234,7 +236,8 @@ def read_record(folder: Path, track: str) -> LeaderboardRow:
         date = date or (submission.date or "")[:10] or None
         technique = submission.name or technique
         shipped = submission.bytes_total  # with packed code: less than the runs counted
-    sizes = [run.total_bytes for run in runs if run.total_bytes]
+    is_without_code = track.artifact_cap_bytes is not None
+    sizes = [run.model_bytes if is_without_code else run.total_bytes for run in runs]
     times = [run.train_time_ms for run in runs if run.train_time_ms]
     first = runs[0]
     notes = sorted({text for run in runs if (text := other_text(run))})
@@ -242,10 +245,10 @@ def read_record(folder: Path, track: str) -> LeaderboardRow:
         date=date,
         pr=None,
         bpb=statistics.fmean(scores),
-        track=track,
+        track=track.section,
         status="non-record",
         technique=technique,
-        bytes=shipped or max(sizes, default=None),
+        bytes=shipped or max(filter(None, sizes), default=None),
         gpus=first.world_size,
         gpu=first.device,
         train_minutes=max(times) / 60_000 if times else None,

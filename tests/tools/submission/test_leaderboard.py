@@ -174,6 +174,17 @@ def test_bytes_are_those_that_are_shipped(tmp_path):
     assert row.bytes == 14_900_000
 
 
+def test_a_track_of_artifacts_counts_no_code(tmp_path):
+    """The mini track bounds the artifact alone, so its rows say how large that is."""
+    record(tmp_path / "mini_cpu/2026-11-22_ours", [1.7])
+    record(tmp_path / "unlimited/2026-11-22_ours", [1.7])
+    rows, _ = read_own(tmp_path)
+    assert {row.track: row.bytes for row in rows} == {
+        "unlimited": 15_000_001,
+        "mini_cpu": 15_000_000,
+    }
+
+
 def test_a_folder_that_cannot_be_read_is_named(tmp_path, capsys):
     """No log and no score: said on stderr with status 1, and the other rows are shown."""
     record(tmp_path / "smoke_cpu/2026-11-22_good", [2.0])
