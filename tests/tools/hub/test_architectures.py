@@ -109,11 +109,11 @@ def tiny() -> tuple[dict, dict[str, torch.Tensor]]:
 
 
 def test_every_recipe_with_a_model_of_ours_is_published():
-    """Each recipe file; nothing else."""
+    """Each recipe file; nothing else. A peer to be measured against has no published form."""
     root = Path(train_gpt.__file__).parent
     files = [path for path in root.glob("baselines/*.py") if "\nRECIPE = " in path.read_text()]
     recipes = {f"baselines.{path.stem}" for path in files} | {"train_gpt"}
-    assert set(architectures.HUB_MODELS) == recipes
+    assert set(architectures.HUB_MODELS) == recipes - {"baselines.field_stack"}
 
 
 @pytest.mark.parametrize("recipe", architectures.HUB_MODELS)
