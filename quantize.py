@@ -18,7 +18,6 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +33,7 @@ from codec.container import (
     POINT_BITS,
     POINT_CODER,
     ArtifactError,
+    compressed,
     load_zstd,
     order0_bytes,
     points_start,
@@ -93,7 +93,6 @@ __all__ = [
 ]
 
 CAP_BYTES = 16_000_000  # code and artifact together, by the rules of the challenge
-ZSTD_LEVEL = 22
 STATES = 32  # of the trellis: 16 cost 0.009 bit a weight more and take nearly as long
 # A token, by the Hessians; where it was measured, up to twice that (LOG.md).
 NEGLIGIBLE_NATS = 1e-4
@@ -121,13 +120,6 @@ def encode(state_dict: State, plan: Plan, settings: dict, *, threads: int = 0) -
     return container.write(table, streams, settings)
 
 
-def compressed(symbols: list[bytes], threads: int = 0) -> list[bytes]:
-    """Each stream of symbols by zstd; a stream of nothing is empty."""
-    compress, _, _ = load_zstd()
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        return list(pool.map(lambda data: compress(data, ZSTD_LEVEL) if data else b"", symbols))
-
-
 def encode_trellis(
     state_dict: State,
     hessians: Hessians,
@@ -150,18 +142,7 @@ def encode_trellis(
     for name in hessians:
         if name not in state_dict or state_dict[name].ndim != 2:
             raise ValueError(f"hessian {name!r} is of no matrix; remove it")
-    half_row = PlanRow("*", FP16_BITS)
-    symbols = {
-        name: symbols_of(name, weight, half_row)[0]
-        for name, weight in state_dict.items()
-        if name not in hessians
-    }
-    streams = dict(zip(symbols, compressed(list(symbols.values())), strict=True))
-    table = []
-    for name, weight in state_dict.items():
-        bits = FP16_BITS if name in streams else POINT_BITS
-        table.append([name, list(weight.shape), bits, len(streams.get(name, b"")), 0])
-    without_points = list(streams.values())
+    table, without_points = container.halves_beside_points(state_dict, hessians)
     # All but the points has its final size now, so what is left for them is known exactly.
     overhead_bytes = len(container.write(table, without_points, settings, POINT_CODER))
     if most_bytes <= overhead_bytes:

@@ -564,15 +564,8 @@ class Muon(torch.optim.Optimizer):
     def step(self):
         group = self.param_groups[0]
         lr = group["lr"]
-        mu = group["momentum"]
         for params in self.stacks.values():
-            # A few calls for all matrices of a shape: one call for each would cost more time on a
-            # GPU than the work itself.
-            grads = [p.grad for p in params]
-            momenta = [self.state[p]["momentum"] for p in params]
-            torch._foreach_mul_(momenta, mu)
-            torch._foreach_add_(momenta, grads)
-            updates = torch._foreach_add(grads, momenta, alpha=mu)  # Nesterov: look ahead
+            updates = self.updates(params, group["momentum"])
             wide = torch.stack([u.mT if is_tall(u) else u for u in updates])
             for p, update in zip(params, self.orthogonalize_shared(wide), strict=True):
                 update = update.mT if is_tall(p) else update
@@ -580,6 +573,16 @@ class Muon(torch.optim.Optimizer):
                 scale = math.sqrt(max(1.0, p.size(0) / p.size(1)))
                 p.mul_(1 - lr * group["weight_decay"])
                 p.add_(update.to(p.dtype), alpha=-lr * scale)
+
+    def updates(self, params: list[nn.Parameter], mu: float) -> list[Tensor]:
+        """What each matrix is to move by, before it is orthogonalised; moves the momenta on."""
+        # A few calls for all matrices of a shape: one call for each would cost more time on a
+        # GPU than the work itself.
+        grads = [p.grad for p in params]
+        momenta = [self.state[p]["momentum"] for p in params]
+        torch._foreach_mul_(momenta, mu)
+        torch._foreach_add_(momenta, grads)
+        return torch._foreach_add(grads, momenta, alpha=mu)  # Nesterov: look ahead
 
     def orthogonalize_shared(self, stack_NRC: Tensor) -> Tensor:
         """Orthogonalise this rank's part of the stack and gather everyone's."""

@@ -47,7 +47,6 @@ from train_gpt import (
     Linear,
     Muon,
     causal_attention,
-    is_tall,
     norm,
     rotary_angles,
     rotate,
@@ -484,24 +483,9 @@ class MuonEqR(Muon):
         is_compiled = compile and ranks.device.type == "cuda"
         self.newton_schulz = torch.compile(polar_express) if is_compiled else polar_express
 
-    @torch.no_grad()
-    def step(self):
-        group = self.param_groups[0]
-        lr = group["lr"]
-        mu = group["momentum"]
-        for params in self.stacks.values():
-            grads = [p.grad for p in params]
-            momenta = [self.state[p]["momentum"] for p in params]
-            torch._foreach_mul_(momenta, mu)
-            torch._foreach_add_(momenta, grads)
-            updates = torch._foreach_add(grads, momenta, alpha=mu)
-            updates = [u / u.norm(dim=1, keepdim=True).clamp(min=1e-7) for u in updates]
-            wide = torch.stack([u.mT if is_tall(u) else u for u in updates])
-            for p, update in zip(params, self.orthogonalize_shared(wide), strict=True):
-                update = update.mT if is_tall(p) else update
-                scale = math.sqrt(max(1.0, p.size(0) / p.size(1)))
-                p.mul_(1 - lr * group["weight_decay"])
-                p.add_(update.to(p.dtype), alpha=-lr * scale)
+    def updates(self, params: list[nn.Parameter], mu: float) -> list[Tensor]:
+        updates = super().updates(params, mu)
+        return [u / u.norm(dim=1, keepdim=True).clamp(min=1e-7) for u in updates]
 
 
 def lr_scale(progress: float, settings: Settings) -> float:

@@ -21,9 +21,11 @@ Dimensions in names: R rows and C columns of a weight.
 import hashlib
 import json
 import math
+import os
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +43,7 @@ POINT_CODER = "rans"  # of version 2
 POINT_BITS = 0  # in the table: points of the trellis
 PREFIX = struct.Struct("<4sHIQ")
 CHECKSUM_BYTES = 32
+ZSTD_LEVEL = 22
 # The most that an artifact may ask a reader to allocate: the largest reference model, d12, has
 # 261 million weights.
 MAX_NUMBERS = 1 << 28
@@ -119,6 +122,32 @@ def order0_bytes(symbols: bytes) -> float:
     counts = counts[counts > 0]
     bits = np.log2(counts.sum() / counts)  # of one occurrence of each symbol
     return float((counts * bits).sum() / 8)
+
+
+def compressed(symbols: list[bytes], threads: int = 0) -> list[bytes]:
+    """Each stream of symbols by zstd; a stream of nothing is empty."""
+    compress, _, _ = load_zstd()
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        return list(pool.map(lambda data: compress(data, ZSTD_LEVEL) if data else b"", symbols))
+
+
+def halves_beside_points(state: State, on_trellis: Collection[str]) -> tuple[list, list[bytes]]:
+    """The tensor table of a state, and all streams but that of points, which come last.
+
+    The named tensors are points, the others fp16. Raises: as symbols_of.
+    """
+    half_row = PlanRow("*", FP16_BITS)
+    symbols = {
+        name: symbols_of(name, weight, half_row)[0]
+        for name, weight in state.items()
+        if name not in on_trellis
+    }
+    streams = dict(zip(symbols, compressed(list(symbols.values())), strict=True))
+    table = []
+    for name, weight in state.items():
+        bits = FP16_BITS if name in streams else POINT_BITS
+        table.append([name, list(weight.shape), bits, len(streams.get(name, b"")), 0])
+    return table, list(streams.values())
 
 
 def load_zstd() -> tuple[Callable, Callable, type[Exception]]:

@@ -16,8 +16,10 @@ Dimensions in names: R rows and C columns of a matrix.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -26,10 +28,9 @@ from torch import Tensor
 from codec import container, rans
 from codec.curvature import Hessian
 from codec.gptq import DAMPING, factor
-from codec.rows import FP16_BITS, FP16_TINY, TOP_CODE, Plan, Quantized, State, match_plan
+from codec.rows import FP16_BITS, FP16_TINY, TOP_CODE, Plan, PlanRow, Quantized, State, match_plan
 from codec.trellis import Points, log2_exponents, octaves
 
-ZSTD_LEVEL = 22  # of small tensors
 ONE_STATE = 1  # a scalar quantiser: its points are the even numbers
 TRIES = 12  # at most, for each plan
 CLOSE_ENOUGH = 0.999  # of the bytes that may be used
@@ -117,52 +118,61 @@ def encode(
     """
     row_of = match_plan(plans[0], state)
     names = [name for name in state if row_of[name].bits != FP16_BITS]
-    compress, _, _ = container.load_zstd()
-    table, streams = [], []
-    for name, weight in state.items():
-        size, bits = 0, container.POINT_BITS
-        if name not in names:
-            halves, _ = container.symbols_of(name, weight, row_of[name])
-            streams.append(compress(halves, ZSTD_LEVEL))
-            size, bits = len(streams[-1]), FP16_BITS
-        table.append([name, list(weight.shape), bits, size, 0])
-    overhead_bytes = len(container.write(table, streams, settings, container.POINT_CODER))
+    table, streams = container.halves_beside_points(state, names)
+    beside_bytes = len(container.write(table, streams, settings, container.POINT_CODER))
     matrices = {name: Prepared.of(state[name], hessians[name]) for name in names}
+    tries = (
+        fitting_streams(matrices, match_plan(plan, state), most_bytes, beside_bytes, seconds_left)
+        for plan in plans
+    )
+    _, points = min(chain.from_iterable(tries), key=itemgetter(0), default=(math.inf, None))
+    if points is not None:
+        return container.write(table, [*streams, points], settings, container.POINT_CODER)
+    if seconds_left() < 0:
+        raise TimeoutError("no time is left to choose codes")
     weights = sum(matrix.weight_RC.numel() for matrix in matrices.values())
-    best, least_cost = b"", math.inf
-    for plan in plans:
-        row_of = match_plan(plan, state)
-        low, high = math.log2(NARROWEST), math.log2(WIDEST)
-        octave = 0.0
-        for _ in range(TRIES):
-            if seconds_left() < 0:
-                break
-            pairs = []
-            for name, matrix in matrices.items():
-                row = row_of[name]
-                pairs.append(matrix.points(row.bits, row.clip_sigmas * 2.0**octave))
-            stream = rans.encode([p for p, _ in pairs], [step for _, step in pairs], ONE_STATE)
-            size = overhead_bytes + len(stream)
-            if size <= most_bytes:
-                high = octave
-                cost = sum(m.cost(*pair) for m, pair in zip(matrices.values(), pairs, strict=True))
-                if cost < least_cost:
-                    best, least_cost = stream, cost
-                if size >= CLOSE_ENOUGH * most_bytes:
-                    break
-            else:
-                low = octave
-            if high - low < 1e-3:
-                break
-            # An octave is a bit of every weight while codes are many, and less where most are 0.
-            aim = octave + (size - (1 + CLOSE_ENOUGH) / 2 * most_bytes) / (weights / 8)
-            margin = (high - low) / 16
-            octave = min(max(aim, low + margin), high - margin)
-    if not best:
-        if seconds_left() < 0:
-            raise TimeoutError("no time is left to choose codes")
-        raise ValueError(
-            f"{most_bytes=} is out of reach for {weights} weights at {WIDEST:g} times the widest"
-            " grid; take a smaller model"
-        )
-    return container.write(table, [*streams, best], settings, container.POINT_CODER)
+    raise ValueError(
+        f"{most_bytes=} is out of reach for {weights} weights at {WIDEST:g} times the widest"
+        " grid; take a smaller model"
+    )
+
+
+def fitting_streams(
+    matrices: Mapping[str, Prepared],
+    row_of: Mapping[str, PlanRow],
+    most_bytes: float,
+    beside_bytes: int,
+    seconds_left: Callable[[], float],
+) -> Iterator[tuple[float, bytes]]:
+    """Streams of points that fit beside the rest, each after what it costs, in nats a token.
+
+    Each try narrows the bracket of widths, until a stream takes nearly all bytes.
+    """
+    weights = sum(matrix.weight_RC.numel() for matrix in matrices.values())
+    narrow = math.log2(NARROWEST)  # here a stream is too large, as far as is known
+    wide = math.log2(WIDEST)  # and here it fits
+    octave = 0.0
+    for _ in range(TRIES):
+        if seconds_left() < 0 or wide - narrow < 1e-3:
+            return
+        points = []
+        steps = []
+        for name, matrix in matrices.items():
+            row = row_of[name]
+            of_matrix, step = matrix.points(row.bits, row.clip_sigmas * 2.0**octave)
+            points.append(of_matrix)
+            steps.append(step)
+        stream = rans.encode(points, steps, ONE_STATE)
+        size = beside_bytes + len(stream)
+        if size <= most_bytes:
+            wide = octave
+            costs = map(Prepared.cost, matrices.values(), points, steps)
+            yield sum(costs), stream
+            if size >= CLOSE_ENOUGH * most_bytes:
+                return
+        else:
+            narrow = octave
+        # An octave is a bit of every weight while codes are many, and less where most are 0.
+        aim = octave + (size - (1 + CLOSE_ENOUGH) / 2 * most_bytes) / (weights / 8)
+        margin = (wide - narrow) / 16
+        octave = min(max(aim, narrow + margin), wide - margin)

@@ -102,8 +102,7 @@ def train(recipe: Recipe) -> None:
     code_bytes = sum(len(source) for source in sources.values())
     if not ranks.first(run.artifact_path.exists):
         trainer = Trainer(recipe, settings, ranks, run, text, table)
-        with prefer_attention_kernels():
-            train_and_pack(trainer, val_T, code_bytes)
+        train_and_pack(trainer, val_T, code_bytes)
     model_bytes = run.share_artifact()
     total_bytes = model_bytes + code_bytes
     run.log(
@@ -131,6 +130,7 @@ def train(recipe: Recipe) -> None:
         )
 
 
+@prefer_attention_kernels()
 def train_and_pack(trainer: "Trainer", val_T: np.ndarray, code_bytes: int) -> None:
     """All that the clock measures, from the first step to the artifact on disk; resumed or not."""
     run = trainer.run

@@ -88,7 +88,7 @@ def stored_zstd():
 
 def test_golden_bytes_do_not_drift(monkeypatch):
     """All bytes of the format but zstd's own are those of version 1."""
-    monkeypatch.setattr(quantize, "load_zstd", stored_zstd)
+    monkeypatch.setattr(container, "load_zstd", stored_zstd)
     blob = encode(GOLDEN_STATE, GOLDEN_PLAN, GOLDEN_SETTINGS)
     assert hashlib.sha256(blob).hexdigest() == GOLDEN_SHA256
 
@@ -104,12 +104,12 @@ def test_bytes_do_not_depend_on_threads(monkeypatch):
     """One, two, five and as many threads as cores write the same artifact."""
     pools = []
 
-    class RecordedPool(quantize.ThreadPoolExecutor):
+    class RecordedPool(container.ThreadPoolExecutor):
         def __init__(self, threads):
             pools.append(threads)
             super().__init__(threads)
 
-    monkeypatch.setattr(quantize, "ThreadPoolExecutor", RecordedPool)
+    monkeypatch.setattr(container, "ThreadPoolExecutor", RecordedPool)
     state = model_state(layers=2, dim=64, heads=4, kv_dim=32, vocab=64, table=(64, 16))
     blobs = {encode(state, quantize.DEFAULT_PLAN, {}, threads=n) for n in (1, 2, 5, 0)}
     assert len(blobs) == 1 and pools == [1, 2, 5, os.cpu_count()]
@@ -564,6 +564,6 @@ if __name__ == "__main__":
     print("POINTS_BASE85 =", base64.b85encode(points))
     data = b"".join(w.numpy().astype("<f4").tobytes() for w in decode(points)[0].values())
     print("POINTS_SHA256 =", hashlib.sha256(data).hexdigest())
-    quantize.load_zstd = stored_zstd
+    container.load_zstd = stored_zstd
     artifact = encode(GOLDEN_STATE, GOLDEN_PLAN, GOLDEN_SETTINGS)
     print("GOLDEN_SHA256 =", hashlib.sha256(artifact).hexdigest())

@@ -15,6 +15,7 @@ import torch
 
 import quantize
 from baselines import pr334
+from codec import container
 from engine.open_model import open_model
 from engine.ranks import Ranks
 from engine.recipe import Budget
@@ -135,7 +136,7 @@ def test_the_first_losses_are_golden():
 
 def test_the_artifacts_bytes_are_golden(monkeypatch):
     """All bytes but zstd's own."""
-    monkeypatch.setattr(quantize, "load_zstd", stored_zstd)
+    monkeypatch.setattr(container, "load_zstd", stored_zstd)
     assert hashlib.sha256(made_up_artifact()).hexdigest() == GOLDEN_SHA256
 
 
@@ -256,5 +257,5 @@ if __name__ == "__main__":
     artifact = made_up_artifact()
     print("GOLDEN_BYTES =", len(artifact))
     print("GOLDEN_WEIGHTS =", repr(digest_of_weights(artifact)))
-    quantize.load_zstd = stored_zstd
+    container.load_zstd = stored_zstd
     print("GOLDEN_SHA256 =", repr(hashlib.sha256(made_up_artifact()).hexdigest()))

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.nn.attention import SDPBackend
 
 import quantize
 import train_gpt
@@ -617,6 +618,22 @@ def test_the_log_says_which_attention_a_gpu_takes(monkeypatch):
     ranks = Ranks(device=torch.device("cuda"))
     engine_trainer.log_speed(run, train_gpt.RECIPE, tiny(), ranks)
     assert lines == ["attention kernel:CUDNN_ATTENTION in:bfloat16"]
+
+
+def test_all_that_the_clock_measures_prefers_our_kernels(toy, tmp_path, monkeypatch):
+    """Attention is asked for in our order from the first step to the last byte, and not after."""
+    trainer = trainer_on(toy, tmp_path, monkeypatch)
+    trainer.exported = "raw"  # nothing is left to train
+    orders = []
+
+    def finish(code_bytes: int) -> None:
+        orders.append(torch._C._get_sdp_priority_order())
+
+    monkeypatch.setattr(trainer, "finish", finish)
+    engine_trainer.train_and_pack(trainer, trainer.text.holdout_T, code_bytes=0)
+    [order] = orders
+    assert SDPBackend(order[0]) == SDPBackend.CUDNN_ATTENTION
+    assert order != torch._C._get_sdp_priority_order()
 
 
 def test_the_artifact_has_a_bound_of_its_own(toy, tmp_path, monkeypatch):

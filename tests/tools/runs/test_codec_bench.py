@@ -14,20 +14,9 @@ from codec.report import byte_account
 from engine.recipe import packed_settings
 from engine.shards import read_split
 from quantize import PlanRow, Quantized
+from tests.codec.test_sigma_clip import gaussian, hessian
 from tools.runs import codec_bench
 from tools.runs.codec_bench import BenchRow, Codec, PackedModel, bench, percentile_rows
-
-
-def gaussian(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def hessian(columns: int) -> torch.Tensor:
-    """Of inputs of which each foresees the next."""
-    x_TC = gaussian(400, columns, seed=9)
-    for c in range(1, columns):
-        x_TC[:, c] += 0.9 * x_TC[:, c - 1]
-    return x_TC.T @ x_TC / 400
 
 
 def subject(**changes) -> PackedModel:
