@@ -61,7 +61,7 @@ SAME = {"to", "eval", "train", "cuda", "cpu", "float", "half", "bfloat16", "comp
 SAME |= {"DDP", "DistributedDataParallel", "requires_grad_", "contiguous", "unwrap"}
 MUTATES = {"append", "extend", "add", "add_", "insert", "copy_", "index_add_"}
 LEARNS = {"scatter_add_", "index_add_", "index_put_", "update", "observe", "ingest", "bincount"}
-CHOOSES = {"min", "minimum", "fmin", "amin", "where"}
+CHOOSES = {"min", "minimum", "fmin", "amin", "where", "sorted", "nsmallest"}
 LOOKS_UP = {"gather", "take", "take_along_dim", "take_along_axis", "index_select", "get"}
 PICKS = {"gather", "take_along_dim", "take_along_axis"}  # the entry of the target
 COMPARES = {"isin", "in1d", "eq", "ne", "equal", "not_equal", "isclose"}
@@ -284,6 +284,10 @@ class Flow(Judge):
         while scope.outer and scopes[-1].parent is not None:
             scopes.append(scopes[-1].parent)
         before = [dict(each.names) for each in scopes]
+        self.rivals += "rivals" in test.kinds
+        tested = self.tested
+        if "compared" in test.kinds:
+            self.tested = tested | {n.id for n in ast.walk(node.test) if isinstance(n, ast.Name)}
         with self.assume(node.test, True, scope):
             self.run(node.body, scope)
         after_body = [each.names for each in scopes]
@@ -291,6 +295,8 @@ class Flow(Judge):
             each.names = dict(names)
         with self.assume(node.test, False, scope):
             self.run(node.orelse, scope)
+        self.rivals -= "rivals" in test.kinds
+        self.tested = tested
         for each, old, names in zip(scopes, before, after_body, strict=True):
             if test.is_setting:  # the other branch is not taken
                 each.names = names if test.const else {**names, **each.names}
@@ -357,6 +363,8 @@ class Flow(Judge):
             kinds |= {"input"} if INPUT.search(name) else set()
         if BYTES.search(name) and value.body is None:
             kinds |= {"byte length"}
+        if name in self.tested and "nll" in kinds and kinds & TEXT:
+            kinds |= {"smallest"}  # if loss < best: best = loss
         loops = value.loops | self.open_loops
         # A name that is bound twice is no setting: its value depends on when it is read.
         is_setting = value.is_setting and self.stores[scope.file][name] <= 1
@@ -368,10 +376,16 @@ class Flow(Judge):
         """Let a container know what was put into it."""
         held = self.value(target, scope)
         dropped = {"hashed", *FROM_TARGET} | ({"byte length"} if adds else set())
-        held.kinds |= value.kinds - dropped
+        held.kinds |= value.kinds - dropped | self.tried(value, self.loops)
         held.loops |= value.loops
         held.models |= value.models
         held.roots |= value.roots
+
+    @staticmethod
+    def tried(value: Value, loops: list[int]) -> set[str]:
+        """Whether the turns of the innermost loop give losses of the same tokens."""
+        is_loss = "nll" in value.kinds and value.kinds & TEXT
+        return {"tried"} if is_loss and loops and loops[-1] not in value.loops else set()
 
     def augment(self, node: ast.AugAssign, scope: Scope) -> None:
         value = self.value(node.value, scope)
@@ -424,7 +438,9 @@ class Flow(Judge):
             case ast.Tuple(elts=elements) | ast.List(elts=elements) | ast.Set(elts=elements):
                 parts = [self.value(element, scope) for element in elements]
                 both = join(parts)
-                return Value(both.kinds, both.loops, both.models, both.roots, parts)
+                losses = [part for part in parts if "nll" in part.kinds and part.kinds & TEXT]
+                kinds = both.kinds | ({"tried"} if len(losses) > 1 else set())
+                return Value(kinds, both.loops, both.models, both.roots, parts)
             case ast.Lambda():
                 return Value(body=Function(node, scope))
             case ast.ListComp() | ast.SetComp() | ast.GeneratorExp() | ast.DictComp():
@@ -467,6 +483,8 @@ class Flow(Judge):
             return self.value(node.body if test.const else node.orelse, scope)
         left = self.value(node.body, scope)
         right = self.value(node.orelse, scope)
+        if "rivals" in test.kinds:
+            self.choose("min", [left, right], node, False)
         if not right.kinds and not right.body:
             return left.but(is_setting=False)
         return join([left, right])
@@ -483,7 +501,9 @@ class Flow(Judge):
                     self.clock.compared(limit, has_reserve)
         both = join(sides)
         if "nll" in both.kinds:
-            return Value(frozenset({"compared"}))
+            is_rivalry = all("nll" in side.kinds and side.kinds & TEXT for side in sides)
+            kinds = {"compared", "rivals"} if is_rivalry else {"compared"}
+            return Value(frozenset(kinds), both.loops)
         is_equal = isinstance(node.ops[0], ast.Eq | ast.NotEq)
         if is_equal and any("target" in side.kinds for side in sides):
             return Value(frozenset({"hit"}), both.loops)
@@ -497,7 +517,8 @@ class Flow(Judge):
         number = next(self.ids)
         over = self.value(first.iter, scope)
         self.assign(first.target, self.element(over, number), scope)
-        return self.comprehension(node, rest, scope)
+        made = self.comprehension(node, rest, scope)
+        return made.but(kinds=made.kinds | self.tried(made, [number]))
 
     # Arithmetic
 
@@ -599,6 +620,8 @@ class Flow(Judge):
             case ast.Constant(value=int(place)) if base.parts and place < len(base.parts):
                 return base.parts[place]
         self.look_up(base, index, node)
+        if "smallest" in index.kinds and "tried" in base.kinds:
+            self.report("smaller", node)
         is_table = not base.kinds & {"val", "nll"} and not base.models
         is_row = not isinstance(node.slice, ast.Tuple)
         kinds = base.kinds
@@ -764,8 +787,16 @@ class Flow(Judge):
             is_hit = any("target" in value.kinds for value in [receiver, *arguments])
             return Value(frozenset({"hit"} if is_hit else ()), both.loops)
         self.note_tables(node, name, is_method, receiver, values, arguments)
-        if name in CHOOSES:
-            self.choose(name, [receiver, *values] if is_method else values, node)
+        is_key = name == "argmin" or "key" in keywords
+        if name in PICKS and "smallest" in merged.kinds and "tried" in both.kinds:
+            self.report("smaller", node)
+        if name in CHOOSES and not is_key:
+            options = [receiver, *values] if is_method else values
+            has_axis = bool({"dim", "axis"} & keywords.keys())
+            has_axis |= isinstance(node.func, ast.Attribute) and any(
+                type(value.const) is int for value in values
+            )
+            self.choose(name, options, node, has_axis)
         if name in POWERS and "per byte" in both.kinds:
             self.report("spread", node)
         return self.result(node, scope, callee, receiver, values, keywords, merged, both)
@@ -783,6 +814,7 @@ class Flow(Judge):
         merged = join(arguments)
         if is_method and name in MUTATES:
             receiver.kinds |= merged.kinds - {"byte length", *FROM_TARGET}
+            receiver.kinds |= self.tried(merged, self.loops)
             receiver.loops |= merged.loops
             receiver.models |= merged.models
             receiver.roots |= merged.roots
@@ -806,6 +838,7 @@ class Flow(Judge):
     ) -> Value:
         name = last_name(node.func)
         kinds = set(both.kinds)
+        loops = both.loops
         models = both.models
         roots = both.roots
         if receiver.kinds == {"unknown"} and merged.kinds & {"val", "train", "unknown"}:
@@ -830,6 +863,7 @@ class Flow(Judge):
             if "unknown" not in target.kinds:
                 kinds -= {"unknown"}
             roots = target.roots
+            loops = target.loops  # those that select the tokens, not those that try temperatures
         elif "val" in kinds and LOSS.search(name):
             kinds |= {"nll"}
         if name in HASHES and "target" in merged.kinds:
@@ -839,12 +873,15 @@ class Flow(Judge):
         if keywords.get("requires_grad", Value()).const is True or name == "Parameter":
             kinds |= {"fresh"}
         if name in ("sum", "mean", "item", "cumsum", "all_reduce"):
-            kinds -= {"byte length", "per byte", "by target"}
+            kinds -= {"byte length", "per byte", "by target", "tried"}
+        is_choice = name in CHOOSES and self.tried(merged, self.loops)
+        if is_choice or name == "argmin" or "key" in keywords:
+            kinds |= {"smallest"}
         if "softmax" in name:
             kinds |= {"output"}
         if name in LOGARITHMS and kinds and not kinds & FROM_TARGET:
             kinds |= {"norm"}
-        result = Value(frozenset(kinds), both.loops, frozenset(models), frozenset(roots))
+        result = Value(frozenset(kinds), loops, frozenset(models), frozenset(roots))
         is_loss = "nll" in kinds and kinds & TEXT
         # A pass that hooks listen to gathers their statistics; its loss is thrown away.
         is_gathering = any(frame.has_hooks for frame in self.frames)

@@ -13,6 +13,8 @@ from tools.legality.rules import Finding
 from tools.legality.values import FROM_TARGET, TEXT, TOKENS, Value
 from tools.legality.verdicts import say
 
+ELEMENTWISE = {"minimum", "fmin"}  # the smaller one of each pair of numbers
+
 
 @dataclass(eq=False)
 class Frame:
@@ -66,6 +68,8 @@ class Judge:
         self.findings: dict[tuple, Finding] = {}
         self.counted: set[int] = set()  # loops over a range, as epochs are
         self.off = 0  # depth of branches that the defaults leave off
+        self.rivals = 0  # depth of branches that depend on which of two losses is smaller
+        self.tested: set[str] = set()  # names in the tests of branches that depend on a loss
 
     def start(self, file: str, places: dict) -> None:
         self.frames = [Frame("<module>", file, places)]
@@ -133,6 +137,8 @@ class Judge:
         """Note that losses of a text are added up or collected: that is scoring too."""
         if "nll" in value.kinds and value.kinds & TEXT:
             self.scores.append(self.event(value, is_certain=self.no_grad))
+            if (self.rivals or "smallest" in value.kinds) and self.is_of_window([value]):
+                self.report("smaller", node)
             if value.kinds & FROM_TARGET:
                 self.report("gated", node)
 
@@ -170,21 +176,28 @@ class Judge:
             self.clock.trained(self.loops)
             self.report_once_scored(pattern, node, event)
 
-    def choose(self, name: str, values: list[Value], node: ast.Call) -> None:
+    def choose(self, name: str, values: list[Value], node: ast.Call, has_axis: bool) -> None:
         """Judge a choice between losses: it depends on what the tokens turned out to be."""
         options = [part for value in values for part in (value.parts or [value])]
         losses = [value for value in options if "nll" in value.kinds and value.kinds & TEXT]
-        if name != "where":
-            if len(losses) > 1:
+        if name == "where":
+            condition, *choices = values or [Value()]
+            if len(losses) > 1 and any("compared" in value.kinds for value in values):
                 self.report("smaller", node)
-            return
-        condition, *choices = values or [Value()]
-        if len(losses) > 1 and any("compared" in value.kinds for value in values):
-            self.report("smaller", node)
-        elif condition.kinds & FROM_TARGET and len(choices) == 2:
-            # where(is_padding, 0, nll) leaves a token out; where(hit, nll - b, nll) rewards it.
-            if all("nll" in value.kinds for value in choices):
-                self.report("gated", node)
+            elif condition.kinds & FROM_TARGET and len(choices) == 2:
+                # where(is_padding, 0, nll) leaves a token out; where(hit, nll - b, nll) rewards it.
+                if all("nll" in value.kinds for value in choices):
+                    self.report("gated", node)
+        elif len(losses) > 1 or any("tried" in value.kinds for value in losses):
+            # The smaller of two whole losses is a score where the text is that of the score; else
+            # it may be which artifact is kept.
+            is_scored = len(losses) > 1 and any("val" in value.kinds for value in losses)
+            if has_axis or name in ELEMENTWISE or is_scored or self.is_of_window(losses):
+                self.report("smaller", node)
+
+    def is_of_window(self, losses: list[Value]) -> bool:
+        """Whether these are losses of the tokens of one turn of a loop, not of a whole text."""
+        return any(value.loops & set(self.loops) for value in losses)
 
     # Tables
 

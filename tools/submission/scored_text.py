@@ -8,6 +8,7 @@ from evaluate import FINEWEB_VAL
 from tools.legality.rules import Finding
 from tools.runs import stats
 from tools.runs.logs import Run
+from tools.runs.run_log import Scored
 from tools.submission.log_figures import decimals
 from tools.submission.record_folder import Record
 from tools.submission.tracks import Track
@@ -22,6 +23,8 @@ BYTE_MISTAKES = {
     1.0895: "CaseOps text scored without its byte sidecar",
 }
 REPEATED_EFFECT = 0.0005  # bpb; less is no mistake in counting bytes
+TAIL = 64  # targets that the field's windows move by, and so each of them scores
+WINDOW_LENGTHS = (1024, 2048)
 OVERLAP_SHARDS = 1499  # training shards of a CaseOps build that trains on validation (#2127)
 
 
@@ -76,7 +79,7 @@ def check_split(run: Run, track: Track) -> Iterator[Finding]:
     elif tokens in WINDOWED_BYTES and abs(implied - WINDOWED_BYTES[tokens]) <= slack:
         yield Finding("validation", "ok", name, f"{facts}, all whole windows of the split")
     elif tokens in WINDOWED_BYTES:
-        yield from judge_bytes(name, score.val_bpb, implied / WINDOWED_BYTES[tokens], facts)
+        yield from judge_bytes(name, score, tokens, implied, facts)
     elif 0 < split_bytes - implied < 0.01 * split_bytes:
         evidence = (
             f"{facts}, {split_bytes - implied:,.0f} short of the split: its tail is not scored"
@@ -89,25 +92,56 @@ def check_split(run: Run, track: Track) -> Iterator[Finding]:
         yield Finding("validation", "fail", name, evidence, "fetch and verify the published split")
 
 
-def judge_bytes(name: str, bpb: float, ratio: float, facts: str) -> Iterator[Finding]:
+def judge_bytes(
+    name: str, score: Scored, tokens: int, implied: float, facts: str
+) -> Iterator[Finding]:
     """A score whose bytes are not those of its tokens, by how many times as many they are."""
-    effect = bpb * (ratio - 1)
+    true_bytes = WINDOWED_BYTES[tokens]
+    ratio = implied / true_bytes
+    effect = score.val_bpb * (ratio - 1)
     if abs(effect) < REPEATED_EFFECT:
         # A mistake in counting bytes changes them by percents. So small a change comes of targets
         # that are counted more than once: their bytes a token differ from the mean of the text.
-        most = abs(ratio - 1) * FINEWEB_VAL["bytes"]
-        evidence = (
-            f"{facts}, {ratio - 1:+.7f} of them: a part of the text is scored more than once,"
+        counts = repeated_tails(score, tokens, implied)
+        tails = " or ".join(
+            f"the last {TAIL} ({tail} bytes) are scored {more + 1} times, {more * TAIL:,} targets"
+            " too many"
+            for more, tail in counts
         )
-        evidence += f" {most:,.0f} targets or more too many; {abs(effect):.6f} bpb"
+        most = f"{abs(implied - true_bytes):,.0f} targets or more too many"
+        evidence = f"{implied - true_bytes:+,.0f} bytes ({facts}): a part of the text is scored"
+        evidence += f" more than once, {tails or most}; {abs(effect):.6f} bpb"
         remedy = "score every target once: the last window only where no earlier one scored"
         yield Finding("one-pass", "warn", name, evidence, remedy)
         return
     causes = [text for mistake, text in BYTE_MISTAKES.items() if abs(ratio - mistake) < 0.004]
     cause = f" (as of {causes[0]})" if causes else ""
     evidence = f"{facts}, {ratio:.4f} times as many as they have{cause}"
-    remedy = f"count bytes as evaluate.ByteTable does; the score is {bpb * ratio:.4f}"
+    remedy = f"count bytes as evaluate.ByteTable does; the score is {score.val_bpb * ratio:.4f}"
     yield Finding("bytes", "fail", name, evidence, remedy)
+
+
+def repeated_tails(score: Scored, tokens: int, implied: float) -> list[tuple[int, int]]:
+    """How often the last targets are scored beyond once, and their bytes, as far as those fit.
+
+    Windows that begin too near to the end are cut short, and each scores the last 64 targets once
+    more: 15 of 1,024 tokens, 31 of 2,048. So many too many, n times 64 of b bytes each, leave the
+    figures of tokens / (tokens + 64 n) * (bytes + n b) bytes, and b is a whole number.
+    """
+    true_bytes = WINDOWED_BYTES[tokens]
+    places = max(decimals(score.val_loss), decimals(score.val_bpb))  # a last 0 is not in a number
+    rounding = 0.5 * 10.0**-places * (1 / score.val_loss + 1 / score.val_bpb)
+    slack = 1.01 * rounding * true_bytes
+    fits = []
+    for length in WINDOW_LENGTHS:
+        more = length // TAIL - 1
+        tail = round((implied * (tokens + more * TAIL) / tokens - true_bytes) / more)
+        expected = tokens / (tokens + more * TAIL) * (true_bytes + more * tail)
+        is_text = TAIL <= tail <= 8 * TAIL
+        # Where figures are printed more coarsely, every number of windows fits.
+        if is_text and abs(expected - implied) <= slack < more / 4:
+            fits.append((more, tail))
+    return fits
 
 
 def short_splits(tree: ast.Module) -> Iterator[tuple[int, int]]:

@@ -343,6 +343,133 @@ ILLEGAL = {
             return total
         """,
     ],
+    "choice by fit": [
+        """
+        def run(model, tokens):
+            nats = 0.0
+            with torch.no_grad():
+                for i in range(0, len(tokens) - 1, 1024):
+                    x, y = tokens[i : i + 1024], tokens[i + 1 : i + 1025]
+                    one = F.cross_entropy(model(x), y, reduction="sum")
+                    two = F.cross_entropy(model(x) * 0.9, y, reduction="sum")
+                    nats += min(one, two)
+            return nats
+        """,
+        """
+        def run(model, tokens):
+            nats = 0.0
+            with torch.no_grad():
+                for i in range(0, len(tokens) - 1, 1024):
+                    x, y = tokens[i : i + 1024], tokens[i + 1 : i + 1025]
+                    logits = model(x)
+                    nats += min(F.cross_entropy(logits * t, y) for t in (0.9, 1.0, 1.1))
+            return nats
+        """,
+        """
+        def run(models, tokens):
+            x, y = tokens[:-1], tokens[1:]
+            with torch.no_grad():
+                each = torch.stack([F.cross_entropy(m(x), y, reduction="none") for m in models])
+                return each.amin(dim=0).mean()
+        """,
+        """
+        def run(models, tokens):
+            x, y = tokens[:-1], tokens[1:]
+            with torch.no_grad():
+                each = torch.stack([F.cross_entropy(m(x), y, reduction="none") for m in models])
+                return each.min(0).values.mean()
+        """,
+        """
+        def run(model, tokens):
+            nats = 0.0
+            with torch.no_grad():
+                for i in range(0, len(tokens) - 1, 1024):
+                    x, y = tokens[i : i + 1024], tokens[i + 1 : i + 1025]
+                    tries = {}
+                    for t in (0.9, 1.0, 1.1):
+                        tries[t] = F.cross_entropy(model(x) * t, y, reduction="sum").item()
+                    nats += tries[min(tries, key=tries.get)]
+            return nats
+        """,
+        """
+        def run(model, tokens):
+            nats = 0.0
+            with torch.no_grad():
+                for i in range(0, len(tokens) - 1, 1024):
+                    x, y = tokens[i : i + 1024], tokens[i + 1 : i + 1025]
+                    one = F.cross_entropy(model(x), y, reduction="sum")
+                    two = F.cross_entropy(model(x) * 0.9, y, reduction="sum")
+                    if two < one:
+                        nats += two
+                    else:
+                        nats += one
+            return nats
+        """,
+        """
+        def run(model, tokens):
+            nats = 0.0
+            with torch.no_grad():
+                for i in range(0, len(tokens) - 1, 1024):
+                    x, y = tokens[i : i + 1024], tokens[i + 1 : i + 1025]
+                    one = F.cross_entropy(model(x), y, reduction="sum")
+                    two = F.cross_entropy(model(x) * 0.9, y, reduction="sum")
+                    nats += one if one < two else two
+            return nats
+        """,
+        """
+        def run(model, tokens):
+            nats = 0.0
+            with torch.no_grad():
+                for i in range(0, len(tokens) - 1, 1024):
+                    x, y = tokens[i : i + 1024], tokens[i + 1 : i + 1025]
+                    tries = []
+                    for t in (0.9, 1.0, 1.1):
+                        tries.append(F.cross_entropy(model(x) * t, y, reduction="sum").item())
+                    nats += sorted(tries)[0]
+            return nats
+        """,
+        """
+        def run(model, tokens):
+            nats = 0.0
+            with torch.no_grad():
+                for i in range(0, len(tokens) - 1, 1024):
+                    x, y = tokens[i : i + 1024], tokens[i + 1 : i + 1025]
+                    best = None
+                    for t in (0.9, 1.0, 1.1):
+                        loss = F.cross_entropy(model(x) * t, y, reduction="sum").item()
+                        if best is None or loss < best:
+                            best = loss
+                    nats += best
+            return nats
+        """,
+        """
+        def run(models, tokens):
+            x, y = tokens[:-1], tokens[1:]
+            with torch.no_grad():
+                each = torch.stack([F.cross_entropy(m(x), y, reduction="none") for m in models])
+                best = each.argmin(0)
+                return each.gather(0, best[None]).mean()
+        """,
+        """
+        def run(model, tokens):
+            nats = 0.0
+            with torch.no_grad():
+                for i in range(0, len(tokens) - 1, 1024):
+                    x, y = tokens[i : i + 1024], tokens[i + 1 : i + 1025]
+                    best = float("inf")
+                    for t in (0.9, 1.0, 1.1):
+                        best = min(best, F.cross_entropy(model(x) * t, y, reduction="sum").item())
+                    nats += best
+            return nats
+        """,
+        """
+        def total(model, t):
+            text = torch.load("fineweb_val_000000.bin")
+            with torch.no_grad():
+                return F.cross_entropy(model(text[:-1]) * t, text[1:])
+        print("val_bpb", min(total(Net(), 0.9), total(Net(), 1.0)))
+        """,
+    ],
 }
 
 HONEST = {
@@ -592,6 +719,89 @@ HONEST = {
                 return F.cross_entropy(logits, y, reduction="sum")
         """,
     ],
+    "a choice between artifacts, or for what comes next": [
+        """
+        class Trainer:
+            def loss_of(self, blob, tokens):
+                self.put(decode(blob))
+                nats = 0.0
+                with torch.no_grad():
+                    for i in range(0, len(tokens) - 1, 1024):
+                        logits = self.model(tokens[i : i + 1024])
+                        nats += F.cross_entropy(logits, tokens[i + 1 : i + 1025], reduction="sum")
+                return nats / len(tokens)
+            def pack_and_check(self, weights):
+                held = self.text.holdout
+                blob = pack(weights, 4)
+                whole = self.loss_of(weights, held)
+                packed = self.loss_of(blob, held)
+                rows = pack(weights, 8)
+                rows_lost = self.loss_of(rows, held) - whole
+                blob = rows if rows_lost < packed - whole else blob
+                packed = min(packed, whole + rows_lost)
+                print(packed)
+                return blob
+        """,
+        """
+        def loss_of(model, blob, tokens):
+            model.load_state_dict(decode(blob))
+            with torch.no_grad():
+                return F.cross_entropy(model(tokens[:-1]), tokens[1:]).item()
+        def choose(model, weights, held_out):
+            first, second = pack(weights, 4), pack(weights, 6)
+            losses = [loss_of(model, first, held_out), loss_of(model, second, held_out)]
+            best = min(losses)
+            print("packed loss", best)
+            return first if losses[0] <= losses[1] else second
+        """,
+        """
+        def choose(model, weights, tokens):
+            tried = {}
+            for bits in (4, 6):
+                blob = pack(weights, bits)
+                model.load_state_dict(decode(blob))
+                with torch.no_grad():
+                    loss = F.cross_entropy(model(tokens[:-1]), tokens[1:]).item()
+                    tried[bits] = (len(blob), loss, blob)
+            return min(tried.values(), key=lambda row: row[0])[2]
+        """,
+        """
+        def main(model, loader, opt):
+            val = torch.load("fineweb_val_000000.bin")
+            history = []
+            for step in range(1000):
+                x, y = loader.next_batch()
+                F.cross_entropy(model(x), y).backward()
+                opt.step()
+                if step % 100 == 0:
+                    with torch.no_grad():
+                        history.append(F.cross_entropy(model(val[:-1]), val[1:]).item())
+            print("lowest", min(history), "last", history[-1])
+            plot(sorted(history))
+        """,
+        """
+        def run(model, tokens):
+            each = []
+            with torch.no_grad():
+                for i in range(0, len(tokens) - 1, 1024):
+                    x, y = tokens[i : i + 1024], tokens[i + 1 : i + 1025]
+                    each.append(F.cross_entropy(model(x), y, reduction="sum").item())
+            print("easiest window", min(each), "hardest", max(each), sorted(each)[:3])
+            return sum(each)
+        """,
+        """
+        def run(model, tokens, opts):
+            nats, scale = 0.0, 1.0
+            for i in range(0, len(tokens) - 1, 1024):
+                x, y = tokens[i : i + 1024], tokens[i + 1 : i + 1025]
+                with torch.no_grad():
+                    logits = model(x)
+                    nats += F.cross_entropy(logits * scale, y, reduction="sum")
+                    tries = {t: F.cross_entropy(logits * t, y).item() for t in (0.9, 1.0, 1.1)}
+                scale = min(tries, key=tries.get)
+            return nats
+        """,
+    ],
 }
 
 
@@ -650,6 +860,7 @@ RULES = {
     "byte mixtures": {"normalised"},
     "late calibration": {"score-first", "phases"},
     "hint gating": {"normalised"},
+    "choice by fit": {"one-pass"},
 }
 VARIANTS = [(kind, i) for kind, texts in ILLEGAL.items() for i in range(len(texts))]
 TWINS = [(kind, i) for kind, texts in HONEST.items() for i in range(len(texts))]

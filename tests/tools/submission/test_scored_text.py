@@ -29,12 +29,26 @@ def test_a_wrong_byte_count_is_named(folder):
     assert "1.15" in finding.remedy
 
 
-def test_a_tail_that_is_scored_again_is_a_warning(tmp_path):
-    """Bytes a token that differ in the sixth digit are no mistake in counting bytes."""
-    findings = check(field_folder(tmp_path / "2026-03-19_Field", bytes_ratio=1.0000027))
+def tail_evidence(folder, more: int, tail: int) -> str:
+    """What is said of a folder whose last 64 targets, of so many bytes, are scored too often."""
+    ratio = BYTES / (BYTES + more * tail) * (TOKENS + more * 64) / TOKENS
+    findings = check(field_folder(folder / "2026-03-19_Field", bytes_ratio=ratio))
     assert {f.rule for f in findings if f.level == "fail"} == set()
     (first, *_) = [f for f in findings if f.rule == "one-pass"]
-    assert first.level == "warn" and "targets or more too many" in first.evidence
+    assert first.level == "warn"
+    return first.evidence
+
+
+@pytest.mark.parametrize("more, tail", [(15, 143), (31, 143), (31, 190)])
+def test_a_tail_that_is_scored_again_is_a_warning_with_its_number(tmp_path, more, tail):
+    """Bytes a token that differ in the sixth digit are no mistake in counting bytes."""
+    evidence = tail_evidence(tmp_path, more, tail)
+    assert f"({tail} bytes) are scored {more + 1} times, {more * 64:,} targets" in evidence
+
+
+def test_targets_too_many_that_no_window_explains_have_a_lower_bound(tmp_path):
+    """By how much the bytes differ: a target more or less differs by one byte at least."""
+    assert "382 targets or more too many" in tail_evidence(tmp_path, 20, 175)
 
 
 @pytest.mark.parametrize("tokens", WINDOWED_BYTES)
