@@ -204,20 +204,31 @@ class Linear(nn.Linear):
         return F.linear(x, self.weight.to(x.dtype))
 
 
-def rotary_angles(T: int, dims: int, base: float, like: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and sin of shape (T, 1, dims/2) for T positions."""
+def rotary_angles(
+    T: int, dims: int, head_dim: int, base: float, like: Tensor
+) -> tuple[Tensor, Tensor]:
+    """cos (T, 1, head_dim), 1 beyond dims, and sin (T, 1, dims), negative in its first half."""
     channel = torch.arange(0, dims, 2, device=like.device, dtype=torch.float32)
     position = torch.arange(T, device=like.device, dtype=torch.float32)
     frequency = base ** -(channel / dims)
     angles = torch.outer(position, frequency)[:, None]
-    return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+    cos = F.pad(angles.cos().repeat(1, 1, 2), (0, head_dim - dims), value=1.0)
+    sin = torch.cat([-angles.sin(), angles.sin()], dim=-1)
+    return cos.to(like.dtype), sin.to(like.dtype)
 
 
 def rotate(x_BTHE: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the first dims of each head by its position; the others pass."""
-    half = cos.size(-1)
-    a, b, rest = x_BTHE.split([half, half, x_BTHE.size(-1) - 2 * half], dim=-1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos, rest], dim=-1)
+    """Rotate the first dims of each head by its position; the others pass.
+
+    Each channel of their first half turns with its partner in the second. With dims 2 and an angle
+    of 90 degrees, (3, 4, 5, 6) becomes (-4, 3, 5, 6): (3, 4, 5, 6) * (0, 0, 1, 1) and (4, 3) *
+    (-1, 1) on top.
+    """
+    # Without a concatenation, of which a compiler makes more kernels: with the norm before and the
+    # gain after, forward and backward, 11 instead of 14 for the same bits (n = 1).
+    dims = sin.size(-1)
+    partners = x_BTHE[..., :dims].unflatten(-1, (2, -1)).flip(-2).flatten(-2)
+    return x_BTHE * cos + F.pad(partners * sin, (0, x_BTHE.size(-1) - dims))
 
 
 def causal_attention(q_BHTE: Tensor, k_BGTE: Tensor, v_BGTE: Tensor) -> Tensor:
@@ -438,7 +449,8 @@ class GPT(nn.Module):
         x0 = x = self.smear(norm(x), starts_BT)[:, -T:]  # (B, T, D)
         pairs = self.pairs(tokens_BT, starts_BT, x.dtype)[:, -T:]
         tokens_BT = tokens_BT[:, -T:]
-        cos, sin = rotary_angles(position + T, self.shape.rope_dims, self.shape.rope_base, x)
+        shape = self.shape
+        cos, sin = rotary_angles(position + T, shape.rope_dims, shape.head_dim, shape.rope_base, x)
         cos = cos[position:]
         sin = sin[position:]
         # The last layer of the first half is the first to be handed over, as in a U-Net: with 11

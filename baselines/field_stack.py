@@ -347,7 +347,8 @@ class GPT(nn.Module):
         starts_BT[:, 0] = True  # a window does not tell what precedes it
         x = self.tok_emb(tokens_BT).to(self.compute_dtype)
         x0 = x = norm(self.smear(x, starts_BT))  # (B, T, D)
-        cos, sin = rotary_angles(x.size(1), self.shape.rope_dims, self.shape.rope_base, x)
+        shape = self.shape
+        cos, sin = rotary_angles(x.size(1), shape.rope_dims, shape.head_dim, shape.rope_base, x)
         order = self.shape.order(self.is_looped)
         num_skips = len(order) // 2
         skips = []

@@ -291,7 +291,8 @@ class GPT(nn.Module):
         x = self.tok_emb(tokens_BT).to(self.compute_dtype)
         x = norm(x + self.bigram(tokens_BT, starts_BT, x.dtype))
         x0 = x = self.smear(x, starts_BT)  # (B, T, D)
-        cos, sin = rotary_angles(x.size(1), self.shape.rope_dims, self.shape.rope_base, x)
+        shape = self.shape
+        cos, sin = rotary_angles(x.size(1), shape.rope_dims, shape.head_dim, shape.rope_base, x)
         skips = []
         for i, block in enumerate(self.blocks):
             if i >= self.num_skips and skips:

@@ -99,12 +99,25 @@ def test_a_pair_needs_a_previous_token():
     assert rows[0, 5] == (36313 * int(x[0, 5]) ^ 27191 * int(x[0, 4])) % last
 
 
+def test_a_channel_turns_with_its_partner_in_the_second_half():
+    """The example of the docstring; in bf16, which training uses, the same bits as written out."""
+    cos, sin = torch.tensor([0.0, 0, 1, 1]), torch.tensor([-1.0, 1])
+    turned = train_gpt.rotate(torch.tensor([3.0, 4, 5, 6])[None, None, None], cos, sin)
+    assert turned.flatten().tolist() == [-4, 3, 5, 6]
+    x = torch.randn(2, 9, 3, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    cos, sin = train_gpt.rotary_angles(9, 4, 8, 100.0, x)
+    a, b, rest = x.split([2, 2, 4], dim=-1)
+    c, s = cos[..., :2], sin[..., 2:]
+    written_out = torch.cat([a * c - b * s, a * s + b * c, rest], dim=-1)
+    assert torch.equal(train_gpt.rotate(x, cos, sin), written_out)
+
+
 def test_attention_equals_its_definition():
     """Grouped heads, q and k normed and turned, gain, no own value, against loops in float64."""
     settings = tiny(num_heads=4, num_kv_heads=2, model_dim=32)
     attn, T, E = tiny_model(num_heads=4, num_kv_heads=2, model_dim=32).blocks[0].attn.double(), 7, 8
     x = torch.randn(1, T, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    cos, sin = train_gpt.rotary_angles(T, settings.rope_dims, settings.rope_base, x)
+    cos, sin = train_gpt.rotary_angles(T, settings.rope_dims, E, settings.rope_base, x)
 
     def turned(vector, t):
         vector = vector / (vector.square().mean() + torch.finfo(torch.float64).eps).sqrt()

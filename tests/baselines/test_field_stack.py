@@ -180,7 +180,7 @@ def test_lanes_are_read_and_written_as_described():
     block = shaken_model().blocks[3]
     rng = torch.Generator().manual_seed(3)
     first, second, x0 = (torch.randn(1, 6, 96, generator=rng) for _ in range(3))
-    cos, sin = field_stack.rotary_angles(6, 8, 1e4, first)
+    cos, sin = field_stack.rotary_angles(6, 8, 32, 1e4, first)
     with torch.no_grad():
         lanes = block.between(first, second, x0, cos, sin)
         mixed = block.resid_mix[0] * first + block.resid_mix[1] * x0
@@ -199,7 +199,7 @@ def test_gates_of_heads_and_skips_begin_half_open():
     assert torch.allclose(model.with_skip(x, skip, 0), torch.full((1, 1, 96), 4.0))
     attention = shaken_model().blocks[0].attn
     x_BTD = torch.randn(1, 5, 96, generator=torch.Generator().manual_seed(4))
-    angles = field_stack.rotary_angles(5, 8, 1e4, x_BTD)
+    angles = field_stack.rotary_angles(5, 8, 32, 1e4, x_BTD)
     with torch.no_grad():
         attention.gate.zero_()
         half = attention(x_BTD, *angles)
