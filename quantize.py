@@ -124,12 +124,14 @@ def encode_trellis(
     state_dict: State,
     hessians: Hessians,
     settings: dict,
-    most_bytes: int,
+    most_bytes: float,
     *,
     states: int = STATES,
     seconds_left: Callable[[], float] = lambda: math.inf,
 ) -> bytes:
     """An artifact of 99.9 to 100 % of most_bytes; smaller where the errors hardly cost anything.
+
+    most_bytes may be infinite: then nothing but that sets its size.
 
     Matrices with a Hessian (codec.curvature, measured or flat) go through the trellis; the others
     are stored as fp16. No more bytes are spent than errors of NEGLIGIBLE_NATS need, by the

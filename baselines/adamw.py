@@ -1,7 +1,7 @@
 """What the reference systems share: one AdamW for all weights, under warm-up and cosine.
 
 A system's file (gelu_d12.py, yat_d12.py, gpt2_124m.py, preln_53m.py) adds its shape, its rates and
-its model. There is no cap on bytes: the artifact holds int8 rows.
+its model. There is no cap on bytes: the artifact is as fine as makes a difference.
 """
 
 import dataclasses
@@ -14,14 +14,13 @@ import torch
 from torch import Tensor, nn
 
 import evaluate
-import quantize
 from baselines import teachers
 from baselines.sgd_adapter import sgd_adapter
 from baselines.teachers import TeacherSettings
 from data import gpt2_tokenizer
 from engine.open_model import read_weights
 from engine.ranks import Ranks, compute_dtype
-from engine.recipe import Budget, LossFunction, MeasureHessians, Recipe, State, packed_settings
+from engine.recipe import LossFunction, Recipe, State, packed_settings
 from engine.text import RandomWindows, TrainingText
 
 
@@ -150,7 +149,7 @@ class AdamW:
 
 
 class AdamWRecipe(Recipe):
-    """A reference system: a model of baselines/models under AdamW, packed as int8 rows."""
+    """A reference system: a model of baselines/models under AdamW."""
 
     Settings: type[AdamWSettings] = AdamWSettings
     cap_bytes = math.inf
@@ -217,12 +216,6 @@ class AdamWRecipe(Recipe):
 
     def optimizer(self, model: nn.Module, settings: AdamWSettings, ranks: Ranks) -> AdamW:
         return AdamW(model, settings, ranks)
-
-    def pack(
-        self, weights: State, model_settings: dict, budget: Budget, hessians: MeasureHessians
-    ) -> bytes:
-        state = {name: weight.float().cpu() for name, weight in weights.items()}
-        return quantize.encode(state, quantize.int8_plan(state), model_settings)
 
     def adapter(self, model: nn.Module, seq_len: int, ranks: Ranks) -> evaluate.AdaptFunction:
         return sgd_adapter(model, seq_len=seq_len, ranks=ranks)

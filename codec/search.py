@@ -92,7 +92,7 @@ class StepSearch:
 
 def quantize_to_size(
     matrices: list[Matrix],
-    most_bytes: int,
+    most_bytes: float,
     encode: PointCoder,
     *,
     measure: Callable[[list[Points]], float] | None = None,

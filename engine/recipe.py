@@ -163,11 +163,17 @@ class Recipe(Protocol):
     def pack(
         self, weights: State, model_settings: dict, budget: Budget, hessians: MeasureHessians
     ) -> bytes:
-        """The artifact, within the budget.
+        """The artifact, as fine as the budget allows, or as makes a difference by the Hessians.
 
         Raises: TimeoutError where no time is left; ValueError where nothing fits.
         """
-        ...
+        return quantize.encode_trellis(
+            weights,
+            hessians(),
+            model_settings,
+            budget.most_bytes,
+            seconds_left=budget.seconds_left,
+        )
 
     def adapter(
         self, model: Model, seq_len: int, ranks: Ranks

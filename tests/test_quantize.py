@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import quantize
-from codec import container
+from codec import container, search
 from quantize import ArtifactError, PlanRow, decode, encode, encode_to_target, encode_trellis
 from tests.codec.test_container import corrupt
 from tests.codec.test_rows import FP16, INT5, gaussian, model_state, small_state
@@ -366,6 +366,15 @@ def test_finest_artifact_loses_what_it_promises():
         error = back[name] - state[name]
         nats += float(((error @ hessian_CC) * error).sum()) / 2
     assert nats == pytest.approx(quantize.NEGLIGIBLE_NATS, rel=0.25)
+
+
+def test_without_a_bound_the_artifact_is_the_finest():
+    """Infinitely many bytes are as good as more than it needs, also where sizes are estimated."""
+    state = {"w": gaussian(1024, 1024, seed=1)}
+    hessians = calibrated(state, nats=1.0)
+    assert state["w"].numel() >= search.MANY_WEIGHTS
+    unbounded = encode_trellis(state, hessians, {}, math.inf, states=4)
+    assert unbounded == encode_trellis(state, hessians, {}, 10**8, states=4)
 
 
 def test_trellis_targets_are_met_to_a_thousandth():

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import math
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import quantize
 from baselines import adamw, evaluations, gelu_d12, gpt2_124m, pr334, preln_53m, student, yat_d12
 from engine.open_model import open_model
 from engine.ranks import Ranks
-from engine.recipe import Recipe, packed_settings
+from engine.recipe import Budget, Recipe, packed_settings
 from engine.run_folder import RunFolder
 from engine.settings import Choice, RunSettings, read_settings
 from engine.text import RandomWindows, TrainingText
@@ -396,15 +397,12 @@ def test_a_resumed_rank_draws_its_own_dropout(toy, tmp_path, monkeypatch):
 def test_the_artifact_holds_the_model_that_was_trained(toy, tmp_path, monkeypatch, system):
     """Packed without a cap, under the recipe's name, read back as nearly the same model."""
     trainer = baseline_trainer(toy, tmp_path, monkeypatch, system, model_dim=64)
+    # After six steps measured Hessians foresee nothing; by these relative errors are alike.
+    monkeypatch.setattr(trainer, "hessians", lambda weights, _: quantize.flat_hessians(weights))
     trainer.train(validate=None)
     trainer.finish(code_bytes=10**9)
     live = dict(trainer.model.named_parameters())
     assert set(trainer.averages.candidates()) == {"raw"} and trainer.exported == "raw"
-    bits = {row.pattern: row.bits for row in quantize.int8_plan(live)}
-    assert set(bits.values()) == {8, 16}
-    for name, of_name in bits.items():
-        if live[name].numel() >= 4096:
-            assert (of_name == 8) == (live[name].ndim == 2), name
 
     recipe = RECIPES[system]
     opened = open_model(trainer.run.artifact_path)
@@ -423,6 +421,21 @@ def test_the_artifact_holds_the_model_that_was_trained(toy, tmp_path, monkeypatc
     assert set(weights) == set(live)
     saved = json.loads((trainer.run.path / "settings.json").read_text())
     assert (saved["recipe"], saved["preset"]) == (recipe.name, system)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_matrix_is_packed_as_points(toy, tmp_path, monkeypatch, system):
+    """What is fused, padded or multiplied from the left has its curvature too; no cap is needed."""
+    trainer = baseline_trainer(toy, tmp_path, monkeypatch, system)
+    trainer.train(validate=None)  # at the start what writes into the stream is 0: no gradients
+    live = dict(trainer.model.named_parameters())
+    budget = Budget(math.inf)
+    blob = trainer.recipe.pack(
+        live, {}, budget, lambda: trainer.hessians(live, trainer.text.holdout_T)
+    )
+    _, entries, offset = quantize.read_header(blob)
+    with_points = {entry.name for entry, *_ in quantize.read_points(blob, entries, offset)}
+    assert with_points == {name for name, p in live.items() if p.ndim == 2}
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
