@@ -24,11 +24,12 @@ import sys
 import sysconfig
 import time
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import Callable, Mapping, NamedTuple
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PYTHON = str(VENV / "bin" / "python")
+TORCHRUN = "torch.distributed.run"
 NVIDIA_DRIVER = Path("/proc/driver/nvidia")
 
 
@@ -463,7 +464,7 @@ class Processes(NamedTuple):
             # themselves the nodes are numbered as they arrive.
             place = [f"--nnodes={self.nodes}", f"--node_rank={self.node}"]
             place += [f"--master_addr={host}", f"--master_port={port or 29500}"]
-        return ["torch.distributed.run", *place, f"--nproc_per_node={self.gpus}", "--no-python"]
+        return [TORCHRUN, *place, f"--nproc_per_node={self.gpus}", "--no-python"]
 
 
 ALONE = Processes()
@@ -514,7 +515,7 @@ def take_option(words: list[str], name: str) -> tuple[str, list[str]]:
     return "", words
 
 
-def shell_line(*words) -> str:
+def shell_line(*words, settings: Mapping[str, str] = {}) -> str:
     """A command of golf.py as it is typed in the folder where the user stands.
 
     shell_line("score", "logs/my run") is "python3 golf.py score 'logs/my run'".
@@ -524,12 +525,13 @@ def shell_line(*words) -> str:
     script = ROOT / "golf.py"
     if here == ROOT or here in ROOT.parents:
         script = script.relative_to(here)
-    return " ".join(shlex.quote(str(word)) for word in ("python3", script, *words))
+    in_front = [f"{name}={shlex.quote(text)}" for name, text in settings.items()]
+    return " ".join([*in_front, *(shlex.quote(str(word)) for word in ("python3", script, *words))])
 
 
-def say_next(*words) -> None:
+def say_next(*words, settings: Mapping[str, str] = {}) -> None:
     """Print the next sensible command, ready to be copied into a shell."""
-    print(f"next: {shell_line(*words)}", flush=True)
+    print(f"next: {shell_line(*words, settings=settings)}", flush=True)
 
 
 # Environment --------------------------------------------------------------------------------------
@@ -787,9 +789,34 @@ def program(python: str, module: str, processes: Processes = ALONE) -> list[str]
     -P keeps the folder where the user stands out of what is imported: a folder of theirs that is
     named data must not hide ours.
     """
-    alone = [python, "-P", "-m", module]
+    start = [python, "-P", "-m", "golf", "--as"]
     launcher = processes.launcher()
-    return [python, "-P", "-m", *launcher, *alone] if launcher else alone
+    return [*start, *launcher, *start, module] if launcher else [*start, module]
+
+
+def become(module: str, words: list[str]) -> None:
+    """Do what `python -m MODULE WORDS` does, without a traceback where nothing is at fault.
+
+    Ctrl-C is one line. torchrun, whose processes have said already what stopped them, adds nothing.
+    """
+    import runpy
+
+    sys.argv = [module, *words]
+    is_first = os.environ.get("RANK", "0") == "0"
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except KeyboardInterrupt:
+        if is_first:
+            print("\ngolf.py: stopped by Ctrl-C", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # as of `golf.py leaderboard | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except Exception as error:
+        kind = type(error).__name__
+        if module != TORCHRUN or kind not in ("ChildFailedError", "SignalException"):
+            raise
+        sys.exit(1)
 
 
 def smoke(python: str) -> int:
@@ -812,6 +839,9 @@ def main(arguments: list[str]) -> None:
     """Find the command, make what it needs, and become it."""
     if sys.version_info < (3, 11):
         sys.exit(f"golf.py: Python 3.11 or newer is needed, {sys.executable} is older")
+    if arguments[:1] == ["--as"]:
+        become(arguments[1], arguments[2:])
+        return
     extras = []
     if arguments[:1] == ["--with"] and len(arguments) > 2:
         extras = arguments[1].split(",")
@@ -841,6 +871,7 @@ def main(arguments: list[str]) -> None:
         print(flush=True)
     elif command.name == "train":
         module, words = recipe_module(words), []
+        print(f"golf.py: {module} loads torch and looks at the text, then says more", flush=True)
     elif command.name == "smoke" and words:
         sys.exit(f"golf.py: smoke takes no arguments, not {' '.join(words)!r}")
 

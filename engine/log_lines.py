@@ -88,6 +88,7 @@ ATTENTION = Line("attention kernel:{kernel} in:{dtype}")
 LENGTH = Line("length iterations:{iterations:d} of max_train_flops:{max_flops}")
 PARAMETERS = Line("model_params:{model_params:d}")
 RESUMED = Line("resumed step:{step:d} train_time:{train_ms:.0f}ms")
+COMPILING = Line("compiling: a minute or two, which the clock does not count")
 WARMUP = Line(
     "warmup steps:{steps:d} warmup_time:{warmup_ms:.0f}ms reserve_time:{reserve_ms:.0f}ms"
 )
@@ -109,6 +110,7 @@ STEP = Line(
 # The metric's name is val_bpb, or val_bpb_partial where the validation split is not complete.
 VALIDATION = Line("step:{step:d}/{iterations:d} val_loss:{val_loss:.4f} {metric}:{bpb:.4f}")
 STOPPED = Line("stopped step:{step:d} continue with RESUME={run_id}")
+STOPPED_ELSEWHERE = Line("stopped, continue with RESUME={run_id}")  # not between two steps
 
 # The end of a run ---------------------------------------------------------------------------------
 

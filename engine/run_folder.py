@@ -21,6 +21,7 @@ import sys
 import time
 from pathlib import Path
 
+from engine import log_lines
 from engine.ranks import Ranks
 from engine.settings import Choice
 from quantize import write_atomic
@@ -123,6 +124,11 @@ class RunFolder:
             erase = "\r\033[K" if sys.stdout.isatty() else ""
             print(erase + line, flush=True)
 
+    def stop(self, number: int, frame) -> None:
+        """End the process on a signal, with how to go on. Raises: SystemExit."""
+        self.log(log_lines.STOPPED_ELSEWHERE.write(run_id=self.run_id))
+        sys.exit(128 + number)
+
     def progress(self, line: str) -> None:
         """Rewrite the terminal's last line; nothing where output is not a terminal."""
         if self.is_writer and sys.stdout.isatty():
@@ -142,6 +148,11 @@ class RunFolder:
         path = self.path / "metrics.jsonl"
         if not self.is_writer or not path.exists():
             return
-        lines = [line for line in path.read_text().splitlines(True) if line.endswith("\n")]
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
-        write_atomic(path, "".join(kept).encode())
+        kept = []
+        for number, line in enumerate(path.read_bytes().splitlines(True), 1):
+            try:
+                if line.endswith(b"\n") and json.loads(line)["step"] <= step:
+                    kept.append(line)
+            except (ValueError, KeyError, TypeError):
+                raise ValueError(f"line {number} of {path} is damaged; delete it") from None
+        write_atomic(path, b"".join(kept))

@@ -112,8 +112,8 @@ class RunSettings(Checked):
         for field in ("train_batch_tokens", "micro_batch_tokens"):
             tokens = getattr(self, field)
             is_multiple = tokens >= self.train_seq_len and tokens % self.train_seq_len == 0
-            requirement = f"a multiple of TRAIN_SEQ_LEN={self.train_seq_len}"
-            self.require(is_multiple, field, requirement)
+            requirement = f"a multiple of TRAIN_SEQ_LEN={self.train_seq_len}, and at most 2**32"
+            self.require(is_multiple and tokens <= 2**32, field, requirement)
         in_range = 2 <= self.vocab_size <= 65_536
         self.require(in_range, "vocab_size", "between 2 and 65536 (uint16 shards)")
         requirement = f"at most TRAIN_SEQ_LEN={self.train_seq_len}"
@@ -176,7 +176,7 @@ def parse_setting(field: dataclasses.Field, text: str):
             raise ValueError
         return value
     except (ValueError, KeyError):
-        kind = "0 or 1" if field.type is bool else f"of type {field.type.__name__}"
+        kind = {bool: "0 or 1", int: "a whole number", float: "a finite number"}[field.type]
         raise ValueError(f"{field.name.upper()}={text!r} must be {kind}") from None
 
 

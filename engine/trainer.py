@@ -18,6 +18,7 @@ import json
 import math
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -88,21 +89,36 @@ def train(recipe: Recipe) -> None:
         settings = choice.settings
         run = RunFolder(recipe.name, choice, ranks, sources)
 
-    log_start(run, choice, sources, ranks)
-    log_speed(run, recipe, settings, ranks)
-    run.log(data_note)
-    run.log(
-        log_lines.DATA.write(
-            train_shards=len(text.shards),
-            train_tokens=text.num_blocks * text.seq_len,
-            holdout_tokens=len(text.holdout_T),
-            val_tokens=len(val_T),
+    go_on = f"; mend that, then continue with RESUME={run.run_id}"
+    with stopped_by(run.stop), plain_errors(OSError, remedy=go_on):
+        log_start(run, choice, sources, ranks)
+        log_speed(run, recipe, settings, ranks)
+        run.log(data_note)
+        run.log(
+            log_lines.DATA.write(
+                train_shards=len(text.shards),
+                train_tokens=text.num_blocks * text.seq_len,
+                holdout_tokens=len(text.holdout_T),
+                val_tokens=len(val_T),
+            )
         )
-    )
-    code_bytes = sum(len(source) for source in sources.values())
-    if not ranks.first(run.artifact_path.exists):
-        trainer = Trainer(recipe, settings, ranks, run, text, table)
-        train_and_pack(trainer, val_T, code_bytes)
+        code_bytes = sum(len(source) for source in sources.values())
+        if not ranks.first(run.artifact_path.exists):
+            trainer = Trainer(recipe, settings, ranks, run, text, table)
+            train_and_pack(trainer, val_T, code_bytes)
+        score_artifact(recipe, settings, run, val_T, table, code_bytes)
+
+
+def score_artifact(
+    recipe: Recipe,
+    settings: RunSettings,
+    run: RunFolder,
+    val_T: np.ndarray,
+    table: evaluate.ByteTable,
+    code_bytes: int,
+) -> None:
+    """Weigh and score what lies on disk. Raises: SystemExit where it is over a cap."""
+    ranks = run.ranks
     model_bytes = run.share_artifact()
     total_bytes = model_bytes + code_bytes
     run.log(
@@ -140,7 +156,7 @@ def train_and_pack(trainer: "Trainer", val_T: np.ndarray, code_bytes: int) -> No
     if trainer.ranks.first(run.checkpoint_path.exists):
         with plain_errors():
             trainer.load(read_checkpoint(run.checkpoint_path, trainer.ranks))
-        run.drop_metrics_after(trainer.step)
+            run.drop_metrics_after(trainer.step)
         train_ms = 1000 * trainer.clock.seconds()
         run.log(log_lines.RESUMED.write(step=trainer.step, train_ms=train_ms))
 
@@ -154,7 +170,8 @@ def train_and_pack(trainer: "Trainer", val_T: np.ndarray, code_bytes: int) -> No
     # A run that was killed between the choice of weights and the artifact trains no further.
     if trainer.exported is None:
         with plain_errors():
-            trainer.rehearse()
+            with named_faults():
+                trainer.rehearse()
             log_expected(trainer, val_T)
             trainer.train(validate)
     trainer.finish(code_bytes)
@@ -214,12 +231,38 @@ def imported_files(source: bytes) -> list[Path]:
 
 
 @contextlib.contextmanager
-def plain_errors():
+def plain_errors(kinds=(ValueError, OSError, FloatingPointError), remedy: str = ""):
     """End with one line, not a traceback, where the user can mend what is wrong."""
     try:
         yield
-    except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit("error: " + " ".join(str(error).split()))
+    except kinds as error:
+        sys.exit("error: " + " ".join(str(error).split()) + remedy)
+
+
+@contextlib.contextmanager
+def named_faults():
+    """Raises: ValueError with the remedy where torch found no compiler, or no memory."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        remedy = "lower MICRO_BATCH_TOKENS or MODEL_DIM"
+        if "compiler" in text:
+            text, remedy = "no C++ compiler was found", "install g++, or set COMPILE=0"
+        elif not re.search("memory|Storage size", text):
+            raise
+        raise ValueError(f"{text.splitlines()[0]}; {remedy}") from error
+
+
+@contextlib.contextmanager
+def stopped_by(handler: Callable):
+    """Within it SIGTERM, as of a scheduler, and Ctrl-C call handler(number, frame)."""
+    before = {n: signal.signal(n, handler) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
 
 
 def check_data(recipe: Recipe, choice: Choice, ranks: Ranks) -> str:
@@ -273,8 +316,11 @@ def settle(recipe: Recipe, choice: Choice, ranks: Ranks) -> Choice:
     try:
         with torch.device("meta"):
             model = recipe.model(recipe.model_settings(settings), torch.float32)
-    except RuntimeError as error:  # a size that no computer can count
-        raise ValueError(f"no such model can be: {error}; lower NUM_LAYERS or MODEL_DIM") from error
+    except (RuntimeError, TypeError) as error:  # a size that no computer can count
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"no such model can be: {reason}; lower NUM_LAYERS or MODEL_DIM"
+        ) from error
     parameters = sum(p.numel() for p in model.parameters())
     if parameters > quantize.MAX_NUMBERS:
         raise ValueError(
@@ -432,6 +478,7 @@ class Trainer:
         self.reserve_seconds = 0.0  # kept back from the cap for choosing, packing and writing
         self.check_seconds = 0.0  # of scoring what was packed, as rehearsed
         self.seconds_per_forward_token = 0.0  # of one rank, as rehearsed
+        self.stop_signals: list[int] = []
 
     # Checkpoints ------------------------------------------------------------------------------
 
@@ -530,6 +577,8 @@ class Trainer:
         settings = self.settings
         rng = torch.Generator().manual_seed(0)
         before = self.state_bytes()
+        if settings.compile:
+            self.run.log(log_lines.COMPILING.write())
         started = time.perf_counter()
         for i in range(settings.warmup_steps):
             rows = self.batches.made_up(rng, settings.vocab_size)
@@ -542,6 +591,7 @@ class Trainer:
             self.run.progress(f"warm-up {i + 1}/{settings.warmup_steps}")
         self.ranks.synchronize()
         warmup_seconds = time.perf_counter() - started
+        self.run.progress("rehearsing the end of the run")
 
         shape = self.text.holdout_T.shape
         made_up_T = torch.randint(settings.vocab_size, shape, generator=rng).numpy()
@@ -596,13 +646,27 @@ class Trainer:
     def train(self, validate: Callable[[], None]) -> None:
         """Start the clock and step until it or iterations run out; it stops during `validate`.
 
-        SIGTERM, as of a scheduler, and Ctrl-C end the process after a step and a checkpoint.
+        SIGTERM and Ctrl-C end the process after a step and a checkpoint.
         Raises: FloatingPointError when the loss is no longer a number.
         """
+        with stopped_by(self.note_signal):
+            self._train(validate)
+
+    def note_signal(self, number: int, frame) -> None:
+        self.stop_signals.append(number)
+
+    def is_stopped(self) -> bool:
+        """Whether any rank got a signal: it may reach one alone, or one a step later."""
+        return self.ranks.any(bool(self.stop_signals))
+
+    def stop(self) -> None:
+        """End the process; the checkpoint was just written."""
+        self.run.log(log_lines.STOPPED.write(step=self.step, run_id=self.run.run_id))
+        number = self.stop_signals.pop() if self.stop_signals else signal.SIGTERM
+        sys.exit(128 + number)
+
+    def _train(self, validate: Callable[[], None]) -> None:
         settings = self.settings
-        stop_signals: list[int] = []
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda number, frame: stop_signals.append(number))
         self.clock.run()
         last_saved = self.clock.seconds()
         speed = Speed(self, last_saved)
@@ -633,17 +697,12 @@ class Trainer:
                 self.clock.pause()
                 validate()
                 self.clock.run()
-            # A signal may reach one rank alone, as of a node that is taken away, or a step later
-            # than another.
-            is_stopped = self.ranks.any(bool(stop_signals))
+            is_stopped = self.is_stopped()
             if is_stopped or 0 < settings.checkpoint_seconds <= seconds - last_saved:
                 last_saved = seconds
                 self.save()
             if is_stopped:
-                self.run.log(log_lines.STOPPED.write(step=self.step, run_id=self.run.run_id))
-                sys.exit(128 + (stop_signals or [signal.SIGTERM])[0])
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+                self.stop()
 
     def log_step(
         self, loss: Tensor, grad_norm: Tensor, progress: float, seconds: float, speed: "Speed"
@@ -809,11 +868,9 @@ class Trainer:
         self.put(weights)
         return blob
 
-    def finish(self, code_bytes: int) -> None:
-        """Choose the weights, save them, and write the artifact: the last part of the timed run."""
-        self.clock.run()
-        # A resumed run may come here with its choice made and saved.
-        if self.exported is None:
+    def decide(self) -> None:
+        """Choose the weights to pack, and save which; a signal waits until that is done."""
+        with stopped_by(self.note_signal):
             scores = self.choose(self.text.holdout_T)
             losses = " ".join(f"{name}_loss:{score.loss:.4f}" for name, score in scores.items())
             self.run.log(
@@ -825,6 +882,17 @@ class Trainer:
                 )
             )
             self.save()
+        if self.is_stopped():
+            self.stop()
+
+    def finish(self, code_bytes: int) -> None:
+        """Choose the weights, save them, and write the artifact: the last part of the timed run."""
+        self.clock.run()
+        # A resumed run may come here with its choice made and saved.
+        if self.exported is None:
+            self.decide()
+        about = f", about {self.reserve_seconds:.0f} s" if self.reserve_seconds else ""
+        self.run.progress(f"packing{about}")
         weights = self.averages.candidates()[self.exported]
         blob = self.pack_and_check(weights, code_bytes)
         if self.run.is_writer:

@@ -22,6 +22,7 @@ import pytest
 import golf
 
 ROOT = Path(__file__).parents[1]
+START = ["-P", "-m", "golf", "--as"]  # golf.become
 SCRIPT = """#!/bin/sh
 venv={folder}/.venv
 say() {{ echo "$*" >> {folder}/calls; }}
@@ -39,7 +40,7 @@ case "$*" in
     test $(basename $0) = uv && test -n "$UV_FAILS" && exit 1
     test -n "$PIP_FAILS" && exit 1
     sleep ${{SECONDS_TO_INSTALL:-0}}; touch $venv/complete; say complete ;;
-*"-m train_gpt")
+*"--as train_gpt")
     say "PRESET=$PRESET RUN_ID=$RUN_ID in $PWD"
     exit ${{STATUS:-0}} ;;
 esac
@@ -146,7 +147,7 @@ def test_help_shows_the_options_where_they_can_be_had(box, launched):
     """With a complete Python --help goes on to the module."""
     box.env("ABSENT", "")
     golf.main(["seeds", "--help"])
-    assert launched[0][1][1:] == ["-P", "-m", "tools.runs.seeds", "--help"]
+    assert launched[0][1][1:] == [*START, "tools.runs.seeds", "--help"]
 
 
 @pytest.mark.parametrize(
@@ -223,7 +224,7 @@ def test_the_words_become_one_module_and_its_arguments(box, launched, words, lin
     (box.folder / "tools/runs").mkdir(parents=True)
     (box.folder / "tools/runs/stats.py").touch()
     golf.main(words)
-    assert launched[0][1][1:] == ["-P", "-m", *line]
+    assert launched[0][1][1:] == [*START, *line]
 
 
 def test_gpus_start_as_many_processes_each_with_our_folder_first(box, launched):
@@ -231,8 +232,8 @@ def test_gpus_start_as_many_processes_each_with_our_folder_first(box, launched):
     box.env("ABSENT", "")
     golf.main(["train", "--gpus", "8"])
     golf.main(["score", "A.pgz", "--gpus=2", "--ttt"])
-    start = [box.python, "-P", "-m", "torch.distributed.run", "--standalone"]
-    each = ["--no-python", box.python, "-P", "-m"]
+    start = [box.python, *START, "torch.distributed.run", "--standalone"]
+    each = ["--no-python", box.python, *START]
     assert launched[0][1] == [*start, "--nproc_per_node=8", *each, "train_gpt"]
     assert launched[1][1] == [*start, "--nproc_per_node=2", *each, "evaluate", "A.pgz", "--ttt"]
 
@@ -243,9 +244,35 @@ def test_several_nodes_are_numbered_and_meet_at_the_first(box, launched):
     golf.main(["train", "--nodes=2", "--gpus", "8", "--head", "10.0.0.1"])
     golf.main(["train", "--nodes=2", "--gpus", "8", "--node=1", "--head", "10.0.0.1:4000"])
     place = ["--nnodes=2", "--node_rank=0", "--master_addr=10.0.0.1", "--master_port=29500"]
-    assert launched[0][1][4:9] == [*place, "--nproc_per_node=8"]
+    assert launched[0][1][6:11] == [*place, "--nproc_per_node=8"]
     place = ["--nnodes=2", "--node_rank=1", "--master_addr=10.0.0.1", "--master_port=4000"]
-    assert launched[1][1][4:9] == [*place, "--nproc_per_node=8"]
+    assert launched[1][1][6:11] == [*place, "--nproc_per_node=8"]
+
+
+@pytest.mark.parametrize(
+    "name, line, status, end",
+    [
+        ("theirs", "raise KeyboardInterrupt", 130, "\ngolf.py: stopped by Ctrl-C\n"),
+        ("theirs", "raise BrokenPipeError", 141, ""),
+        ("torch.distributed.run", "class ChildFailedError(Exception): ...", 1, ""),
+        ("theirs", "raise ValueError('a fault of ours')", 1, "ValueError: a fault of ours\n"),
+    ],
+)
+def test_no_traceback_where_nothing_is_at_fault(tmp_path, name, line, status, end):
+    """Ctrl-C, a closed pipe, and torchrun's report of what its processes said already."""
+    path = tmp_path / (name.replace(".", "/") + ".py")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if name != "theirs":
+        line += "\nraise ChildFailedError"
+    path.write_text(f"import sys\nassert sys.argv[1:] == ['a', '--b']\n{line}\n")
+    done = subprocess.run(
+        [sys.executable, *START, name, "a", "--b"],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == status and done.stderr.endswith(end), done.stderr
+    assert ("Traceback" in done.stderr) == ("fault" in line)
 
 
 def test_train_takes_the_name_of_a_baseline(box, launched):
@@ -255,7 +282,7 @@ def test_train_takes_the_name_of_a_baseline(box, launched):
     (box.folder / "baselines/mine.py").write_text("class MyRecipe: ...\nRECIPE = MyRecipe()\n")
     (box.folder / "baselines/helper.py").write_text("RECIPES = 3\n")
     golf.main(["train", "mine", "--gpus=2"])
-    assert launched[0][1][-3:] == ["-P", "-m", "baselines.mine"]
+    assert launched[0][1][-5:] == [*START, "baselines.mine"]
     with pytest.raises(SystemExit, match="no recipe 'helper': there is train_gpt, mine"):
         golf.main(["train", "helper"])
 
@@ -338,7 +365,7 @@ def test_a_complete_python_is_used_as_it_is(box, launched):
     golf.main(["data.prepare", "toy", "--out", "here"])
     [(program, arguments, env, folder)] = launched
     assert program == box.python and folder == str(elsewhere) and not box.calls()
-    assert arguments == [program, "-P", "-m", "data.prepare", "toy", "--out", "here"]
+    assert arguments == [program, *START, "data.prepare", "toy", "--out", "here"]
     assert env["PYTHONPATH"] == f"{box.folder}:/theirs"
     assert not (box.folder / ".venv.lock").exists()
 
@@ -354,7 +381,7 @@ def test_the_first_call_makes_an_environment_and_says_what_it_downloads(box, lau
     assert "torch==2.13.0, numpy>=2.0" in lines and "up to 247 MB" in lines
     [(program, arguments, _, folder)] = launched
     assert program == golf.PYTHON and folder == str(box.folder)
-    assert arguments[1:] == ["-P", "-m", "pytest", "-n", "auto", "-k", "size"]
+    assert arguments[1:] == [*START, "pytest", "-n", "auto", "-k", "size"]
 
 
 def test_the_second_call_installs_nothing(box):

@@ -282,6 +282,7 @@ def test_gradient_clipping_bounds_what_adam_and_muon_see():
 @pytest.mark.parametrize(
     "changes, message",
     [(dict(train_batch_tokens=99), "TRAIN_BATCH_TOKENS=99 must be a multiple of TRAIN_SEQ_LEN=32"),
+     (dict(train_batch_tokens=2**33), "TRAIN_BATCH_TOKENS=8589934592 must be .* at most 2"),
      (dict(model_dim=15), "MODEL_DIM=15 must be a multiple of NUM_HEADS=2"),
      (dict(num_kv_heads=3), "NUM_KV_HEADS=3 must be a divisor of NUM_HEADS=2"),
      (dict(rope_dims=3), "ROPE_DIMS=3 must be even"), (dict(min_lr=2.0), "MIN_LR=2.0 must be"),

@@ -67,3 +67,16 @@ def test_what_a_kill_cut_short_is_cleaned_up(tmp_path, monkeypatch):
     assert not list(run.path.glob("*.tmp"))
     assert (run.path / "train.log").read_text() == "a line\ncut sho\n"
     assert (run.path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+@pytest.mark.parametrize("line", ["not JSON", "[1]", "{}", "\x00"])
+def test_a_damaged_line_of_metrics_is_named(tmp_path, monkeypatch, line):
+    """File, line and remedy; the line that a kill cut short is dropped without a word."""
+    run = folder_of(monkeypatch, tmp_path)
+    path = run.path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 9}\n{"st')
+    run.drop_metrics_after(3)
+    assert path.read_text() == '{"step": 1}\n'
+    path.write_text('{"step": 1}\n' + line + "\n")
+    with pytest.raises(ValueError, match="line 2 of logs/.*/metrics.jsonl is damaged; delete it"):
+        run.drop_metrics_after(3)

@@ -29,7 +29,14 @@ from engine.open_model import open_model
 from engine.ranks import Ranks
 from engine.settings import Choice
 from engine.shards import read_shard, write_shard
-from engine.trainer import check_data, peak_flops, plain_errors, read_sources, settle
+from engine.trainer import (
+    check_data,
+    named_faults,
+    peak_flops,
+    plain_errors,
+    read_sources,
+    settle,
+)
 from tests.tiny_runs import (
     CPU,
     ROOT,
@@ -501,6 +508,48 @@ def test_a_run_that_is_told_to_stop_can_go_on(toy, tmp_path, monkeypatch, number
     assert one.run.artifact_path.read_bytes() == uninterrupted.run.artifact_path.read_bytes()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_weights_are_chosen_waits_for_the_checkpoint(
+    toy, tmp_path, monkeypatch, number
+):
+    """So the steps since the checkpoint before are not lost; nothing is packed."""
+    one = trainer_on(toy, tmp_path, monkeypatch, run_id="one", checkpoint_seconds=0.0)
+    one.train(validate=None)
+    choose = one.choose
+
+    def stopped(*arguments):
+        signal.raise_signal(number)
+        return choose(*arguments)
+
+    one.choose = stopped
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as stop:
+        one.finish(code_bytes=0)
+    assert stop.value.code == 128 + number and signal.getsignal(number) == before
+    assert engine_trainer.read_checkpoint(one.run.checkpoint_path, CPU)["exported"]
+    assert not one.run.artifact_path.exists()
+
+
+@pytest.mark.parametrize("phase", ["rehearse", "pack", "score_artifact"])
+def test_a_signal_in_any_other_phase_is_one_line(toy, tmp_path, monkeypatch, capsys, phase):
+    """It says how to go on, where Ctrl-C was a traceback before."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in environment(toy, run_id="one").items():
+        monkeypatch.setenv(name, value)
+    owner = engine_trainer if phase == "score_artifact" else engine_trainer.Trainer
+    monkeypatch.setattr(owner, phase, lambda *args, **kwargs: signal.raise_signal(signal.SIGINT))
+    if phase == "pack":
+        monkeypatch.setattr(owner, "rehearse", lambda self: None)
+    if phase == "score_artifact":
+        monkeypatch.setattr(owner, "train_and_pack", lambda *args: None)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit) as stop:
+        engine_trainer.train(train_gpt.RECIPE)
+    assert stop.value.code == 128 + signal.SIGINT
+    assert capsys.readouterr().out.endswith("\nstopped, continue with RESUME=one\n")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 @pytest.mark.slow
 def test_a_run_killed_after_its_choice_trains_no_further(toy, tmp_path, monkeypatch):
     """Between choosing the average and writing the artifact, a kill repeats neither."""
@@ -552,6 +601,29 @@ def test_a_damaged_checkpoint_is_one_line(toy, tmp_path, monkeypatch):
         trainer.load({"model": trainer.model.state_dict()})
 
 
+@pytest.mark.parametrize(
+    "fault, answer",
+    [
+        (
+            "InvalidCxxCompiler: No working C++ compiler found in (None, 'g++')\n\nSet TORCH_LOGS",
+            "",
+        ),
+        (
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory: 2e12 bytes\nat",
+            "2e12 bytes; l",
+        ),
+        ("Storage size calculation overflowed with sizes=[9, 9]", "=[9, 9]; lower MICRO_BATCH"),
+    ],
+)
+def test_a_lack_of_memory_or_of_a_compiler_names_what_to_set(fault, answer):
+    """In one line; any other fault of torch stays as it is."""
+    answer = answer or "^no C\\+\\+ compiler was found; install g\\+\\+, or set COMPILE=0$"
+    with pytest.raises(ValueError, match=answer.replace("[", "\\[")), named_faults():
+        raise RuntimeError(fault)
+    with pytest.raises(RuntimeError, match="shapes differ"), named_faults():
+        raise RuntimeError("shapes differ")
+
+
 def test_a_loss_that_is_not_a_number_in_rehearsal_says_what_to_lower(toy, tmp_path, monkeypatch):
     """Before the clock starts."""
     trainer = trainer_on(toy, tmp_path, monkeypatch)
@@ -567,6 +639,8 @@ def test_a_model_that_no_artifact_holds_is_refused():
         settled(model_dim=10**6)
     with pytest.raises(ValueError, match="no such model can be: .*; lower NUM_LAYERS or MODEL_DIM"):
         settled(model_dim=10**10)
+    with pytest.raises(ValueError, match="no such model can be: .*; lower NUM_LAYERS or MODEL_DIM"):
+        settled(model_dim=10**30)
 
 
 def settled(overrides: dict | None = None, **changes):

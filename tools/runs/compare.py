@@ -1,11 +1,12 @@
 """One table of all systems, from their runs' logs: size, bytes, loss and bpb on the same text.
 
-    python3 golf.py compare RUN... [--markdown | --json]
+    python3 golf.py compare RUN... [--markdown | --json] [--own-windows]
     python3 golf.py compare RUN... --plot curves.png [--data DIR]
 
 A RUN is a log, a run folder or id, or a folder of run folders. Runs are refused together where
 their scores do not compare: another validation text, part of it only, windows of another kind, a
-document's repeats mixed in or not.
+document's repeats mixed in or not. With --own-windows each system may read the text in its own way,
+which a column then names: the systems compare, with their scoring, but not the models alone.
 Loss and perplexity compare between equal tokenizers alone, bpb between all that keep the text as it
 is: of one that normalises it, as SentencePiece mostly does, the bytes are those of another text.
 
@@ -40,6 +41,7 @@ COLUMNS = {  # of the table: heading, format
     "loss": ("loss", "{:.4f}"),
     "bpb": ("bpb", "{:.4f}"),
     "tokens_per_second": ("tokens / s", "{:,.0f}"),
+    "windows": ("windows", "{}"),  # where they differ
     "log": ("log", "{}"),
 }
 
@@ -60,6 +62,7 @@ class SystemRow:
     loss: float
     bpb: float
     tokens_per_second: float | None
+    windows: str
     log: str
 
 
@@ -113,8 +116,11 @@ def protocol_of(run: Run) -> Protocol:
     )
 
 
-def check_comparable(runs: list[Run]) -> None:
-    """Raise NoComparison where two scores are not of one text, complete, and read in one way."""
+def check_comparable(runs: list[Run], own_windows: bool = False) -> None:
+    """Raise NoComparison where two scores are not of one text, complete, and read in one way.
+
+    With own_windows each run may have read the text in its own way.
+    """
     for run in runs:
         if run.score is None:
             raise NoComparison(f"{run.path} has no score ({run.score_reason}); leave it out")
@@ -129,12 +135,18 @@ def check_comparable(runs: list[Run]) -> None:
         for name, value in asdict(protocol_of(run)).items():
             if value == expected[name] or name == "unigram_loss" and not same_tokens:
                 continue
+            remedy = "compare runs of one text"
+            if name == "windows":
+                if own_windows:
+                    continue
+                remedy = (
+                    "score one again as the other (golf.py score RUN --stride N), or compare each"
+                    " system with its own scoring: --own-windows"
+                )
             both = f"{expected[name]} in {first.path}, {value} in {run.path}"
             if not same_tokens:
                 both += " (a tokenizer that normalises makes another text of the same)"
-            raise NoComparison(
-                f"{PROTOCOL_NAMES[name]}: {both}; compare runs of one text and one protocol"
-            )
+            raise NoComparison(f"{PROTOCOL_NAMES[name]}: {both}; {remedy}")
 
 
 # Table --------------------------------------------------------------------------------------------
@@ -167,34 +179,37 @@ def row_of(run: Run) -> SystemRow:
         loss=run.score.val_loss,
         bpb=run.score.val_bpb,
         tokens_per_second=last.get("tok_s"),
+        windows=protocol_of(run).windows,
         log=os.path.relpath(run.path),
     )
 
 
-def table(runs: list[Run]) -> list[SystemRow]:
+def table(runs: list[Run], own_windows: bool = False) -> list[SystemRow]:
     """All rows, the best bpb first. Raises: NoComparison."""
-    check_comparable(runs)
+    check_comparable(runs, own_windows)
     return sorted(map(row_of, runs), key=lambda row: row.bpb)
 
 
-def cells(row: SystemRow) -> list[str]:
-    """One row of the table, as texts; a dash for what is not known."""
-    texts = []
-    for name, (_, form) in COLUMNS.items():
-        value = getattr(row, name)
-        texts.append("–" if value is None else form.format(value))
-    return texts
-
-
-def headings() -> list[str]:
-    return [heading for heading, _ in COLUMNS.values()]
+def lines_of(rows: list[SystemRow]) -> list[list[str]]:
+    """Headings and one line a row, as texts; a dash for what is not known."""
+    columns = dict(COLUMNS)
+    if len({row.windows for row in rows}) == 1:
+        del columns["windows"]  # the line below the table says it once
+    lines = [[heading for heading, _ in columns.values()]]
+    for row in rows:
+        texts = []
+        for name, (_, form) in columns.items():
+            value = getattr(row, name)
+            texts.append("–" if value is None else form.format(value))
+        lines.append(texts)
+    return lines
 
 
 def as_markdown(rows: list[SystemRow], runs: list[Run]) -> str:
     """The table with links, and one line on the text."""
-    lines = [headings(), ["---"] * len(COLUMNS)]
-    for row in rows:
-        *texts, log = cells(row)
+    headings, *others = lines_of(rows)
+    lines = [headings, ["---"] * len(headings)]
+    for *texts, log in others:
         lines.append([*texts, f"[log]({log})"])
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return f"{text}\n\n{describe_text(runs)}"
@@ -202,7 +217,7 @@ def as_markdown(rows: list[SystemRow], runs: list[Run]) -> str:
 
 def as_text(rows: list[SystemRow], runs: list[Run]) -> str:
     """The table in columns, and one line on the text."""
-    lines = [headings(), *map(cells, rows)]
+    lines = lines_of(rows)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     padded = []
     for line in lines:
@@ -219,7 +234,9 @@ def describe_text(runs: list[Run]) -> str:
     facts = [f"{protocol.text_bytes:,} bytes of validation text"]
     if len(targets) == 1:
         facts.append(f"{targets.pop():,} targets")
-    facts.append(f"windows: {protocol.windows}")
+    same_windows = len({protocol_of(run).windows for run in runs}) == 1
+    windows = protocol.windows if same_windows else "each system's own"
+    facts.append(f"windows: {windows}")
     unigram = last_unigram(runs[0])
     if unigram:
         facts.append(f"unigram distribution of the same tokens: {unigram.val_bpb:.4f} bpb")
@@ -335,12 +352,13 @@ def main(argv: list[str] | None = None) -> int:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--markdown", action="store_true", help="print a Markdown table")
     form.add_argument("--json", action="store_true", help="print one JSON object")
+    add("--own-windows", action="store_true", help="let each system read the text in its own way")
     add("--plot", type=Path, metavar="FILE", help="draw the curves there, as PNG")
     add("--data", type=Path, metavar="DIR", help="with --plot: shards (those of the settings)")
     args = parser.parse_args(argv)
     try:
         runs = [run for path in args.runs for run in runs_of(Path(path))]
-        rows = table(runs)
+        rows = table(runs, args.own_windows)
         if args.plot:
             write_plot(runs, training_shards(runs, args.data), args.plot)
     except NoComparison as error:

@@ -414,6 +414,7 @@ class PlannedRun:
     recipe: Recipe
     settings: RunSettings
     overrides: dict  # settings that the environment gave
+    asked: dict[str, str]  # the same and the preset, as they are typed in front of a command
     run: Run | None  # that it is forecast from
 
 
@@ -467,14 +468,16 @@ def read_subject(args: argparse.Namespace) -> PlannedRun:
     choice = settle(recipe, choice, Ranks())
     if args.gpus < 1:
         raise ValueError(f"--gpus {args.gpus} must be at least 1")
+    names = ["PRESET", *(name.upper() for name in choice.overrides)]
+    asked = {name: environ[name] for name in names if environ.get(name)}
     if not args.from_run:
-        return PlannedRun(recipe, choice.settings, choice.overrides, None)
+        return PlannedRun(recipe, choice.settings, choice.overrides, asked, None)
     run = read_runs(args.from_run)[0]
     names = {field.name for field in fields(recipe.Settings)}
     # An older run may have had settings that are gone; they are not needed for its length.
     saved = {name: value for name, value in run.settings.items() if name in names}
     settings = recipe.Settings(**{**saved, **choice.overrides})
-    return PlannedRun(recipe, settings, choice.overrides, run)
+    return PlannedRun(recipe, settings, choice.overrides, asked, run)
 
 
 def format_checks(checks: list[Check]) -> str:
@@ -524,7 +527,10 @@ def main(argv: list[str] | None = None) -> int:
     else:
         print(format_checks(checks))
         if status == 0:
-            golf.say_next("train", *([] if args.recipe == "train_gpt" else [args.recipe]))
+            words = [] if args.recipe == "train_gpt" else [args.recipe]
+            if args.gpus > 1:
+                words += ["--gpus", args.gpus]
+            golf.say_next("train", *words, settings=subject.asked)
     return status
 
 

@@ -54,7 +54,7 @@ def test_a_row_has_the_figures_of_its_log(tmp_path, capsys, monkeypatch):
     assert rows[1] == {
         "system": "gpt2_124m", "parameters": 1000, "artifact_bytes": 500, "loss": 4.4, "bpb": 2.5,
         "bits_per_parameter": 4.0, "train_tokens": 256, "tokens_per_second": 512.0,
-        "log": "gpt2_124m/train.log",
+        "windows": "blocks", "log": "gpt2_124m/train.log",
     }  # fmt: skip
     assert compare.main([*paths, "--markdown"]) == 0
     message = capsys.readouterr().out
@@ -107,6 +107,26 @@ def test_runs_that_do_not_compare_are_refused(tmp_path, capsys, changes, message
     assert not capsys.readouterr().out
     with pytest.raises(compare.NoComparison, match=message):
         compare.check_comparable([read_log(Path(path) / "train.log") for path in paths])
+
+
+def test_systems_compare_with_their_own_scoring_where_that_is_asked_for(tmp_path, capsys):
+    """The refusal names the option; with it a column says how each was read. The text stays one."""
+    ours = write_log(tmp_path, "a", scheme="mode:one_pass stride:0 isolate:1")
+    theirs = write_log(tmp_path, "b", scheme="mode:sliding stride:8 isolate:0")
+    other = write_log(tmp_path, "c", size=2501)
+    assert compare.main([ours, theirs]) == 1
+    error = capsys.readouterr().err
+    assert "golf.py score RUN --stride N" in error and error.rstrip().endswith("--own-windows")
+    assert compare.main([ours, theirs, "--own-windows"]) == 0
+    out = capsys.readouterr().out
+    assert "windows" in out.splitlines()[0] and "windows: each system's own; unigram" in out
+    assert "one pass a document" in out and "sliding by 8" in out
+    assert compare.main([ours, theirs, "--own-windows", "--markdown"]) == 0
+    assert "| sliding by 8 | [log](" in capsys.readouterr().out
+    assert compare.main([ours, ours]) == 0
+    assert "windows" not in capsys.readouterr().out.splitlines()[0]
+    assert compare.main([ours, other, "--own-windows"]) == 1
+    assert "bytes of validation text" in capsys.readouterr().err
 
 
 def test_logs_of_before_tell_repeats_by_their_sources(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -320,9 +321,21 @@ def test_a_run_is_forecast_for_a_device_that_is_not_here(monkeypatch, capsys):
     out = capsys.readouterr().out
     for text in ("22% of it", "not measured", "37,833,292 parameters", "3.32 bits", "cap decides"):
         assert text in out, text
+    assert out.splitlines()[-1].startswith("next: PRESET=h100_10min python3 ")
     monkeypatch.delenv("PRESET")
     assert main(["--device", "H100", "--gpus", "8", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["forecast"]["parameters"] == 48_587_880
+
+
+def test_the_next_command_trains_what_was_forecast(monkeypatch, capsys):
+    """Settings stand in front as they were typed, quoted; recipe and GPUs behind."""
+    monkeypatch.setenv("MATRIX_LR", "0.02")
+    arguments = ["pr334", "--from-run", str(LOG), "--gpus", "8", "--data", "a b"]
+    monkeypatch.setattr(doctor, "check_forecast", lambda *args: [doctor.Check("a", "ok", "b")])
+    assert main(arguments) == 0
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert words[:4] == ["next:", "DATA_PATH=a b", "MATRIX_LR=0.02", "python3"]
+    assert words[-4:] == ["train", "pr334", "--gpus", "8"]
 
 
 @pytest.mark.slow

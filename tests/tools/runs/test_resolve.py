@@ -48,7 +48,7 @@ def test_another_script_is_refused(tmp_path, text, message):
 def test_commands_of_ours_and_of_a_script():
     """Ours start as modules, also in several processes; a script by its path."""
     ours = Code("baselines.pr334", "", Path("/x"), ())
-    assert ours.command(1) == [sys.executable, "-P", "-m", "baselines.pr334"]
+    assert ours.command(1) == [sys.executable, "-P", "-m", "golf", "--as", "baselines.pr334"]
     assert "--nproc_per_node=2" in ours.command(2) and ours.command(2)[-1] == "baselines.pr334"
     script = Code("", "/y/train_gpt.py", Path("/y"), ())
     assert script.command(1) == [sys.executable, "/y/train_gpt.py"]
