@@ -127,6 +127,7 @@ def encode_trellis(
     most_bytes: float,
     *,
     states: int = STATES,
+    prepare: Callable[[list[gptq.Matrix]], gptq.Matrices] = gptq.Matrices,
     seconds_left: Callable[[], float] = lambda: math.inf,
 ) -> bytes:
     """An artifact of 99.9 to 100 % of most_bytes; smaller where the errors hardly cost anything.
@@ -161,6 +162,7 @@ def encode_trellis(
         most_bytes,
         rans.encode,
         measure=rans.estimated_bytes,
+        prepare=prepare,
         seconds_left=seconds_left,
         states=states,
         beside_bytes=overhead_bytes,

@@ -96,6 +96,7 @@ def quantize_to_size(
     encode: PointCoder,
     *,
     measure: Callable[[list[Points]], float] | None = None,
+    prepare: Callable[[list[Matrix]], Matrices] = Matrices,
     seconds_left: Callable[[], float] = lambda: math.inf,
     finest_step: float = 2.0**-50,
     states: int = 8,
@@ -106,7 +107,8 @@ def quantize_to_size(
     What is meant to take more than its finest step ends there, smaller. Where errors are weighed in
     a common unit, one step for all is the best allocation of bits. Of few or unusual weights sizes
     jump, and all tries may miss: then the largest stream that fits is taken. measure tells about
-    how long a stream will be; of many weights, those that are far off are not coded.
+    how long a stream will be; of many weights, those that are far off are not coded. prepare
+    may give Matrices that other ranks help with.
 
     Each try takes as long as the longest before it. While seconds_left allows no other one, the
     stream at hand is taken; where there is none, the last try aims at fewer bytes, to fit for sure.
@@ -114,7 +116,7 @@ def quantize_to_size(
     """
     started = time.perf_counter()
     most_bytes -= beside_bytes
-    prepared = Matrices(matrices)
+    prepared = prepare(matrices)
     weights = sum(matrix.weight_RC.numel() for matrix in matrices)
     least_bytes = CLOSE_ENOUGH * most_bytes
     finest = math.log2(finest_step)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 import evaluate
 import quantize
+from codec.gptq import Matrices, Matrix
 from engine.ranks import Ranks, compute_dtype
 from engine.settings import RunSettings
 from engine.text import TrainingText
@@ -43,6 +44,7 @@ class Budget:
 
     most_bytes: float  # of the artifact
     seconds_left: Callable[[], float] = lambda: math.inf  # where it runs out, coarser will do
+    prepare: Callable[[list[Matrix]], Matrices] = Matrices  # engine.shared: ranks share the work
 
 
 class Model(Protocol):
@@ -172,6 +174,7 @@ class Recipe(Protocol):
             hessians(),
             model_settings,
             budget.most_bytes,
+            prepare=budget.prepare,
             seconds_left=budget.seconds_left,
         )
 

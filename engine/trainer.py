@@ -34,7 +34,8 @@ from torch import Tensor
 import evaluate
 import quantize
 from codec.curvature import Curvature
-from engine import log_lines
+from codec.gptq import Matrices
+from engine import log_lines, shared
 from engine.ranks import Clock, Ranks, attention_kernel, prefer_attention_kernels
 from engine.recipe import Budget, Recipe, State, load_model, packed_settings
 from engine.run_folder import RunFolder
@@ -810,7 +811,10 @@ class Trainer:
         foreseen = math.inf
         if self.run.is_writer:
             settings = packed_settings(self.recipe, self.settings)
-            budget = Budget(self.most_bytes(code_bytes), seconds_left)
+            prepare = Matrices
+            if self.ranks.world_size > 1:
+                prepare = functools.partial(shared.Shared, ranks=self.ranks)
+            budget = Budget(self.most_bytes(code_bytes), seconds_left, prepare)
             hessians = functools.cache(lambda: self.hessians(weights, holdout_T))
             if self.recipe.mixes_repeats:
                 settings["repeat_weights"] = self.repeat_weights(weights, holdout_T)
@@ -819,8 +823,12 @@ class Trainer:
                 foreseen = quantize.foreseen_nats(blob, hessians)
             except TimeoutError:
                 blob = quantize.encode(weights, quantize.int8_plan(weights), settings)
+            finally:
+                self.ranks.broadcast(None)  # the others' help ends
             if seconds_left() < 0:
                 self.run.log(log_lines.OUT_OF_TIME.write(bytes=len(blob)))
+        else:
+            shared.help(self.ranks)
         return self.ranks.broadcast((blob, foreseen))
 
     def packed_loss(self, blob: bytes, tokens_T: np.ndarray) -> float:
