@@ -15,7 +15,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from tools.legality.judge import Frame, Judge
 from tools.legality.rules import Finding
@@ -58,7 +57,7 @@ BYTES_IN |= {"unpack_from", "from_bytes"}
 SIZES = {"numel", "size", "dim", "shape", "len", "ndim", "dtype", "device", "stat", "exists"}
 # Attributes and calls that give back what they are given.
 SAME = {"to", "eval", "train", "cuda", "cpu", "float", "half", "bfloat16", "compile", "module"}
-SAME |= {"DDP", "DistributedDataParallel", "requires_grad_", "contiguous", "unwrap"}
+SAME |= {"DDP", "DistributedDataParallel", "requires_grad_", "contiguous", "unwrap", "DataLoader"}
 MUTATES = {"append", "extend", "add", "add_", "insert", "copy_", "index_add_"}
 LEARNS = {"scatter_add_", "index_add_", "index_put_", "update", "observe", "ingest", "bincount"}
 CHOOSES = {"min", "minimum", "fmin", "amin", "where", "sorted", "nsmallest"}
@@ -66,8 +65,9 @@ LOOKS_UP = {"gather", "take", "take_along_dim", "take_along_axis", "index_select
 PICKS = {"gather", "take_along_dim", "take_along_axis"}  # the entry of the target
 COMPARES = {"isin", "in1d", "eq", "ne", "equal", "not_equal", "isclose"}
 HASHES = {"hash", "crc32", "adler32", "xxh64"}
+PRODUCTS = {"einsum", "addmm", "addmm_", "mm", "matmul", "bmm", "outer"}
 POWERS = {"exp", "exp2", "power", "pow", "float_power", "logaddexp", "logaddexp2", "logsumexp"}
-LOGARITHMS = {"log", "log1p", "log2", "logaddexp", "logsumexp", "log_softmax"}
+LOGARITHMS = {"log", "log1p", "log2", "logaddexp", "logsumexp"}
 CLOCKS = {"perf_counter", "monotonic", "time", "perf_counter_ns", "time_ns", "elapsed_time"}
 CASTS = {"bool": bool, "int": int, "float": float, "str": str}
 STATISTICS = re.compile(r"@|matmul|addmm|einsum|outer|amax|abs\(|square|pow\(")
@@ -93,7 +93,7 @@ class Flow(Judge):
 
     def find_all(self) -> list[Finding]:
         for file in self.trees:
-            self.module(Path(file).stem)
+            self.module(file)
         for scope in list(self.modules.values()):
             for node in ast.walk(self.trees[scope.file]):
                 if isinstance(node, ast.ClassDef):
@@ -130,18 +130,28 @@ class Flow(Judge):
         self.start(scope.file, self.positions(self.trees[scope.file]))
         self.call_function(Function(node, scope), [], values)
 
-    def module(self, stem: str) -> Scope | None:
-        """The names of one of the program's own modules, run on first use."""
-        if stem not in self.modules:
-            file = next((f for f in self.trees if Path(f).stem == stem), None)
-            if file is None:
-                return None
-            scope = self.modules[stem] = Scope(file)
+    def imported(self, name: str) -> Scope | None:
+        """One of the program's own modules by its dotted name, or by the last part of it."""
+        file = self.file_of(name) or self.file_of(name.split(".")[-1])
+        return self.module(file) if file else None
+
+    def file_of(self, name: str) -> str | None:
+        """The file of the program that a dotted name ends in."""
+        for file in self.trees:
+            path = f"/{file.removesuffix('.py').removesuffix('/__init__')}"
+            if path.endswith(f"/{name.replace('.', '/')}"):
+                return file
+        return None
+
+    def module(self, file: str) -> Scope:
+        """The names of a file of the program, run on first use."""
+        if file not in self.modules:
+            scope = self.modules[file] = Scope(file)
             kept = {name: vars(self).get(name) for name in self.STATE}
             self.start(file, self.positions(self.trees[file]))
             self.run(self.trees[file].body, scope)
             vars(self).update(kept)
-        return self.modules[stem]
+        return self.modules[file]
 
     # Statements
 
@@ -167,13 +177,16 @@ class Flow(Judge):
                 self.define_class(node, scope)
             case ast.Import():
                 for alias in node.names:
-                    module = self.module(alias.name)
+                    module = self.imported(alias.name)
                     name = alias.asname or alias.name.split(".")[0]
                     scope.bind(name, Value(body=module or "library"))
             case ast.ImportFrom():
-                module = self.module((node.module or "").split(".")[-1])
+                module = self.imported(node.module) if node.module else None
                 for alias in node.names:
                     member = module.names.get(alias.name) if module else None
+                    inner = ".".join(filter(None, [node.module, alias.name]))
+                    if member is None and (file := self.file_of(inner)):
+                        member = Value(body=self.module(file))
                     scope.bind(alias.asname or alias.name, member or Value(body="library"))
             case ast.Global() | ast.Nonlocal():
                 scope.outer |= set(node.names)
@@ -231,6 +244,7 @@ class Flow(Judge):
         self.loops.append(number)
         if target is None:
             self.open_loops.add(number)
+            self.advance(number, over, scope, body)
         else:
             self.assign(target, self.element(value, number), scope)
         if "range(" in ast.unparse(over):
@@ -240,8 +254,25 @@ class Flow(Judge):
         self.open_loops.discard(number)
         self.clock.left(number)
 
+    def advance(self, number: int, test: ast.expr, scope: Scope, body: list) -> None:
+        """Let what a while loop counts vary with its turns; one that tests a count has epochs."""
+        steps = [n for part in body for n in ast.walk(part) if isinstance(n, ast.AugAssign)]
+        counts = {step.target.id for step in steps if isinstance(step.target, ast.Name)}
+        for name in counts:
+            if held := scope.find(name):
+                scope.bind(name, held.but(loops=held.loops | {number}, is_setting=False))
+        if any(isinstance(n, ast.Name) and n.id in counts for n in ast.walk(test)):
+            self.counted.add(number)
+
     def element(self, value: Value, number: int) -> Value:
         """One turn's element of what a loop runs over."""
+        if isinstance(value.body, Class) and value.const == "instance":
+            for name in ("__getitem__", "__iter__", "__next__"):
+                if method := value.body.method(name):
+                    bound = Function(method, value.body.scope, value)
+                    given = self.call_function(bound, [Value()] * (name == "__getitem__"), {})
+                    value = given.but(const="zip") if given.parts else given
+                    break
         parts = value.parts if value.const == "zip" else None
         parts = parts and [self.element(part, number) for part in parts]
         origin = value if value.parts is None else join([value, *value.parts])
@@ -266,9 +297,10 @@ class Flow(Judge):
         if is_fixed:
             self.conditions.append((ast.unparse(test), outcome))
         counts = [len(self.scores), len(self.updates), len(self.lookups)]
-        self.off += is_off
+        is_default = is_off and value.const is not None  # None: another call may give an adapter
+        self.off += is_default
         yield
-        self.off -= is_off
+        self.off -= is_default
         if is_fixed:
             self.conditions.pop()
         if is_off:
@@ -285,6 +317,7 @@ class Flow(Judge):
             scopes.append(scopes[-1].parent)
         before = [dict(each.names) for each in scopes]
         self.rivals += "rivals" in test.kinds
+        self.hits += bool(test.kinds & FROM_TARGET)
         tested = self.tested
         if "compared" in test.kinds:
             self.tested = tested | {n.id for n in ast.walk(node.test) if isinstance(n, ast.Name)}
@@ -296,6 +329,7 @@ class Flow(Judge):
         with self.assume(node.test, False, scope):
             self.run(node.orelse, scope)
         self.rivals -= "rivals" in test.kinds
+        self.hits -= bool(test.kinds & FROM_TARGET)
         self.tested = tested
         for each, old, names in zip(scopes, before, after_body, strict=True):
             if test.is_setting:  # the other branch is not taken
@@ -365,7 +399,12 @@ class Flow(Judge):
             kinds |= {"byte length"}
         if name in self.tested and "nll" in kinds and kinds & TEXT:
             kinds |= {"smallest"}  # if loss < best: best = loss
-        loops = value.loops | self.open_loops
+        before = scope.names.get(name)
+        if self.hits and before and "nll" in before.kinds & kinds and "norm" not in kinds:
+            kinds |= {"hit"}  # if hint == target: nll = nll - bonus
+        # What a while loop assigns varies with its turns, but not what a loop in it goes through.
+        is_open = self.loops[-1:] and self.loops[-1] in self.open_loops
+        loops = value.loops | self.open_loops if is_open else value.loops
         # A name that is bound twice is no setting: its value depends on when it is read.
         is_setting = value.is_setting and self.stores[scope.file][name] <= 1
         if (kinds, loops, is_setting) == (value.kinds, value.loops, value.is_setting):
@@ -375,6 +414,8 @@ class Flow(Judge):
     def put_in(self, target: ast.expr, value: Value, scope: Scope, adds: bool = False) -> None:
         """Let a container know what was put into it."""
         held = self.value(target, scope)
+        if not adds:
+            self.accumulate(value, target)
         dropped = {"hashed", *FROM_TARGET} | ({"byte length"} if adds else set())
         held.kinds |= value.kinds - dropped | self.tried(value, self.loops)
         held.loops |= value.loops
@@ -401,6 +442,12 @@ class Flow(Judge):
         kinds = self.combine(node.op, [held, value])
         if isinstance(node.op, ast.Add):
             kinds -= {"byte length", "by target"}
+        if (
+            self.hits
+            and "nll" in held.kinds
+            and not {"nll", "norm"} & (value.kinds | held.kinds - {"nll"})
+        ):
+            kinds |= {"hit"}  # if hint == target: nll -= bonus
         combined = held.but(kinds=kinds, loops=both.loops, models=both.models, roots=both.roots)
         self.assign(target, combined.but(is_setting=False), scope)
 
@@ -419,7 +466,7 @@ class Flow(Judge):
                 return value
             case ast.Constant(value=literal):
                 kinds = named(literal, is_path=True) if isinstance(literal, str) else frozenset()
-                return Value(kinds, const=literal, is_setting=literal is not None)
+                return Value(kinds, const=literal, is_setting=True)
             case ast.Attribute():
                 return self.member(self.value(node.value, scope), node.attr)
             case ast.Subscript():
@@ -485,6 +532,8 @@ class Flow(Judge):
         right = self.value(node.orelse, scope)
         if "rivals" in test.kinds:
             self.choose("min", [left, right], node, False)
+        if test.kinds & FROM_TARGET:
+            left = left.but(kinds=left.kinds | {"hit"}, is_setting=False)
         if not right.kinds and not right.body:
             return left.but(is_setting=False)
         return join([left, right])
@@ -536,7 +585,7 @@ class Flow(Judge):
         sides = [left, right]
         if isinstance(node.op, ast.Pow) and "per byte" in right.kinds:
             self.report("spread", node)
-        if isinstance(node.op, ast.MatMult) and is_gram(node):
+        if isinstance(node.op, ast.MatMult) and is_gram(node.left, node.right):
             text = join(sides)
             if text.models:
                 self.calibrate(text, node)
@@ -644,7 +693,10 @@ class Flow(Judge):
                 roots = index.roots or roots
             elif is_table and is_row and not base.learned:
                 kinds = kinds - {"unknown"} | {"by target"}
-        return Value(kinds, base.loops | index.loops, base.models, roots)
+        is_entry = index.kinds & TOKENS or index.kinds & TEXT and "nll" not in index.kinds
+        is_entry = is_entry and is_table and is_row and not isinstance(node.slice, ast.Slice)
+        const = "entry" if is_entry else None  # what a vocabulary says about a token
+        return Value(kinds, base.loops | index.loops, base.models, roots, const=const)
 
     # Calls
 
@@ -665,9 +717,12 @@ class Flow(Judge):
         arguments = [*values, *keywords.values()]
 
         if "gradient function" in callee.kinds:
-            text = join(arguments)
+            made = [self.call_function(f.body, values, keywords) for f in callee.parts or ()]
+            text = join([*arguments, *made])
             is_loss = {"nll"} if "target" in text.kinds else set()
             self.update(text.but(kinds=text.kinds | is_loss), node)
+        elif name == "grad" and arguments and isinstance(arguments[0].body, Function):
+            return Value(frozenset({"gradient function"}), parts=arguments[:1])
         elif GRADS.search(name) and not isinstance(callee.body, Function):
             self.update(join([receiver, *arguments]), node)
         if name in ("register_forward_hook", "register_forward_pre_hook"):
@@ -768,14 +823,19 @@ class Flow(Judge):
             return Value()  # the bytes of a file are no tokens
         if name in CLOCKS and not values and name != "time" or ast.unparse(node) == "time.time()":
             return Value(frozenset({"clock"}))
-        if name == "len" and values and "encoded" in values[0].kinds:
+        if (
+            name == "len"
+            and values
+            and ("encoded" in values[0].kinds or values[0].const == "entry")
+        ):
             return Value(frozenset({"byte length"}), both.loops)
         if name in SIZES:
             return Value()
         if name in SAME and (is_method or values):
             return receiver if is_method else values[0]
         if name in MAKES_GRADIENTS:
-            return Value(frozenset({"gradient function"}))
+            made_of = [value for value in values[:1] if isinstance(value.body, Function)]
+            return Value(frozenset({"gradient function"}), parts=made_of)
         if name.endswith("_like") or name in ("new_zeros", "new_ones", "new_full"):
             return Value()  # the shape of a value tells nothing of it
         if name == "range":
@@ -797,9 +857,18 @@ class Flow(Judge):
                 type(value.const) is int for value in values
             )
             self.choose(name, options, node, has_axis)
+        if name in PRODUCTS and both.models:
+            factors = [*node.args]
+            if is_method and name in ("mm", "matmul", "bmm"):
+                factors = [node.func.value, *node.args]
+            if factors[1:] and is_gram(factors[-2], factors[-1]):
+                self.calibrate(both, node)
         if name in POWERS and "per byte" in both.kinds:
             self.report("spread", node)
-        return self.result(node, scope, callee, receiver, values, keywords, merged, both)
+        result = self.result(node, scope, callee, receiver, values, keywords, merged, both)
+        if is_method and name in LEARNS:
+            result.learned = receiver.learned  # zeros(n).scatter_add_(...) gives the table
+        return result
 
     def note_tables(
         self,
@@ -855,10 +924,13 @@ class Flow(Judge):
             kinds |= {"output"}
             if "target" in merged.kinds and self.is_loss_of(merged, [*values, *keywords.values()]):
                 kinds |= {"nll"}
+            else:
+                kinds -= {"target"}  # what is read of one prediction is input of the next
             if any(frame.has_hooks for frame in self.frames):
                 self.calibrate(merged, node)
         target = self.target_of(name, values, keywords, receiver)
         if target is not None:
+            self.peek((receiver if name in PICKS else values[0]), target, node)
             kinds |= {"nll"} | target.kinds & TEXT
             if "unknown" not in target.kinds:
                 kinds -= {"unknown"}
@@ -879,7 +951,7 @@ class Flow(Judge):
             kinds |= {"smallest"}
         if "softmax" in name:
             kinds |= {"output"}
-        if name in LOGARITHMS and kinds and not kinds & FROM_TARGET:
+        if name in LOGARITHMS and kinds and not kinds & {"nll", *FROM_TARGET}:
             kinds |= {"norm"}
         result = Value(frozenset(kinds), loops, frozenset(models), frozenset(roots))
         is_loss = "nll" in kinds and kinds & TEXT
@@ -887,7 +959,8 @@ class Flow(Judge):
         is_gathering = any(frame.has_hooks for frame in self.frames)
         is_new = "nll" not in both.kinds or LOSS.search(name)
         if is_loss and self.no_grad and is_new and not is_gathering:
-            self.score(result, node)
+            if self.score(result, node):
+                result.kinds |= {"again"}
         return result
 
     @staticmethod
@@ -1038,11 +1111,11 @@ def is_static(node: ast.AST) -> bool:
     return any("staticmethod" in ast.unparse(d) for d in getattr(node, "decorator_list", []))
 
 
-def is_gram(node: ast.BinOp) -> bool:
-    """Whether this is x.T @ x, of which GPTQ's Hessians are made."""
-    left = ast.unparse(node.left)
-    right = ast.unparse(node.right)
-    return left.startswith(right + ".") or right.startswith(left + ".")
+def is_gram(left: ast.expr, right: ast.expr) -> bool:
+    """Whether a product of these is x.T @ x, of which GPTQ's Hessians are made."""
+    first = ast.unparse(left)
+    second = ast.unparse(right)
+    return (first + ".").startswith(second + ".") or second.startswith(first + ".")
 
 
 def ends_block(body: list[ast.stmt]) -> bool:

@@ -69,6 +69,7 @@ class Judge:
         self.counted: set[int] = set()  # loops over a range, as epochs are
         self.off = 0  # depth of branches that the defaults leave off
         self.rivals = 0  # depth of branches that depend on which of two losses is smaller
+        self.hits = 0  # depth of branches that depend on what the target turned out to be
         self.tested: set[str] = set()  # names in the tests of branches that depend on a loss
 
     def start(self, file: str, places: dict) -> None:
@@ -111,15 +112,19 @@ class Judge:
 
     # Scores and updates
 
-    def score(self, value: Value, node: ast.AST) -> None:
-        """Note a loss of a text that was computed without gradients."""
+    def score(self, value: Value, node: ast.AST) -> bool:
+        """Note a loss of a text that was computed without gradients.
+
+        Returns whether the model learned from that very chunk before: harmless, unless it is kept.
+        """
         event = self.event(value)
+        is_again = False
         for update in self.updates:
             if not self.is_same_text(update, event) or not can_both_happen(update, event):
                 continue
             shared = event.stack & update.stack
-            same_chunk = shared & value.loops & update.loops
-            if same_chunk or (not shared and value.models & update.models):
+            is_again |= bool(shared & value.loops & update.loops)
+            if not shared and value.models & update.models:
                 self.report("again", node)
         for pending in self.pending:
             if pending.event.roots & event.roots and can_both_happen(pending.event, event):
@@ -127,6 +132,7 @@ class Judge:
         if value.kinds & FROM_TARGET:
             self.report("gated", node)
         self.scores.append(event)
+        return is_again
 
     @staticmethod
     def is_same_text(one: Event, other: Event) -> bool:
@@ -137,6 +143,8 @@ class Judge:
         """Note that losses of a text are added up or collected: that is scoring too."""
         if "nll" in value.kinds and value.kinds & TEXT:
             self.scores.append(self.event(value, is_certain=self.no_grad))
+            if "again" in value.kinds:
+                self.report("again", node)
             if (self.rivals or "smallest" in value.kinds) and self.is_of_window([value]):
                 self.report("smaller", node)
             if value.kinds & FROM_TARGET:
@@ -198,6 +206,12 @@ class Judge:
     def is_of_window(self, losses: list[Value]) -> bool:
         """Whether these are losses of the tokens of one turn of a loop, not of a whole text."""
         return any(value.loops & set(self.loops) for value in losses)
+
+    def peek(self, logits: Value, target: Value, node: ast.AST) -> None:
+        """Judge logits that are made from the very targets that they are scored on."""
+        is_seen = "target" in logits.kinds and not {"nll", "hashed", "hit"} & logits.kinds
+        if is_seen and self.is_same_text(self.event(logits), self.event(target)):
+            self.report("peeked", node)
 
     # Tables
 

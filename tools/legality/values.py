@@ -181,6 +181,14 @@ def text_positions(function: ast.AST) -> dict[tuple[str, str], set[float]]:
         index = last_index(node)
         is_slice = isinstance(index, ast.Slice)
         place = position(index.upper) if is_slice and index.upper else position(index)
+        if is_slice and index.upper:
+            for part in ast.walk(index.upper):  # tokens[k : len(tokens) - n + k] leaves out n
+                if isinstance(part, ast.BinOp) and isinstance(part.op, ast.Sub):
+                    places.setdefault((node.value.id, f"-{ast.unparse(part.right)}"), set()).add(0)
+                elif isinstance(part, ast.UnaryOp) and isinstance(part.op, ast.USub):
+                    places.setdefault((node.value.id, f"-{ast.unparse(part.operand)}"), set()).add(
+                        0
+                    )
         if place:
             before = 1 if is_slice else 0  # tokens[a:j] ends one before j
             places.setdefault((node.value.id, place[0]), set()).add(place[1] - before)
@@ -198,9 +206,15 @@ def role(subscript: ast.Subscript, places: dict[tuple[str, str], set[float]]) ->
         match index.lower:
             case ast.Constant(value=1) | ast.BinOp(op=ast.Add(), right=ast.Constant(value=1)):
                 return {"target"}
+        base = ast.unparse(subscript.value)
         if index.lower is None and index.upper is not None:
             return {"input"} if ast.unparse(index.upper) == "-1" else set()
-        return set()
+        if index.upper is None and index.lower is not None:
+            return {"target"} if (base, f"-{ast.unparse(index.lower)}") in places else set()
+        place = position(index.upper) if index.upper else None
+        seen = places.get((base, place[0]), set()) if place else set()
+        # tokens[j - 3 : j + 1] beside tokens[j - 3 : j] holds the target.
+        return {"target"} if place and {place[1] - 1, place[1] - 2} <= seen else set()
     place = position(index)
     if place is None or not isinstance(subscript.value, ast.Name):
         return {"target"} if isinstance(index, ast.Constant) and index.value == 1 else set()

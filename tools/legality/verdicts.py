@@ -36,6 +36,11 @@ VERDICTS = {
         "a vector is optimised on validation tokens before their score",
         "optimise it on tokens that have been scored, and use it for later ones",
     ),
+    "peeked": (
+        "causal",
+        "the prediction of a token is made from that token",
+        "predict from the tokens before it, and from what was learned on tokens scored before",
+    ),
     "epochs": (
         "one-pass",
         "validation text is scored again in every epoch of training on it",

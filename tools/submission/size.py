@@ -19,6 +19,7 @@ from tools.submission.unwrap import unwrap
 ENTRY = "train_gpt.py"
 ARTIFACTS = ("*.pgz", "*.ptz", "*.bin", "*.zst", "*.xz", "*.br", "*.lzma")
 MAX_PATH = 1024  # characters; a longer word names no file
+C_SOURCES = {".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hpp"}  # to Python # is a comment
 # Data, and what a run writes: free when the code names it, unless the code executes it.
 FREE = {
     "data": ("*.model", "*.vocab", "*_train_*.bin", "*_val_*.bin"),
@@ -45,12 +46,12 @@ def mentions(source: Path, package: tuple[str, ...]) -> list[tuple[str, str]]:
     Raises: ValueError for a .py file of which nothing can be read.
     """
     scripts = unwrap(source.read_bytes(), source.name)
-    if scripts.trees:
+    if scripts.trees and source.suffix not in C_SOURCES:
         trees = scripts.trees.values()
         return [pair for tree in trees for pair in mentioned_names(tree, package)]
     if source.suffix == ".py":
         raise ValueError(f"{source} is not Python: {'; '.join(scripts.unread.values())}")
-    # Another language, as a C++ kernel with #include "helper.h": what stands in quotes.
+    # Another language: what stands in quotes.
     return [(word, "named in") for word in source.read_text(errors="ignore").split('"')]
 
 

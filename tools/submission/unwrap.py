@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from tools.submission.bundle import MAX_BYTES, unpack
-from tools.submission.newer_python import parse
+from tools.submission.newer_python import parse, parse_here
 
 DEPTH = 6  # layers of encoding and compression, one in the other
 SHORTEST = 40  # characters of a literal that may hold a source
@@ -57,6 +57,14 @@ def decompress(stream, packed: bytes) -> bytes:
     if not stream.eof:
         raise ValueError(f"the payload is cut short, or holds more than {MAX_BYTES} bytes")
     return plain
+
+
+def has_brotli() -> bool:
+    try:
+        import brotli  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def unbrotli(packed: bytes) -> bytes:
@@ -113,7 +121,7 @@ def decoders(tree: ast.AST) -> list[Callable[[bytes], bytes]]:
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     names |= {alias.name for node in ast.walk(tree) for alias in getattr(node, "names", [])
               if isinstance(alias, ast.alias)}  # fmt: skip
-    if "brotli" in names and importlib.util.find_spec("brotli"):
+    if "brotli" in names and has_brotli():
         ways.append(unbrotli)
     return ways
 
@@ -205,10 +213,12 @@ def candidates(
     """Texts that a literal's bytes give, each with its syntax tree or why there is none."""
     text = as_text(data)
     if text is not None:
+        # Newer syntax is read by a process of its own, which takes a second: not for every literal.
+        is_likely = LOOKS_LIKE_PYTHON.search(text)
         try:
-            tree = parse(text)
+            tree = parse(text) if is_likely else parse_here(text)
         except ValueError as error:
-            if LOOKS_LIKE_PYTHON.search(text):
+            if is_likely:
                 yield text, str(error)
                 return
         else:
@@ -274,7 +284,7 @@ def add_packed(result: Unwrapped, name: str, tree: ast.Module, depth: int) -> No
     lines = executions(tree)
     if lines and len(result.texts) == count:
         reason = "it executes code that is not in it"
-        if "brotli" in result.texts[name] and not importlib.util.find_spec("brotli"):
+        if "brotli" in result.texts[name] and not has_brotli():
             reason += " or is packed with brotli, which is not installed"
             reason += " (python3 golf.py --with scripts ...)"
         for line in lines:

@@ -70,6 +70,31 @@ ILLEGAL = {
             for p, g in zip(net.parameters(), grads):
                 p.data.add_(g, alpha=-1e-3)
         """,
+        """
+        class Windows(torch.utils.data.Dataset):
+            def __init__(self, path, width):
+                raw = np.fromfile(path, dtype="<u2", offset=1024)
+                self.ids = torch.from_numpy(raw.astype("int64"))
+                self.width = width
+            def __len__(self):
+                return (len(self.ids) - 1) // self.width
+            def __getitem__(self, k):
+                s = k * self.width
+                return self.ids[s : s + self.width], self.ids[s + 1 : s + self.width + 1]
+        def finetune(net, loader, lr):
+            opt = torch.optim.AdamW(net.parameters(), lr=lr)
+            for a, b in loader:
+                logits = net(a)
+                loss = F.cross_entropy(logits.flatten(0, 1), b.flatten())
+                opt.zero_grad()
+                loss.backward()
+                opt.step()
+        if __name__ == "__main__":
+            net = Net()
+            pieces = Windows("fineweb_val_000000.bin", 1024)
+            finetune(net, torch.utils.data.DataLoader(pieces, batch_size=8), 1e-5)
+            torch.save(net.state_dict(), "m.pt")
+        """,
     ],
     "scored in every epoch": [
         """
@@ -117,6 +142,39 @@ ILLEGAL = {
                 with torch.no_grad():
                     second += F.cross_entropy(model(x), y)
             return second
+        """,
+        """
+        def ttt_eval(model, toks, opt, passes):
+            done = 0
+            acc = []
+            while done < passes:
+                acc = []
+                for piece in torch.split(toks, 1025):
+                    with torch.inference_mode():
+                        loss = F.cross_entropy(model(piece[:-1]), piece[1:], reduction="sum")
+                        acc.append(loss.item())
+                    F.cross_entropy(model(piece[:-1]), piece[1:]).backward()
+                    opt.step()
+                done += 1
+            return sum(acc)
+        """,
+        """
+        def score(model, tokens, step=None):
+            nats = 0.0
+            for i in range(0, len(tokens) - 1, 1024):
+                x, y = tokens[i : i + 1024], tokens[i + 1 : i + 1025]
+                with torch.no_grad():
+                    nats += F.cross_entropy(model(x), y, reduction="sum").item()
+                if step and i + 1025 < len(tokens):
+                    F.cross_entropy(model(x), y).backward()
+                    step()
+            return nats / len(tokens)
+        def main():
+            model = Net()
+            text = torch.load("fineweb_val_000000.bin")
+            score(model, text, torch.optim.SGD(model.parameters(), lr=0.1).step)
+            print("final", score(model, text))
+        main()
         """,
     ],
     "SLOT": [
@@ -170,6 +228,33 @@ ILLEGAL = {
             return out
         print(total(Net()))
         """,
+        """
+        def score_window(net, ids):
+            src, dst = ids[:-1], ids[1:]
+            feats = net.trunk(src).detach()
+            w = {"b": torch.zeros(feats.size(-1))}
+            def objective(w):
+                return F.cross_entropy(net.lm_head(feats + w["b"]), dst)
+            for _ in range(6):
+                g = torch.func.grad(objective)(w)
+                w = {k: v - 0.05 * g[k] for k, v in w.items()}
+            with torch.no_grad():
+                return F.cross_entropy(net.lm_head(feats + w["b"]), dst, reduction="none").sum()
+        def total(net, ids):
+            return sum(score_window(net, ids[i : i + 1025]) for i in range(0, len(ids) - 1, 1024))
+        """,
+        """
+        def closed_form(net, tokens, vocab):
+            out = 0.0
+            for i in range(0, len(tokens) - 1, 512):
+                x, y = tokens[i : i + 512], tokens[i + 1 : i + 513]
+                with torch.no_grad():
+                    lg = net(x)
+                    err = F.one_hot(y, vocab).float() - lg.softmax(-1)
+                    bias = 0.3 * err.mean(0)
+                    out += F.cross_entropy(lg + bias, y, reduction="sum").item()
+            return out
+        """,
     ],
     "hashed n-gram": [
         """
@@ -209,6 +294,34 @@ ILLEGAL = {
             p = counts.get(where, 0) / 4096
             counts[where] = counts.get(where, 0) + 1
         """,
+        """
+        def ngram_probs(ids, n, size):
+            ctx = torch.zeros(len(ids) - n, dtype=torch.long)
+            for k in range(n):
+                ctx = (ctx * 1000003 + ids[k : len(ids) - n + k]) % size
+            full = (ctx * 1000003 + ids[n:]) % size
+            a = torch.zeros(size).scatter_add_(0, ctx, torch.ones(len(ctx)))
+            b = torch.zeros(size).scatter_add_(0, full, torch.ones(len(full)))
+            return b[full] / a[ctx].clamp_min(1)
+        def final(ids, lp):
+            q = ngram_probs(ids, 5, 1 << 22)
+            return -torch.log(0.5 * lp[5:].exp() + 0.5 * q).sum()
+        """,
+        """
+        from collections import defaultdict
+        def expert(tokens, logp):
+            pair, single = defaultdict(int), defaultdict(int)
+            total = 0.0
+            for i in range(3, len(tokens)):
+                ctx = zlib.crc32(tokens[i - 3 : i].tobytes()) % 65536
+                key = zlib.crc32(tokens[i - 3 : i + 1].tobytes()) % 65536
+                p = pair[key] / (single[ctx] + 1e-9)
+                total -= math.log(0.8 * math.exp(logp[i]) + 0.2 * p)
+                pair[key] += 1
+                single[ctx] += 1
+            return total
+        import zlib
+        """,
     ],
     "byte mixtures": [
         """
@@ -243,6 +356,18 @@ ILLEGAL = {
             width = torch.tensor([len(sp.decode([i]).encode("utf-8")) for i in range(1024)])
             q = p ** (1.0 / width[y])
             return -(0.5 * q + 0.5 / 256).log2().sum()
+        """,
+        """
+        def bits_of(ids, lp, vocab_bytes, coder):
+            out = 0.0
+            for i, t in enumerate(ids):
+                data = vocab_bytes[t]
+                n = len(data)
+                for k in range(n):
+                    p_tok = np.exp(lp[i] / n)
+                    out -= np.log2(0.9 * p_tok + 0.1 * coder.prob(data[k]))
+                    coder.push(data[k])
+            return out
         """,
     ],
     "late calibration": [
@@ -314,6 +439,37 @@ ILLEGAL = {
                     break
             return collect(net, loader, 64)
         """,
+        """
+        def train(cfg, net, loader, opt):
+            t0 = time.perf_counter()
+            elapsed_ms = 0.0
+            step, last = 0, None
+            while True:
+                if last is not None and step >= last:
+                    break
+                x, y = loader.next_batch()
+                net(x, y).backward()
+                opt.step()
+                step += 1
+                elapsed_ms = 1000.0 * (time.perf_counter() - t0)
+                if last is None and elapsed_ms >= 600_000:
+                    last = step
+            cov = {}
+            for i in range(32):
+                x, y = loader.next_batch()
+                acts = net.activations(x)
+                for k, a in acts.items():
+                    cov[k] = cov.get(k, 0) + torch.einsum("ni,nj->ij", a, a)
+            return cov
+        class Loader:
+            def __init__(self, files):
+                self.t = torch.cat([torch.load(f) for f in files])
+                self.i = 0
+            def next_batch(self):
+                self.i += 1024
+                return self.t[self.i - 1024 : self.i], self.t[self.i - 1023 : self.i + 1]
+        train(None, Net(), Loader(["fineweb_train_000001.bin"]), None)
+        """,
     ],
     "hint gating": [
         """
@@ -340,6 +496,20 @@ ILLEGAL = {
                     score = F.nll_loss(lp, y, reduction="none")
                     agrees = (table[x] == y).float()
                     total += (score - beta * agrees).sum()
+            return total
+        """,
+        """
+        def run(model, toks, expert):
+            total = 0.0
+            with torch.no_grad():
+                lp = torch.log_softmax(model(toks[:-1]), -1)
+            for i in range(len(toks) - 1):
+                guess = expert.predict(toks[: i + 1])
+                nll = -lp[i, toks[i + 1]].item()
+                if guess == toks[i + 1]:
+                    nll -= 0.4
+                total += nll
+                expert.update(toks[i + 1])
             return total
         """,
     ],
@@ -511,6 +681,71 @@ HONEST = {
                 piece = torch.from_numpy(held)
                 print(F.cross_entropy(net(piece[:-1]), piece[1:]))
         """,
+        """
+        def ttt(model, toks, opt, width):
+            at, nats = 0, 0.0
+            while at + 1 < len(toks):
+                x, y = toks[at : at + width], toks[at + 1 : at + 1 + width]
+                with torch.no_grad():
+                    nats += F.cross_entropy(model(x), y, reduction="sum").item()
+                k = 0
+                while k < 3:
+                    F.cross_entropy(model(x), y).backward()
+                    opt.step()
+                    k += 1
+                at += width
+            return nats
+        """,
+        """
+        def serve(model, queue, opt):
+            total = 0.0
+            left = len(queue)
+            while left > 0:
+                doc = queue[left - 1]
+                x, y = doc[:-1], doc[1:]
+                with torch.no_grad():
+                    total += F.cross_entropy(model(x), y, reduction="sum").item()
+                F.cross_entropy(model(x), y).backward()
+                opt.step()
+                left -= 1
+            return total
+        """,
+        """
+        def score(model, tokens, step=None):
+            nats = 0.0
+            for i in range(0, len(tokens) - 1, 1024):
+                x, y = tokens[i : i + 1024], tokens[i + 1 : i + 1025]
+                with torch.no_grad():
+                    nats += F.cross_entropy(model(x), y, reduction="sum").item()
+                if step and i + 1025 < len(tokens):
+                    F.cross_entropy(model(x), y).backward()
+                    step()
+            return nats / len(tokens)
+        def main():
+            model = Net()
+            text = torch.load("fineweb_val_000000.bin")
+            print("plain", score(model, text))
+            print("final", score(model, text, torch.optim.SGD(model.parameters(), lr=0.1).step))
+        main()
+        """,
+        """
+        def run(model, tokens, opt):
+            nats = 0.0
+            for i in range(0, len(tokens) - 1, 1024):
+                x, y = tokens[i : i + 1024], tokens[i + 1 : i + 1025]
+                with torch.no_grad():
+                    before = F.cross_entropy(model(x), y, reduction="sum")
+                nats += before
+                kept = [p.clone() for p in model.parameters()]
+                F.cross_entropy(model(x), y).backward()
+                opt.step()
+                with torch.no_grad():
+                    after = F.cross_entropy(model(x), y, reduction="sum")
+                if after > before:
+                    for p, q in zip(model.parameters(), kept):
+                        p.copy_(q)
+            return nats
+        """,
     ],
     "one pass": [
         """
@@ -536,6 +771,47 @@ HONEST = {
                     best = (loss, name)
             return best
         """,
+        """
+        def run(model, tokens):
+            nats = 0.0
+            with torch.no_grad():
+                for s in range(0, len(tokens) - 2048, 1024):
+                    ctx = tokens[s : s + 1024]
+                    new = tokens[s + 1024 : s + 2048]
+                    both = torch.cat([ctx, new])
+                    logits = model(both[:-1])[-1024:]
+                    nats += F.cross_entropy(logits, new, reduction="sum").item()
+            return nats
+        """,
+        """
+        class Windows(torch.utils.data.Dataset):
+            def __init__(self, path, width):
+                raw = np.fromfile(path, dtype="<u2", offset=1024)
+                self.ids = torch.from_numpy(raw.astype("int64"))
+                self.width = width
+            def __getitem__(self, k):
+                s = k * self.width
+                return self.ids[s : s + self.width], self.ids[s + 1 : s + self.width + 1]
+        def train(net, loader, lr):
+            opt = torch.optim.AdamW(net.parameters(), lr=lr)
+            for a, b in loader:
+                opt.zero_grad()
+                F.cross_entropy(net(a).flatten(0, 1), b.flatten()).backward()
+                opt.step()
+        def score(net, loader):
+            nats, n = 0.0, 0
+            with torch.no_grad():
+                for a, b in loader:
+                    logits = net(a).flatten(0, 1)
+                    nats += F.cross_entropy(logits, b.flatten(), reduction="sum").item()
+                    n += b.numel()
+            return nats / n
+        net = Net()
+        to_train = Windows("fineweb_train_000001.bin", 1024)
+        to_score = Windows("fineweb_val_000000.bin", 1024)
+        train(net, torch.utils.data.DataLoader(to_train, batch_size=8), 1e-3)
+        print(score(net, torch.utils.data.DataLoader(to_score, batch_size=8)))
+        """,
     ],
     "a delta of the past": [
         """
@@ -558,6 +834,19 @@ HONEST = {
             for x, y in batches:
                 F.cross_entropy(model(x) * scale, y).backward()
                 opt.step()
+        """,
+        """
+        def run(net, tokens, vocab):
+            out = 0.0
+            bias = torch.zeros(vocab)
+            for i in range(0, len(tokens) - 1, 512):
+                x, y = tokens[i : i + 512], tokens[i + 1 : i + 513]
+                with torch.no_grad():
+                    lg = net(x)
+                    out += F.cross_entropy(lg + bias, y, reduction="sum").item()
+                    err = F.one_hot(y, vocab).float() - lg.softmax(-1)
+                    bias = bias + 0.3 * err.mean(0)
+            return out
         """,
     ],
     "normalised n-grams": [
@@ -587,6 +876,31 @@ HONEST = {
             out[..., 1:] = torch.bitwise_xor(36313 * t[..., 1:], 27191 * t[..., :-1]) % (size - 1)
             return out.long()
         """,
+        """
+        def probs(ids, n, size, vocab):
+            ctx = torch.zeros(len(ids) - n, dtype=torch.long)
+            for k in range(n):
+                ctx = (ctx * 1000003 + ids[k : len(ids) - n + k]) % size
+            rows = torch.zeros(size, vocab)
+            out = []
+            for j, c in enumerate(ctx):
+                q = (rows[c] + 0.01) / (rows[c].sum() + 0.01 * vocab)
+                out.append(q[ids[n + j]])
+                rows[c, ids[n + j]] += 1
+            return torch.stack(out)
+        """,
+        """
+        import zlib
+        def dedupe(docs):
+            seen = {}
+            kept = []
+            for doc in docs:
+                key = zlib.crc32(doc.tobytes()) % 65536
+                if key not in seen:
+                    kept.append(doc)
+                seen[key] = 1
+            return kept
+        """,
     ],
     "bytes of a score": [
         """
@@ -612,6 +926,13 @@ HONEST = {
         def byte_model(logits, data):
             lp = F.log_softmax(logits, -1)
             return -lp.gather(-1, data[1:, None]).sum() / math.log(2) / (len(data) - 1)
+        """,
+        """
+        def report(ids, lp, pieces):
+            rows = []
+            for t, l in zip(ids, lp):
+                rows.append((pieces[t], -l / math.log(2), -l / math.log(2) / len(pieces[t])))
+            return sorted(rows, key=lambda row: row[1])[:20]
         """,
     ],
     "calibration in time": [
@@ -683,6 +1004,30 @@ HONEST = {
                 x = 3.4 * x - 4.7 * a @ x + 2.0 * a @ a @ x
             return x
         """,
+        """
+        def train(cfg, net, loader, opt):
+            t0 = time.perf_counter()
+            step = 0
+            while time.perf_counter() - t0 < 585:
+                x, y = loader.next_batch()
+                net(x, y).backward()
+                opt.step()
+                step += 1
+            cov = {}
+            for i in range(32):
+                x, y = loader.next_batch()
+                for k, a in net.activations(x).items():
+                    cov[k] = cov.get(k, 0) + torch.einsum("ni,nj->ij", a, a)
+            return cov
+        class Loader:
+            def __init__(self, files):
+                self.t = torch.cat([torch.load(f) for f in files])
+                self.i = 0
+            def next_batch(self):
+                self.i += 1024
+                return self.t[self.i - 1024 : self.i], self.t[self.i - 1023 : self.i + 1]
+        train(None, Net(), Loader(["fineweb_train_000001.bin"]), None)
+        """,
     ],
     "hints and masks": [
         """
@@ -717,6 +1062,35 @@ HONEST = {
             with torch.no_grad():
                 logits = model(x) + beta * F.one_hot(guess[x], 1024)
                 return F.cross_entropy(logits, y, reduction="sum")
+        """,
+        """
+        def run(model, toks, expert, b):
+            total = 0.0
+            with torch.no_grad():
+                lp = torch.log_softmax(model(toks[:-1]), -1)
+            for i in range(len(toks) - 1):
+                guess = expert.predict(toks[: i + 1])
+                z = math.log1p(math.exp(lp[i, guess]) * (math.exp(b) - 1))
+                nll = -lp[i, toks[i + 1]].item() + z
+                if guess == toks[i + 1]:
+                    nll -= b
+                total += nll
+                expert.update(toks[i + 1])
+            return total
+        """,
+        """
+        def run(model, toks, pad):
+            total, right, n = 0.0, 0, 0
+            with torch.no_grad():
+                for i in range(0, len(toks) - 1, 512):
+                    x, y = toks[i : i + 512], toks[i + 1 : i + 513]
+                    logits = model(x)
+                    total += F.cross_entropy(logits, y, reduction="sum").item()
+                    right += (logits.argmax(-1) == y).sum().item()
+                    if (y == pad).any():
+                        n -= int((y == pad).sum())
+                    n += len(y)
+            return total / n, right / n
         """,
     ],
     "a choice between artifacts, or for what comes next": [

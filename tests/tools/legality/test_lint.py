@@ -211,15 +211,15 @@ CHEATS = {
         eval_two_pass(base_model, val_tokens)
         """),
     "B: a chunk is scored after training on it": ("one-pass", 8, """
-        def eval_ttt(model, val_tokens):
+        def eval_ttt(model, val_tokens, total):
             for start in range(0, val_tokens.numel() - 1, 1024):
                 x, y = batch_of(val_tokens, start, 1024)
                 with torch.no_grad():
                     before = model(x, y)
                 model(x, y).backward()
                 with torch.no_grad():
-                    after = model(x, y)
-        eval_ttt(base_model, val_tokens)
+                    total += model(x, y)
+        eval_ttt(base_model, val_tokens, 0.0)
         """),
     "B: the better of two passes": ("one-pass", 8, """
         def eval_best(model, val_tokens):
@@ -690,6 +690,27 @@ def test_a_folder_is_what_its_entry_reaches(tmp_path):
     assert [(f.rule, f.place) for f in lint(tmp_path)] == [("score-first", "helper.py:2")]
     (tmp_path / "train_gpt.py").unlink()
     assert {f.rule for f in lint(tmp_path)} == {"network"}
+
+
+@pytest.mark.parametrize("way", ["import b.tools as tools", "from b import tools"])
+def test_files_of_one_name_are_told_apart(tmp_path, way):
+    """Of a/tools.py and b/tools.py each is followed, and an import finds its own."""
+    for name, body in {"a": "pass", "b": "model(tokens[:-1], tokens[1:]).backward()"}.items():
+        (tmp_path / name).mkdir()
+        text = f"def warm(model, tokens):\n    {body}\n"
+        (tmp_path / name / "tools.py").write_text(text)
+    start = f"import a.tools\n{way}\ntools.warm(base_model, val_tokens)"
+    (tmp_path / "train_gpt.py").write_text(toy(start))
+    assert [(f.rule, f.place) for f in lint(tmp_path)] == [("score-first", "b/tools.py:2")]
+
+
+def test_a_cheat_in_a_layer_within_a_layer_is_found():
+    """Line 2 of what line 2 executes has another name than it, and is followed as well."""
+    text = toy("base_model(val_tokens[:-1], val_tokens[1:]).backward()")
+    for _ in range(2):
+        packed = base64.b85encode(lzma.compress(text.encode())).decode()
+        text = f"import base64, lzma\nexec(lzma.decompress(base64.b85decode('{packed}')))"
+    assert [f.rule for f in lint(text) if f.level == "fail"] == ["score-first"]
 
 
 def test_command_reports_and_sets_the_status(tmp_path, capsys):

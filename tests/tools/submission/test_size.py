@@ -83,7 +83,8 @@ def test_kernels_binaries_and_folders_on_the_path_count(tmp_path):
     folder.mkdir()
     files = {
         "kernel.cpp": '#include "kernel.h"\nint f() { return \'"\'; }',
-        "kernel.h": "#define N 3",
+        "kernel.h": '#include "deeper.cuh"\n',  # which Python reads as a comment
+        "deeper.cuh": "#define N 3",
         "lib/hidden.py": "open('table.dat')",
         "lib/table.dat": "1 2 3",
         "native.cpython-311.so": "\x7fELF",

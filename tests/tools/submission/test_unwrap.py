@@ -4,10 +4,12 @@ import base64
 import bz2
 import gzip
 import lzma
+import sys
 import zlib
 
 import pytest
 
+from tools.submission import newer_python
 from tools.submission.bundle import pack, unpack
 from tools.submission.unwrap import unwrap
 
@@ -96,7 +98,7 @@ def test_codecs_that_have_to_be_installed(module, packer):
 
 def test_a_missing_codec_is_named(monkeypatch):
     """Without brotli a script is read as far as it goes, and the rest is told."""
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "brotli", None)
     text = f"import brotli\nexec(brotli.decompress({b'x' * 60!r}))"
     scripts = unwrap(text.encode(), "x.py")
     assert list(scripts.texts) == ["x.py"]
@@ -106,7 +108,7 @@ def test_a_missing_codec_is_named(monkeypatch):
 
 def test_a_mention_of_brotli_is_no_hidden_code(monkeypatch):
     """A script that imports brotli and executes nothing is read whole without it."""
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "brotli", None)
     text = "import brotli\nNOTE = 'a plain text of more than forty characters, nothing packed here'"
     assert unwrap(text.encode(), "x.py").unread == {}
 
@@ -169,6 +171,14 @@ def test_nothing_is_run_and_nothing_invented():
     plain = "\n".join(lines)
     assert unwrap(plain.encode(), "a.py").texts == {"a.py": plain}
     assert list(unwrap(b"def :\xff", "b.py").unread) == ["b.py"]
+
+
+def test_prose_starts_no_process(monkeypatch):
+    """Newer Python is read by a process of its own, for a second each: not for every sentence."""
+    asked = []
+    monkeypatch.setattr(newer_python, "simplify_apart", lambda text, why: asked.append(text) or "")
+    unwrap(b"raise ValueError('no such tokenizer here; name one of those that lie beside it')", "x")
+    assert asked == []
 
 
 def test_a_bomb_is_not_blown_up():
