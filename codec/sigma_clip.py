@@ -27,10 +27,11 @@ from torch import Tensor
 
 from codec import container, rans
 from codec.curvature import Hessian
-from codec.gptq import DAMPING, factor
+from codec.gptq import factor
 from codec.rows import FP16_BITS, FP16_TINY, TOP_CODE, Plan, PlanRow, Quantized, State, match_plan
 from codec.trellis import Points, log2_exponents, octaves
 
+DAMPING = 0.01  # of a Hessian's mean diagonal, as the field has it
 ONE_STATE = 1  # a scalar quantiser: its points are the even numbers
 TRIES = 12  # at most, for each plan
 CLOSE_ENOUGH = 0.999  # of the bytes that may be used

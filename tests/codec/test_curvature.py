@@ -31,7 +31,7 @@ def curvature_of(model, batches):
 
 
 def test_curvature_adds_up_over_uses_and_batches():
-    """Σ xxᵀ and each row's Σ g² of a matrix; a table has Σ ggᵀ and each row's share of the uses."""
+    """A matrix has Σ |g|² xxᵀ and each row's Σ g²; a table Σ ggᵀ and each row's share of uses."""
     torch.manual_seed(0)
     model, tokens = Tied(), torch.tensor([0, 1, 1, 5, 2])
     hessians = curvature_of(model, [tokens[:2], tokens[2:]])
@@ -46,12 +46,16 @@ def test_curvature_adds_up_over_uses_and_batches():
     def drawn_to_mean(x):
         return ROW_SHRINKAGE * x.mean() + (1 - ROW_SHRINKAGE) * x
 
-    by_map = (x0.T @ x0 + x1.T @ x1) / 5
+    def by_power(x, g):
+        return (x * g.square().sum(dim=1, keepdim=True)).T @ x / 5
+
     of_rows = drawn_to_mean((g1.square() + g2.square()).sum(dim=0)) / 5
-    assert torch.allclose(hessians["map.weight"].columns_CC, by_map * of_rows.mean(), atol=1e-6)
+    map_CC = (by_power(x0, g1) + by_power(x1, g2)) / 4
+    assert torch.allclose(hessians["map.weight"].columns_CC, map_CC, atol=1e-6)
     assert torch.allclose(hessians["map.weight"].rows_R, of_rows / of_rows.mean())
 
-    head_CC, head_R = x2.T @ x2 / 5, drawn_to_mean(g_logits.square().sum(dim=0)) / 5
+    head_R = drawn_to_mean(g_logits.square().sum(dim=0)) / 5
+    head_CC = by_power(x2, g_logits) / head_R.sum()
     table_CC = g0.T @ g0 / 5
     counts_R = torch.tensor([1.0, 2, 1, 0, 0, 1])
     table_R = (counts_R + UNSEEN_USES) / (counts_R + UNSEEN_USES).sum()
