@@ -5,8 +5,8 @@ of the time between them. Here one launch takes a column. The arithmetic is that
 operation rounded by itself, so the points are the same.
 
     forward     lane q = 2 k + p holds what the cheapest way costs into the state
-                p K + (k XOR p feedback), as `merges` of viterbi.Workspace has it. Two shuffles
-                fetch the costs of the two predecessors; which one was cheaper is bit q of a word
+                p K + (k XOR p feedback). Two shuffles fetch the costs of the two predecessors;
+                which one was cheaper is bit q of a word
     backward    the words, from the last to the first, give the residues and so the points
 
 Checked by Triton's interpreter on a CPU, and by compiling it for sm_90 without a device.

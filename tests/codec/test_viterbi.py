@@ -2,11 +2,12 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
 from codec import trellis
-from codec.viterbi import ColumnQuantizer
+from codec.viterbi import ColumnQuantizer, shift_labels
 from tests.codec.test_gptq import gaussian
 
 
@@ -59,3 +60,34 @@ def test_no_path_leaves_the_largest_points():
         points = ColumnQuantizer(states, "cpu").points(torch.tensor([[1e9] * 20, [-1e9] * 20]))
         assert points.abs().max() <= trellis.LARGEST_POINT
         assert points.abs().min() > trellis.LARGEST_POINT - 10
+
+
+@pytest.mark.parametrize("states", [4, 8, 16, 32])
+def test_labels_make_a_shift_register(states):
+    """The lowest bit falls out, the others move down, and what comes in tells the bit."""
+    label, after = shift_labels(trellis.transitions(states))
+    assert sorted(label) == list(range(states)) and label[0] == 0
+    assert ((after & (states // 2 - 1)) == label[:, None] >> 1).all()
+    assert (after[:, 0] ^ after[:, 1] == states // 2).all()
+    assert (after[0] == [0, states // 2]).all()
+
+
+def test_of_paths_that_cost_the_same_the_lower_state_is_taken():
+    """All points equally good: zeros and ones as the first states have them, on every machine."""
+    residues = ColumnQuantizer(8, "cpu").residues(torch.zeros(40, 4, 3))
+    next_state = trellis.transitions(8)
+    totals = np.where(np.arange(8) == 0, 0.0, np.inf)
+    ways = []
+    for _ in range(40):
+        ways.append({})
+        for state in reversed(range(8)):  # the lowest is written last
+            for bit in (0, 1):
+                if np.isfinite(totals[state]):
+                    ways[-1][next_state[state, bit]] = state, (state & 1) + 2 * bit
+        totals = np.where([after in ways[-1] for after in range(8)], 0.0, np.inf)
+    expected = []
+    state = 0
+    for way in reversed(ways):
+        state, residue = way[state]
+        expected.append(residue)
+    assert residues.T.tolist() == [expected[::-1]] * 3

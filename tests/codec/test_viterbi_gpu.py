@@ -26,6 +26,32 @@ for states in (4, 8, 16, 32):
     assert torch.equal(viterbi_gpu.points(x_PT, states), expected), states
 """
 
+SAME_STREAM = """
+import math
+import torch
+import quantize
+from codec import viterbi_gpu
+from codec.viterbi import ColumnQuantizer
+
+torch.manual_seed(0)
+state = {"tall": torch.randn(270, 3), "wide": torch.randn(9, 12), "fp16": torch.randn(5)}
+hessians = {}
+for name in ("tall", "wide"):
+    inputs = torch.randn(40, state[name].shape[1])
+    hessians[name] = inputs.T @ inputs / 40
+of_cpu = quantize.encode_trellis(state, hessians, {}, math.inf, states=32)
+columns = []
+
+def by_kernel(self, x_PT):
+    columns.append(x_PT)
+    return viterbi_gpu.points(x_PT, self.states)
+
+ColumnQuantizer.points = by_kernel
+of_kernel = quantize.encode_trellis(state, hessians, {}, math.inf, states=32)
+assert len(columns) == 3 + 12, len(columns)
+assert of_kernel == of_cpu
+"""
+
 COMPILED = """
 import triton
 from triton.backends.compiler import GPUTarget
@@ -58,6 +84,12 @@ def run(code, **environment):
 def test_points_equal_those_of_the_cpu():
     """For every code, ties and targets out of reach included, to the last bit."""
     run(EQUAL, TRITON_INTERPRET="1")
+
+
+@needs_triton
+def test_a_whole_stream_is_that_of_the_cpu():
+    """An artifact of two matrices, byte for byte, each point by the kernel; one has two parts."""
+    run(SAME_STREAM, TRITON_INTERPRET="1")
 
 
 @needs_triton
