@@ -765,7 +765,9 @@ class BatchNats:
         target_S = self.tokens_T[at_BT[is_scored_BT] + 1].astype(np.int64)
         place_S = torch.from_numpy(np.flatnonzero(is_scored_BT)).to(self.device)
         logits_SV = self.scored_logits(torch.from_numpy(input_BT).to(self.device), place_S, memory)
-        is_finite_S = logits_SV.isfinite().all(dim=1)
+        # One pass over the logits: isfinite() and all() took five, 6 % of a CPU's time (n = 2).
+        lowest_S, highest_S = logits_SV.aminmax(dim=1)
+        is_finite_S = lowest_S.isfinite() & highest_S.isfinite()
         if not is_finite_S.all():
             token = 1 + at_BT[is_scored_BT][int(is_finite_S.int().argmin())]
             raise ValueError(f"logits for token {token} of the stream must be finite; train again")

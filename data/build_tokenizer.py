@@ -91,7 +91,7 @@ def _train(args: argparse.Namespace, path: Path, about: dict) -> dict:
     try:
         model = tokenizers.train_bpe(sample, int(size), args.caseops)
     except ValueError:
-        if sample.documents:
+        if sample.documents or sample.has_fault:
             raise
         raise ValueError(_no_documents(args)) from None
     write_atomic(path, model)
@@ -107,6 +107,8 @@ def _no_documents(args: argparse.Namespace) -> str:
         f"{args.source} has no document beyond the {args.val_documents} of --val-documents, so none"
         " to train a tokenizer on"
     )
+    if Path(args.source).suffix.lower() in (".jsonl", ".json", ".parquet"):  # rows are documents
+        return f"{message}; lower --val-documents, or give more text"
     return f"{message}; {containers.SEPARATOR_HELP}; or lower --val-documents"
 
 
@@ -118,6 +120,7 @@ class Sample:
         self.revision = about.get("revision")
         self.documents = 0
         self.bytes = 0
+        self.has_fault = False  # a document was refused, maybe the first
 
     def __iter__(self) -> Iterator[str]:
         args = self.args
@@ -143,4 +146,5 @@ class Sample:
                     self.bytes += len(text.encode())
                     yield text
                 elif not args.skip_bad:
+                    self.has_fault = True
                     raise ValueError(f"{text}; repair it, or leave it out with --skip-bad")

@@ -229,12 +229,13 @@ def saved_choice(recipe, overrides: dict, preset_asked: str | None) -> Choice:
             f"RESUME={run_id}: no such run, or it never began ({path} is missing); start a new run"
             " under another RUN_ID"
         )
+    damage = f"RESUME={run_id}: {path} is damaged; start a new run"
     try:
         saved = json.loads(path.read_text())
         preset = saved.pop("preset")
         recipe_name = saved.pop("recipe", None)
-    except (ValueError, KeyError, AttributeError):
-        raise ValueError(f"RESUME={run_id}: {path} is damaged; start a new run") from None
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise ValueError(damage) from None
     fields = {field.name for field in dataclasses.fields(recipe.Settings)}
     differing = sorted(set(saved) ^ fields)
     if differing or recipe_name != recipe.name or preset not in recipe.presets:
@@ -250,5 +251,8 @@ def saved_choice(recipe, overrides: dict, preset_asked: str | None) -> Choice:
                 f"{name.upper()}={value} differs from {own[name]} of the run to resume; unset it,"
                 " or start a new run"
             )
-    settings = recipe.Settings(**{**saved, "resume": run_id})
+    try:
+        settings = recipe.Settings(**{**saved, "resume": run_id})
+    except TypeError:  # text where a number was
+        raise ValueError(damage) from None
     return Choice(settings, preset, "as saved by the run that is resumed", {})

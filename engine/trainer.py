@@ -90,7 +90,7 @@ def train(recipe: Recipe) -> None:
         settings = choice.settings
         run = RunFolder(recipe.name, choice, ranks, sources)
 
-    go_on = f"; mend that, then continue with RESUME={run.run_id}"
+    go_on = f"; free space or mend that, then continue with RESUME={run.run_id}"
     with stopped_by(run.stop), plain_errors(OSError, remedy=go_on):
         log_start(run, choice, sources, ranks)
         log_speed(run, recipe, settings, ranks)
@@ -131,7 +131,9 @@ def score_artifact(
         )
     )
     # From the bytes, never from the weights in memory: the score is that of the artifact.
-    weights, saved = quantize.decode(run.artifact_path.read_bytes())
+    remedy = f"; delete {run.artifact_path}, then continue with RESUME={run.run_id}"
+    with plain_errors(remedy=remedy):
+        weights, saved = quantize.decode(run.artifact_path.read_bytes())
     model = load_model(recipe, weights, saved, ranks.device, settings.compile)
     repeat_weights = tuple(saved.get("repeat_weights", ()))
     scheme = dataclasses.replace(final_scheme(settings), repeat_weights=repeat_weights)
@@ -170,7 +172,7 @@ def train_and_pack(trainer: "Trainer", val_T: np.ndarray, code_bytes: int) -> No
 
     # A run that was killed between the choice of weights and the artifact trains no further.
     if trainer.exported is None:
-        with plain_errors():
+        with plain_errors((ValueError, FloatingPointError)):
             with named_faults():
                 trainer.rehearse()
             log_expected(trainer, val_T)
@@ -516,7 +518,9 @@ class Trainer:
             self.step = state["step"]
             self.clock = Clock(self.ranks, state["train_seconds"])
         except (KeyError, RuntimeError) as error:
-            raise ValueError(f"the checkpoint is not of this recipe: {error}") from error
+            raise ValueError(
+                f"the checkpoint is not of this recipe and these settings: {error}; start a new run"
+            ) from error
 
     @torch.no_grad()
     def put(self, weights: State) -> None:

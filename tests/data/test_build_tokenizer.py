@@ -29,3 +29,15 @@ def test_a_text_without_separators_says_what_a_separator_is(tmp_path):
     message = "one.txt has no document beyond the 1 of --val-documents.*a separator is the text"
     with pytest.raises(ValueError, match=message):
         run_build(source, tmp_path / "out", "bpe:320", val_documents=1)
+    rows = tmp_path / "one.JSONL"
+    rows.write_text('{"text": "one"}\n')
+    with pytest.raises(ValueError, match="a tokenizer on; lower --val-documents, or give more"):
+        run_build(rows, tmp_path / "out", "bpe:320", val_documents=1)
+
+
+def test_a_wrong_column_is_named_before_a_tokenizer_is_trained(tmp_path):
+    """Not blamed on separators: every line is at fault, so no document was seen before it."""
+    source = tmp_path / "wrong.jsonl"
+    source.write_text('{"id": 1, "body": "some text"}\n' * 99)
+    with pytest.raises(ValueError, match="no key 'text'; name .* with --field: id, body"):
+        run_build(source, tmp_path / "out", "bpe:320")

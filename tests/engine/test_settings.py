@@ -125,16 +125,12 @@ def test_a_run_of_another_recipe_or_version_is_not_resumed(tmp_path, monkeypatch
         choose(RESUME="one")
 
 
-def test_damaged_settings_are_named(tmp_path, monkeypatch):
-    """A file that is not JSON is one line with its path."""
+@pytest.mark.parametrize("text", ["{", "[]", "5", "\\xff", None])
+def test_damaged_settings_are_named(tmp_path, monkeypatch, text):
+    """Not JSON, no object, or text where a number was: one line with the file's path."""
     monkeypatch.chdir(tmp_path)
-    saved_run(tmp_path)
-    (tmp_path / "logs/one/settings.json").write_text("{")
-    with pytest.raises(ValueError, match="logs/one/settings.json is damaged"):
+    saved_run(tmp_path, seed="abc")
+    if text is not None:
+        (tmp_path / "logs/one/settings.json").write_text(text)
+    with pytest.raises(ValueError, match="logs/one/settings.json is damaged; start a new run"):
         choose(RESUME="one")
-
-
-def test_every_preset_names_settings():
-    """A preset changes settings that exist, to values that pass."""
-    for preset in train_gpt.PRESETS.values():
-        Settings(**preset)

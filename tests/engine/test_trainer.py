@@ -663,6 +663,36 @@ def test_an_artifact_over_its_bound_fails_the_run(toy, tmp_path, monkeypatch):
         engine_trainer.train(RECIPE)
 
 
+def test_a_damaged_artifact_says_how_to_make_it_again(toy, tmp_path, monkeypatch):
+    """A resumed run names the file; deleting it lets the run pack from its checkpoint."""
+
+    def damage(trainer, *arguments):
+        trainer.run.artifact_path.write_bytes(b"PGLF")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(engine_trainer, "train_and_pack", damage)
+    for name, value in environment(toy, run_id="one").items():
+        monkeypatch.setenv(name, value)
+    remedy = "; delete logs/one/artifact.pgz, then continue with RESUME=one$"
+    with pytest.raises(SystemExit, match="^error: truncated: 4 bytes .*" + remedy):
+        engine_trainer.train(RECIPE)
+
+
+def test_a_full_disk_says_how_to_go_on(toy, tmp_path, monkeypatch):
+    """While it trains as well as before; the run goes on from its checkpoint."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in environment(toy, run_id="one").items():
+        monkeypatch.setenv(name, value)
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(engine_trainer.Trainer, "rehearse", full)
+    answer = "No space left on device; free space or mend that, then continue with RESUME=one$"
+    with pytest.raises(SystemExit, match=answer):
+        engine_trainer.train(RECIPE)
+
+
 def test_a_bound_on_flops_ends_the_run():
     """The steps that it leaves room for, and never more than ITERATIONS."""
     step_flops = tiny_model().flops_per_token(32) * 256
