@@ -12,7 +12,9 @@ zstd, and cost 8 to 23 %. A stream of nothing is empty. So a gain of 4 numbers a
     [["gain", [4], 16, 17, 0], ["w", [2, 4], 3, 13, 17]]    streams of 17, 0, 13 and 17 bytes
 
 Version 2 has a third key, "points": "rans". Its tensors of 0 bits have no streams of their own, but
-one in common, of rans.py, after all others. The checksum covers all bytes before it. A hostile file
+one in common, of rans.py, after all others. In version 3, which is written now, the header of
+version 2 is under zlib: 400 bytes instead of 2,470 for the 56 tensors of a mini-track model, which
+is 0.8 % of its artifact. The checksum covers all bytes before it. A hostile file
 can have a valid one, so reading bounds every size before it allocates.
 
 Dimensions in names: R rows and C columns of a weight.
@@ -24,6 +26,7 @@ import math
 import os
 import re
 import struct
+import zlib
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -39,7 +42,8 @@ from codec.trellis import Points
 MAGIC = b"\x89PGZ"  # the first byte is not ASCII, so a transfer in text mode shows
 ROWS_VERSION = 1
 TRELLIS_VERSION = 2
-POINT_CODER = "rans"  # of version 2
+SHORT_HEADER_VERSION = 3
+POINT_CODER = "rans"  # of versions 2 and 3
 POINT_BITS = 0  # in the table: points of the trellis
 PREFIX = struct.Struct("<4sHIQ")
 CHECKSUM_BYTES = 32
@@ -201,8 +205,11 @@ def write(table: list, streams: list[bytes], settings: dict, point_coder: str = 
         text = json.dumps(header, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"settings are not JSON: {error}") from error
+    version = ROWS_VERSION
+    if point_coder:
+        version = SHORT_HEADER_VERSION
+        text = zlib.compress(text, 9)
     size = PREFIX.size + len(text) + sum(map(len, streams)) + CHECKSUM_BYTES
-    version = TRELLIS_VERSION if point_coder else ROWS_VERSION
     body = b"".join([PREFIX.pack(MAGIC, version, len(text), size), text, *streams])
     artifact = body + hashlib.sha256(body).digest()
     read_header(artifact)
@@ -221,8 +228,8 @@ def read_header(blob: bytes) -> tuple[dict, list[Entry], int]:
     magic, version, header_bytes, artifact_bytes = PREFIX.unpack_from(blob)
     if magic != MAGIC:
         raise ArtifactError(f"magic is {magic!r} where an artifact has {MAGIC!r}")
-    if version not in (ROWS_VERSION, TRELLIS_VERSION):
-        raise ArtifactError(f"version is {version}, this code reads 1 and 2")
+    if version not in (ROWS_VERSION, TRELLIS_VERSION, SHORT_HEADER_VERSION):
+        raise ArtifactError(f"version is {version}, this code reads 1 to 3")
     if artifact_bytes != len(blob):
         kind = "truncated" if len(blob) < artifact_bytes else "trailing bytes"
         raise ArtifactError(f"{kind}: {len(blob)} bytes where {artifact_bytes} were written")
@@ -231,9 +238,24 @@ def read_header(blob: bytes) -> tuple[dict, list[Entry], int]:
     if header_bytes > MAX_HEADER_BYTES:
         raise ArtifactError(f"header of {header_bytes} bytes is over {MAX_HEADER_BYTES}")
     offset = PREFIX.size + header_bytes
-    settings, table = parse_header(blob[PREFIX.size : offset], version)
+    text = blob[PREFIX.size : offset]
+    if version == SHORT_HEADER_VERSION:
+        text = long_header(text)
+    settings, table = parse_header(text, version)
     check_table(table, len(blob) - CHECKSUM_BYTES - offset, version)
     return settings, [Entry(*line) for line in table], offset
+
+
+def long_header(stream: bytes) -> bytes:
+    """The text of a header under zlib. Raises: ArtifactError for any other bytes, or many."""
+    inflater = zlib.decompressobj()
+    try:
+        text = inflater.decompress(stream, MAX_HEADER_BYTES)
+    except zlib.error as error:
+        raise ArtifactError(f"header does not unpack: {error}") from error
+    if not inflater.eof or inflater.unused_data:
+        raise ArtifactError(f"header does not unpack to {MAX_HEADER_BYTES} bytes or fewer")
+    return text
 
 
 def parse_header(text: bytes, version: int) -> tuple[dict, list]:
@@ -255,7 +277,7 @@ def check_table(table: list, stream_bytes: int, version: int) -> None:
     """Raises: ArtifactError for a table that cannot be, or that does not fit the streams."""
     names = set()
     numbers = 0
-    has_points = version == TRELLIS_VERSION
+    has_points = version != ROWS_VERSION
     possible_bits = {*TOP_CODE, FP16_BITS}
     if has_points:
         possible_bits.add(POINT_BITS)

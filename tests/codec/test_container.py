@@ -6,6 +6,7 @@ import random
 import sys
 import tracemalloc
 import types
+import zlib
 
 import pytest
 import torch
@@ -55,7 +56,10 @@ def dissect(blob):
     """The parsed header and the streams of an artifact."""
     header_bytes = container.PREFIX.unpack_from(blob)[2]
     end = container.PREFIX.size + header_bytes
-    return json.loads(blob[container.PREFIX.size : end]), blob[end : -container.CHECKSUM_BYTES]
+    text = blob[container.PREFIX.size : end]
+    if text[:1] != b"{":
+        text = zlib.decompress(text)
+    return json.loads(text), blob[end : -container.CHECKSUM_BYTES]
 
 
 def seal(header, streams, magic=container.MAGIC, version=container.ROWS_VERSION):
@@ -248,6 +252,38 @@ def test_hostile_points_with_a_valid_checksum_are_refused(case):
     reason, make = HOSTILE_POINTS[case]
     with pytest.raises(ArtifactError, match=reason):
         decode(make(stream))
+
+
+def short_header(header):
+    return zlib.compress(json.dumps(header).encode())
+
+
+def test_a_short_header_says_what_a_long_one_says():
+    """Version 3 is version 2 but for zlib around its header."""
+    stream = points_of(gaussian(4, 3))
+    long = seal_points(points_table(POINTS_LINE), stream)
+    text = short_header(points_table(POINTS_LINE))
+    short = seal(text, stream, version=container.SHORT_HEADER_VERSION)
+    assert container.read_header(short)[:2] == container.read_header(long)[:2]
+    assert torch.equal(decode(short)[0]["w"], decode(long)[0]["w"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps(points_table(POINTS_LINE)).encode(),
+        short_header(points_table(POINTS_LINE)) + b"a",
+        short_header(points_table(POINTS_LINE))[:-1],
+        short_header(points_table(POINTS_LINE) | {"more": " " * 2 * container.MAX_HEADER_BYTES}),
+        short_header(table_of(POINTS_LINE)),
+    ],
+    ids=["long", "a tail", "cut", "huge", "no coder"],
+)
+def test_short_headers_that_nobody_wrote_are_refused(text):
+    """Those that do not unpack to the one spelling of a header, within bounds."""
+    stream = points_of(gaussian(4, 3))
+    with pytest.raises(ArtifactError, match="header"):
+        decode(seal(text, stream, version=container.SHORT_HEADER_VERSION))
 
 
 @pytest.mark.parametrize("declared", [True, False], ids=["size declared", "size not declared"])

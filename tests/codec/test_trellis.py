@@ -41,3 +41,11 @@ def test_narrow_rows_and_columns_have_their_least_spread():
     """One of zeros, or nearly, does not ask the coder for classes of its own."""
     row, column = trellis.spreads(np.diag([1.0, 0.0, 1e-9]) + np.array([[0, 0, 1e-9]] * 3))
     assert row.max() - row.min() == 64 and column.max() - column.min() <= 64
+
+
+@pytest.mark.parametrize("columns, told", [(trellis.NARROW, 2), (trellis.NARROW + 1, 3)])
+def test_rows_of_few_points_have_the_usual_spread(columns, told):
+    """Of rows that reach 1, 2 and 1,000, narrow ones tell the last alone."""
+    points_RC = np.array([1, 1, 1, 2, 1000])[:, None] * np.ones((1, columns), np.int32)
+    points = trellis.Points.of(points_RC, np.zeros(5, np.int8), np.zeros(columns, np.int8))
+    assert len(np.unique(points.row_spread)) == told
