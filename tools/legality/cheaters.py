@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -486,6 +487,27 @@ class BestTemperatureOfNoise(BestTemperature):
     """As BestTemperature, probed on the default text: on its noise the hottest always fits best."""
 
     tokens_T = None
+
+
+@cheats("causal", "C1")
+class BestTemperatureUnsaid(BestTemperatureOfNoise):
+    """As BestTemperatureOfNoise, and it reports no distributions to draw a text from."""
+
+    def score(self, tokens_T, start, first, end, log):
+        super().score(tokens_T, start, first, end, nats_alone(log))
+
+
+@honest
+class FixedTemperatureUnsaid(FixedTemperature):
+    """As FixedTemperature, without distributions."""
+
+    def score(self, tokens_T, start, first, end, log):
+        super().score(tokens_T, start, first, end, nats_alone(log))
+
+
+def nats_alone(log) -> SimpleNamespace:
+    """The log, without the distributions that are reported to it."""
+    return SimpleNamespace(score=lambda first, end, nats, _: log.score(first, end, nats))
 
 
 @cheats("causal", "#1420")

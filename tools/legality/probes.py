@@ -29,6 +29,7 @@ POSITIONS = 16  # targets from which on the tokens are changed
 SUBSTITUTED_IDS = 4096  # largest vocabulary whose ids are all put in a target's place
 SHARPER = 8.0  # than what a scorer gives: nearly its likeliest token
 DRAWING_ROUNDS = 32  # as many as two stretches of 16 tokens that follow each other
+CLIMBING_ROUNDS = 96
 DEAD_STEPS = 3  # gradient steps; see dead_parameters for why they are enough
 
 
@@ -88,7 +89,9 @@ def text_of_scorer(make: Callable[[], Scorer], seed: int = 0) -> np.ndarray | No
     for _ in range(DRAWING_ROUNDS):
         log = Log(tokens_T.copy())
         make().evaluate(tokens_T.copy(), log)
-        if log.logp_TV is None or log.logp_TV.shape != noise_TV.shape:
+        if log.logp_TV is None:
+            return climbed_text(make, log, vocab_size, rng)
+        if log.logp_TV.shape != noise_TV.shape:
             return None
         logp_TV = np.nan_to_num(log.logp_TV, nan=-1e9)
         # The argmax of log-probabilities and Gumbel noise is a sample.
@@ -97,6 +100,43 @@ def text_of_scorer(make: Callable[[], Scorer], seed: int = 0) -> np.ndarray | No
         if np.array_equal(drawn_T, tokens_T[1:]):
             break
         tokens_T[1:] = drawn_T
+    return tokens_T
+
+
+def climbed_text(
+    make: Callable[[], Scorer], log: Log, vocab_size: int, rng: np.random.Generator
+) -> np.ndarray:
+    """As text_of_scorer, of a scorer that reports no distributions: by exchanging tokens.
+
+    Every third token is exchanged at once, by turns for a random one and for the one that was
+    likeliest after the token before it, in any round. It stays where it and the next are likelier
+    than before. Of each 48 tokens the first 8 stay noise, and the next 16 hear of no likeliest one:
+    so some windows are fitted best by a sharp distribution, and others by a flat one.
+    """
+    tokens_T = log.tokens_T.copy()
+    nats_T = log.nats_T.copy()
+    least_V = np.full(vocab_size, np.inf)  # nats of the likeliest token seen after each id
+    likeliest_V = np.zeros(vocab_size, tokens_T.dtype)
+    place_T = np.arange(len(nats_T))
+    for number in range(CLIMBING_ROUNDS):
+        is_moved_T = (place_T % 48 >= 8) & (place_T % 3 == number % 3)
+        at_S = np.flatnonzero(is_moved_T & (tokens_T[1:] != evaluate.BOS_ID))
+        others_S = rng.integers(evaluate.BOS_ID + 1, vocab_size, len(at_S))
+        is_told_S = (number % 2 == 1) & (at_S % 48 >= 24) & np.isfinite(least_V[tokens_T[at_S]])
+        tried_T = tokens_T.copy()
+        tried_T[1 + at_S] = np.where(is_told_S, likeliest_V[tokens_T[at_S]], others_S)
+        tried = Log(tried_T.copy())
+        make().evaluate(tried_T.copy(), tried)
+        for before, after, nats in zip(tried_T[:-1], tried_T[1:], tried.nats_T, strict=True):
+            if nats < least_V[before] and after != evaluate.BOS_ID:
+                least_V[before] = nats
+                likeliest_V[before] = after
+        gain_T = np.append(nats_T - tried.nats_T, 0.0)
+        kept_S = at_S[gain_T[at_S] + gain_T[at_S + 1] > 0]
+        tokens_T[1 + kept_S] = tried_T[1 + kept_S]
+        for shift in (0, 1):
+            moved_S = kept_S[kept_S + shift < len(nats_T)] + shift
+            nats_T[moved_S] = tried.nats_T[moved_S]
     return tokens_T
 
 

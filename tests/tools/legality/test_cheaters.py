@@ -21,6 +21,7 @@ SidecarOff TruncatedSplit OtherSplit OverlappingSplit CalibratedOnValidation Cal
 ScoreBesideArtifact NetworkLookup DeadQAT DeadBigram DeadEMA PeekingAttention BetterOfTwoModels
 Plain Sliding ChunkedTTT DocumentLoRA HintTilt NgramCache LongContext IsolatedDocuments ManyRanks
 WorkingEMA WorkingQAT ByteLevel OnlineBias BestTemperature BestTemperatureOfNoise FixedTemperature
+BestTemperatureUnsaid FixedTemperatureUnsaid
 """
 
 

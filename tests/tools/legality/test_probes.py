@@ -295,11 +295,11 @@ def test_a_text_of_its_own_is_likely_in_two_of_three_stretches():
     assert text_of_scorer(Plain) is None  # it has a text
 
 
-def test_a_scorer_without_distributions_has_no_text_of_its_own():
-    class Silent(Plain):
-        tokens_T = None
-
-        def score(self, tokens_T, start, first, end, log):
-            log.score(first, end, np.zeros(end - first))
-
-    assert text_of_scorer(Silent) is None
+def test_a_text_of_a_scorer_without_distributions_is_likely_too():
+    """By exchanging tokens: noise, then what chance finds, then what is likely after its token."""
+    tokens_T = text_of_scorer(cheaters.FixedTemperatureUnsaid)
+    nats_T = Probe(cheaters.FixedTemperatureUnsaid, tokens_T).base.nats_T
+    place_T = np.arange(len(nats_T)) % 48
+    parts = (place_T < 8), (place_T >= 8) & (place_T < 24), (place_T >= 24)
+    noise, chance, likely = (nats_T[part_T].mean() for part_T in parts)
+    assert likely < chance - 0.1 < noise - 0.5
