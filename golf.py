@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PYTHON = str(VENV / "bin" / "python")
 TORCHRUN = "torch.distributed.run"
+TRAINED_RUN = "GOLF_TRAINED_RUN"  # variable by which `train` tells its process the run's name
 NVIDIA_DRIVER = Path("/proc/driver/nvidia")
 
 
@@ -794,6 +795,15 @@ def program(python: str, module: str, processes: Processes = ALONE) -> list[str]
     return [*start, *launcher, *start, module] if launcher else [*start, module]
 
 
+def name_run(environ: Mapping[str, str]) -> dict[str, str]:
+    """Variables that name the run which is to be trained, and tell its process that name."""
+    run_id = environ.get("RESUME") or environ.get("RUN_ID")
+    if run_id:
+        return {TRAINED_RUN: run_id}
+    run_id = time.strftime(f"%Y-%m-%d_%H%M%S_{os.getpid()}")
+    return {TRAINED_RUN: run_id, "RUN_ID": run_id}
+
+
 def become(module: str, words: list[str]) -> None:
     """Do what `python -m MODULE WORDS` does, without a traceback where nothing is at fault.
 
@@ -804,7 +814,12 @@ def become(module: str, words: list[str]) -> None:
     sys.argv = [module, *words]
     is_first = os.environ.get("RANK", "0") == "0"
     try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        try:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+            if TRAINED_RUN in os.environ and is_first and module != TORCHRUN:
+                say_next("audit", f"logs/{os.environ[TRAINED_RUN]}")
+        finally:
+            sys.stdout.flush()  # here, where a closed pipe can be told
     except KeyboardInterrupt:
         if is_first:
             print("\ngolf.py: stopped by Ctrl-C", file=sys.stderr)
@@ -859,6 +874,7 @@ def main(arguments: list[str]) -> None:
             extras.append(extra)
 
     module = command.module
+    names: dict[str, str] = {}
     processes = ALONE
     if command.takes_gpus:
         processes, words = take_processes(words)
@@ -872,6 +888,7 @@ def main(arguments: list[str]) -> None:
     elif command.name == "train":
         module, words = recipe_module(words), []
         print(f"golf.py: {module} loads torch and looks at the text, then says more", flush=True)
+        names = name_run(os.environ)
     elif command.name == "smoke" and words:
         sys.exit(f"golf.py: smoke takes no arguments, not {' '.join(words)!r}")
 
@@ -882,7 +899,7 @@ def main(arguments: list[str]) -> None:
         os.chdir(ROOT)  # pytest finds its settings, and the tests, where it stands
     line = [*program(python, module, processes), *command.arguments, *words]
     # Replacing this process, and not waiting for another: signals and the exit status need no care.
-    os.execve(line[0], line, child_environment())
+    os.execve(line[0], line, {**child_environment(), **names})
 
 
 if __name__ == "__main__":

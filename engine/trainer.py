@@ -91,7 +91,7 @@ def train(recipe: Recipe) -> None:
         run = RunFolder(recipe.name, choice, ranks, sources)
 
     go_on = f"; free space or mend that, then continue with RESUME={run.run_id}"
-    with stopped_by(run.stop), plain_errors(OSError, remedy=go_on):
+    with stopped_by(run.stop), plain_errors(OSError, remedy=go_on), told_of_lost_ranks():
         log_start(run, choice, sources, ranks)
         log_speed(run, recipe, settings, ranks)
         run.log(data_note)
@@ -255,6 +255,17 @@ def named_faults():
         elif not re.search("memory|Storage size", text):
             raise
         raise ValueError(f"{text.splitlines()[0]}; {remedy}") from error
+
+
+@contextlib.contextmanager
+def told_of_lost_ranks():
+    """Raises: ConnectionError where another rank ended without a word, as by kill -9."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "by peer" not in str(error):  # reset, or closed
+            raise
+        raise ConnectionError("another rank has gone; its own output may say why") from error
 
 
 @contextlib.contextmanager

@@ -275,6 +275,45 @@ def test_no_traceback_where_nothing_is_at_fault(tmp_path, name, line, status, en
     assert ("Traceback" in done.stderr) == ("fault" in line)
 
 
+@pytest.mark.parametrize("name", ["RUN_ID", "RESUME", ""])
+def test_training_ends_with_the_next_command(box, launched, monkeypatch, capsys, name):
+    """Of rank 0 alone, and not after torchrun, whose processes have said it."""
+    box.env("ABSENT", "")
+    for variable in ("RUN_ID", "RESUME", "RANK"):
+        monkeypatch.delenv(variable, raising=False)
+    if name:
+        monkeypatch.setenv(name, "my run")
+    golf.main(["train", "--gpus", "2"])
+    environment = launched[0][2]
+    run_id = "my run" if name else environment["RUN_ID"]
+    assert environment[golf.TRAINED_RUN] == run_id and run_id
+    monkeypatch.setenv(golf.TRAINED_RUN, run_id)
+    monkeypatch.setattr("runpy.run_module", lambda *args, **kwargs: None)
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", [])
+    golf.become("train_gpt", [])
+    assert shlex.split(capsys.readouterr().out)[-2:] == ["audit", f"logs/{run_id}"]
+    golf.become(golf.TORCHRUN, [])
+    monkeypatch.setenv("RANK", "1")
+    golf.become("train_gpt", [])
+    assert not capsys.readouterr().out
+
+
+def test_a_reader_that_leaves_is_no_fault(tmp_path):
+    """As of `golf.py leaderboard | head`: Python says nothing of it, at its end either."""
+    (tmp_path / "theirs.py").write_text("import sys\nprint('a line')\nsys.exit(0)\n")
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, *START, "theirs"],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"},
+        stdout=write,
+        stderr=subprocess.PIPE,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 def test_train_takes_the_name_of_a_baseline(box, launched):
     """The files of baselines/ that say RECIPE are trained by their names; others are not."""
     box.env("ABSENT", "")

@@ -678,18 +678,25 @@ def test_a_damaged_artifact_says_how_to_make_it_again(toy, tmp_path, monkeypatch
         engine_trainer.train(RECIPE)
 
 
-def test_a_full_disk_says_how_to_go_on(toy, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "fault, answer",
+    [
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (RuntimeError("gloo: Connection reset by peer"), "another rank has gone; .* say why"),
+    ],
+)
+def test_a_full_disk_or_a_lost_node_says_how_to_go_on(toy, tmp_path, monkeypatch, fault, answer):
     """While it trains as well as before; the run goes on from its checkpoint."""
     monkeypatch.chdir(tmp_path)
     for name, value in environment(toy, run_id="one").items():
         monkeypatch.setenv(name, value)
 
-    def full(*arguments):
-        raise OSError(28, "No space left on device")
+    def fails(*arguments):
+        raise fault
 
-    monkeypatch.setattr(engine_trainer.Trainer, "rehearse", full)
-    answer = "No space left on device; free space or mend that, then continue with RESUME=one$"
-    with pytest.raises(SystemExit, match=answer):
+    monkeypatch.setattr(engine_trainer.Trainer, "rehearse", fails)
+    remedy = "; free space or mend that, then continue with RESUME=one$"
+    with pytest.raises(SystemExit, match=answer + remedy):
         engine_trainer.train(RECIPE)
 
 

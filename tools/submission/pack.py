@@ -49,6 +49,7 @@ from tools.submission.documents import (
 )
 from tools.submission.tracks import TRACKS
 
+SCRATCH = ".packing-"  # beginning of the folder in which a record is made
 # SHA-256 of the tokenizers that everyone downloads with the shards; others go into the folder.
 PUBLISHED_TOKENIZERS = {
     "4f5e8adb109c66b4886963bc75a7befd73bda36d27fd7102df8e9e66503b0e2a": "fineweb_1024_bpe.model",
@@ -240,6 +241,24 @@ def fill(folder: Path, runs: list[Run], plain: bool) -> None:
     copy_tokenizer(runs[0], folder)
 
 
+def clear_killed(track_folder: Path) -> None:
+    """Remove what a `pack` left behind that was killed: its folder names a process that is gone."""
+    for folder in track_folder.glob(f"{SCRATCH}*"):
+        number = folder.name.removeprefix(SCRATCH).partition("-")[0]
+        if not (number.isdecimal() and is_alive(int(number))):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # no signal: it asks only whether one could be sent
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # alive, and somebody else's
+        pass
+    return True
+
+
 def pack(
     run_folders: list[Path],
     stated: dict,
@@ -266,7 +285,9 @@ def pack(
     if faults:
         raise Refused(faults + unexplained)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".packing-", dir=target.parent) as scratch:
+    clear_killed(target.parent)
+    prefix = f"{SCRATCH}{os.getpid()}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent) as scratch:
         folder = Path(scratch) / target.name
         folder.mkdir()
         fill(folder, runs, plain)

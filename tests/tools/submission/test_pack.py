@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ from tools.runs.registry import launches
 from tools.submission import bundle
 from tools.submission.check import main as check_main
 from tools.submission.documents import group_table
-from tools.submission.pack import bytes_by_group, main
+from tools.submission.pack import bytes_by_group, clear_killed, main
 
 ROOT = Path(__file__).parents[3]
 TRAINER = '''"""Train a little."""
@@ -352,6 +353,17 @@ def test_what_breaks_off_leaves_nothing(runs, monkeypatch, capsys):
     assert pack(runs) == 2
     assert "no space left" in capsys.readouterr().err
     assert not [path for path in Path("out").rglob("*") if path.is_file()]
+
+
+def test_a_killed_pack_leaves_nothing_that_the_next_one_keeps(tmp_path):
+    """Its folder goes; that of a process which packs at this moment stays."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    names = [f".packing-{ended.pid}-ab", f".packing-{os.getpid()}-cd", ".packing-old", "2026_x"]
+    for name in names:
+        (tmp_path / name / "record").mkdir(parents=True)
+    clear_killed(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([names[1], names[3]])
 
 
 def test_a_resumed_run_is_as_good(runs):
