@@ -15,6 +15,7 @@ Dimensions in names: none.
 
 import math
 import time
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -33,6 +34,10 @@ MANY_WEIGHTS = 1_000_000  # coding fewer takes no time
 WORTH_CODING = 0.01  # a measured size so near to the wanted one is coded, to see
 SURE_TO_FIT = 0.97  # of the bytes, where there is time for one try only
 PointCoder = Callable[[list[Points], list[float], int], bytes]
+
+
+class EndedEarly(UserWarning):
+    """A search that time ended before it met its size."""
 
 
 class StepSearch:
@@ -112,6 +117,7 @@ def quantize_to_size(
 
     Each try takes as long as the longest before it. While seconds_left allows no other one, the
     stream at hand is taken; where there is none, the last try aims at fewer bytes, to fit for sure.
+    Warns: EndedEarly where time ended it so.
     Raises: ValueError where none fits; TimeoutError where there is no time for the first.
     """
     started = time.perf_counter()
@@ -135,6 +141,7 @@ def quantize_to_size(
         if seconds_left() < longest_seconds:
             if not best:
                 raise TimeoutError(f"{seconds_left():.1f} s are left, too few to quantise points")
+            warnings.warn(f"no time to get nearer than {len(best)} bytes", EndedEarly, stacklevel=2)
             break
         if not best and seconds_left() < 2 * longest_seconds:
             search.wanted_bytes = SURE_TO_FIT * most_bytes

@@ -23,6 +23,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +36,7 @@ import evaluate
 import quantize
 from codec.curvature import Curvature
 from codec.gptq import Matrices
+from codec.search import EndedEarly
 from engine import log_lines, shared
 from engine.ranks import Clock, Ranks, attention_kernel, prefer_attention_kernels
 from engine.recipe import Budget, Recipe, State, load_model, packed_settings
@@ -834,13 +836,17 @@ class Trainer:
             if self.recipe.mixes_repeats:
                 settings["repeat_weights"] = self.repeat_weights(weights, holdout_T)
             try:
-                blob = self.recipe.pack(weights, settings, budget, hessians)
+                with warnings.catch_warnings(record=True) as told:
+                    warnings.simplefilter("always", EndedEarly)
+                    blob = self.recipe.pack(weights, settings, budget, hessians)
                 foreseen = quantize.foreseen_nats(blob, hessians)
+                ended_early = any(warning.category is EndedEarly for warning in told)
             except TimeoutError:
+                ended_early = True
                 blob = quantize.encode(weights, quantize.int8_plan(weights), settings)
             finally:
                 self.ranks.broadcast(None)  # the others' help ends
-            if seconds_left() < 0:
+            if ended_early or seconds_left() < 0:
                 self.run.log(log_lines.OUT_OF_TIME.write(bytes=len(blob)))
         else:
             shared.help(self.ranks)

@@ -6,7 +6,7 @@ import torch
 
 from codec import rans, search
 from codec.gptq import Matrices
-from codec.search import quantize_to_size
+from codec.search import EndedEarly, quantize_to_size
 from tests.codec.test_gptq import gaussian, hessian_of, matrix
 
 
@@ -104,6 +104,17 @@ def test_a_deadline_leaves_a_stream_that_fits(seconds, each_look):
     else:
         assert len(stream) <= 700
         assert seconds < 2 or len(stream) > 680
+
+
+def test_a_search_that_time_ended_says_so():
+    """One try fits, and there is no time for another: what it gave, and a warning."""
+    looks = iter([1e6, 1e6, 1e-9])
+    small = matrix(gaussian(8, 8), torch.eye(8))
+    with pytest.warns(EndedEarly, match="nearer than 90 bytes"):
+        stream = quantize_to_size(
+            [small], 200, lambda *_: bytes(90), seconds_left=lambda: next(looks), states=1
+        )
+    assert len(stream) == 90
 
 
 def test_no_time_is_told_and_not_overrun():

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,6 +24,7 @@ from torch.nn.attention import SDPBackend
 import quantize
 import train_gpt
 from codec import container
+from codec.search import EndedEarly
 from engine import ranks as engine_ranks
 from engine import trainer as engine_trainer
 from engine.open_model import open_model
@@ -438,22 +440,29 @@ def test_every_matrix_and_no_gain_is_calibrated(toy, tmp_path, monkeypatch):
 
 
 def test_a_clock_that_runs_fast_still_ends_in_an_artifact(toy, tmp_path, monkeypatch, capsys):
-    """With time for a search, and with none: int8 rows then, and the log says so."""
-    versions = {}
-    for name, left in (("enough", math.inf), ("none", -1.0)):
-        trainer = trainer_on(
-            toy, tmp_path, monkeypatch, run_id=name, max_wallclock_seconds=1e6, iterations=2
-        )
-        monkeypatch.setattr(trainer, "seconds_left", lambda left=left: left)
-        trainer.train(validate=None)
-        trainer.finish(code_bytes=0)
+    """With time for a search, for part of one, and for none: int8 rows then; the log tells each."""
+    is_rows = {}
+    trainer = trainer_on(toy, tmp_path, monkeypatch, max_wallclock_seconds=1e6, iterations=2)
+    trainer.train(validate=None)
+    weights = trainer.averages.candidates()["raw"]
+    honest = trainer.recipe.pack
+
+    def ended_early(*arguments):
+        warnings.warn("as a search does", EndedEarly, stacklevel=2)
+        return honest(*arguments)
+
+    for name, left in (("enough", math.inf), ("part", math.inf), ("little", 1e-9), ("none", -1.0)):
+        with monkeypatch.context() as patch:
+            if name == "part":
+                patch.setattr(trainer.recipe, "pack", ended_early, raising=False)
+            blob, _ = trainer.pack(weights, trainer.text.holdout_T, 0, lambda left=left: left)
         output = capsys.readouterr().out
-        assert ("warning: packing ran out of time" in output) == (name == "none")
-        blob = trainer.run.artifact_path.read_bytes()
-        weights, _ = quantize.decode(blob)
-        assert weights.keys() == dict(trainer.model.named_parameters()).keys()
-        versions[name] = container.PREFIX.unpack_from(blob)[1]
-    assert versions == {"enough": container.TRELLIS_VERSION, "none": container.ROWS_VERSION}
+        warning = f"warning: packing ran out of time and ended with {len(blob)} bytes"
+        assert (warning in output) == (name != "enough"), name
+        decoded, _ = quantize.decode(blob)
+        assert decoded.keys() == weights.keys()
+        is_rows[name] = container.PREFIX.unpack_from(blob)[1] == container.ROWS_VERSION
+    assert is_rows == {"enough": False, "part": False, "little": True, "none": True}
 
 
 def test_a_diverged_run_stops_and_says_what_to_lower(toy, tmp_path, monkeypatch):
