@@ -425,7 +425,7 @@ def test_the_artifact_holds_the_model_that_was_trained(toy, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_every_matrix_is_packed_as_points(toy, tmp_path, monkeypatch, system):
-    """What is fused, padded or multiplied from the left has its curvature too; no cap is needed."""
+    """Fused or padded ones too, but for YatNMN's kernels, which are fp16; no cap is needed."""
     trainer = baseline_trainer(toy, tmp_path, monkeypatch, system)
     trainer.train(validate=None)  # at the start what writes into the stream is 0: no gradients
     live = dict(trainer.model.named_parameters())
@@ -435,7 +435,8 @@ def test_every_matrix_is_packed_as_points(toy, tmp_path, monkeypatch, system):
     )
     _, entries, offset = quantize.read_header(blob)
     with_points = {entry.name for entry, *_ in quantize.read_points(blob, entries, offset)}
-    assert with_points == {name for name, p in live.items() if p.ndim == 2}
+    matrices = {name for name, p in live.items() if p.ndim == 2}
+    assert with_points == {name for name in matrices if not name.endswith("c_fc.kernel")}
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

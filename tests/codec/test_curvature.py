@@ -103,21 +103,6 @@ def test_a_row_of_a_table_weighs_as_often_as_it_is_looked_up():
     assert torch.allclose(rows_R, expected / expected.mean())
 
 
-def test_a_product_from_the_left_counts_for_its_rows():
-    """Of x @ W: the mean square of each input for its row, Σ ggᵀ of the outputs for all."""
-    rng = torch.Generator().manual_seed(0)
-    kernel = torch.nn.Parameter(torch.randn(3, 5, generator=rng))
-    x_BTI = torch.randn(2, 4, 3, generator=rng) * torch.tensor([1.0, 3.0, 0.1])
-    with Curvature([("kernel", kernel)]) as curvature:
-        y = x_BTI @ kernel
-        y.square().sum().backward()
-    H = curvature.hessians(8)["kernel"]
-    g_NC = 2 * y.detach().flatten(0, 1)
-    of_rows = x_BTI.flatten(0, 1).square().mean(dim=0)
-    assert torch.allclose(H.rows_R, of_rows / of_rows.mean())
-    assert torch.allclose(H.columns_CC, g_NC.T @ g_NC / 8 * of_rows.mean(), rtol=1e-4)
-
-
 def test_curvature_keeps_the_last_copy_alone():
     """Copies in lower precision do not pile up over batches."""
     model = Tied()
