@@ -73,10 +73,13 @@ def test_one_rank_alone_shares_with_nobody():
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 8])
 def test_every_matrix_has_one_rank(ranks):
-    """Each is in one share, and no share has much more than its part."""
-    sizes = [9, 5, 4, 2, 9, 9, 1, 3, 7, 8]
-    owned = shares(sizes, ranks)
-    assert sorted(i for share in owned for i in share) == list(range(len(sizes)))
-    weights = [sum(sizes[i] for i in share) for share in owned]
-    assert len(owned) == ranks and max(weights) <= sum(sizes) / ranks + max(sizes)
-    assert shares([5, 9, 4, 2], 2) == [[1, 3], [0, 2]]
+    """Each is in one share, and what is quantised side by side is divided only if it is large."""
+    shapes = [(512, 512)] * 22 + [(512, 2048)] * 22 + [(8192, 256)] * 20 + [(0, 5), (5, 512)]
+    owned = shares(shapes, ranks)
+    assert len(owned) == ranks
+    assert sorted(i for share in owned for i in share) == list(range(len(shapes)))
+    rank_of = {i: rank for rank, share in enumerate(owned) for i in share}
+    assert len({rank_of[i] for i in range(22, 44)}) == 1  # 44 paths of 2048 columns
+    assert (len({rank_of[i] for i in range(44, 64)}) > 1) == (ranks > 2)  # 640 of 256
+    example = [(512, 2048), (512, 2048), (512, 512), (256, 512)]
+    assert shares(example, 2) == [[0, 1], [2, 3]]
