@@ -307,3 +307,18 @@ def test_rows_that_hardly_weigh_take_no_bits():
         assert np.array_equal(decoded.points_RC, points[0].points_RC)
     assert not points[0].points_RC[1::10].any()
     assert sizes[1] < 0.2 * sizes[0]
+
+
+def test_damping_grows_with_the_columns(monkeypatch):
+    """Calibration of one length tells less of many columns than of few."""
+    used = []
+
+    def recorded(hessian_MCC, damping):
+        used.append(damping)
+        return real_factor(hessian_MCC, damping)
+
+    real_factor = gptq.factor
+    monkeypatch.setattr(gptq, "factor", recorded)
+    for columns in (8, 32):
+        Matrices([matrix(gaussian(4, columns), torch.eye(columns))])
+    assert used == [8 * gptq.DAMPING, 32 * gptq.DAMPING]
