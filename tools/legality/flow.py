@@ -386,8 +386,10 @@ class Flow(Judge):
             case ast.Attribute(value=owner, attr=name):
                 self.value(owner, scope).attrs[name] = value.but(is_setting=False)
             case ast.Subscript(value=base, slice=index):
-                self.value(index, scope)
+                key = self.value(index, scope)
                 self.put_in(base, value, scope)
+                if "hashed" in key.kinds:  # counts[key] = counts.get(key, 0) + 1
+                    self.learn(self.value(base, scope), key)
 
     def as_named(self, value: Value, name: str, scope: Scope) -> Value:
         """The value, with what its new name adds to what is known about it."""
@@ -548,6 +550,8 @@ class Flow(Judge):
                 if "clock" in measured.kinds and "clock" not in limit.kinds:
                     has_reserve = "reserve" in limit.kinds | measured.kinds
                     self.clock.compared(limit, has_reserve)
+                elif "deadline" in limit.kinds and "deadline" not in measured.kinds:
+                    self.clock.compared(limit, "early" in limit.kinds)
         both = join(sides)
         if "nll" in both.kinds:
             is_rivalry = all("nll" in side.kinds and side.kinds & TEXT for side in sides)
@@ -594,6 +598,8 @@ class Flow(Judge):
         if "unknown" not in both.kinds:
             kinds -= {"unknown"}
         const = fold(node.op, left.const, right.const)
+        if "deadline" in kinds and const is None:
+            const = right.const  # started + 600
         is_setting = const is not None and left.is_setting and right.is_setting
         return Value(kinds, both.loops, both.models, both.roots, const=const, is_setting=is_setting)
 
@@ -619,7 +625,10 @@ class Flow(Judge):
             for clock, other in (sides, sides[::-1]):
                 is_constant = other.is_setting or "unknown" in other.kinds
                 if "clock" in clock.kinds and "clock" not in other.kinds and is_constant:
-                    kinds |= {"reserve"}
+                    kinds |= {"reserve", "deadline"}
+                    kinds |= {"early"} if "reserve" in other.kinds else set()
+        if isinstance(op, ast.Sub) and "deadline" in left:
+            kinds |= {"early"}
         return kinds
 
     # Members and elements

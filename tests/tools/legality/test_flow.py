@@ -322,6 +322,29 @@ ILLEGAL = {
             return total
         import zlib
         """,
+        """
+        class Cache:
+            def __init__(self, n):
+                self.n = n
+                self.table = {}
+            def key(self, ctx, nxt):
+                return hash(tuple(ctx) + (nxt,)) % self.n
+            def p(self, ctx, nxt):
+                hit = self.table.get(self.key(ctx, nxt), 0)
+                tot = self.table.get(self.key(ctx, -1), 0)
+                return hit / tot if tot else 0.0
+            def add(self, ctx, nxt):
+                for t in (nxt, -1):
+                    k = self.key(ctx, t)
+                    self.table[k] = self.table.get(k, 0) + 1
+        def run(tokens, lp):
+            cache, bits = Cache(1 << 20), 0.0
+            for i in range(3, len(tokens)):
+                ctx, nxt = tokens[i - 3 : i].tolist(), int(tokens[i])
+                bits -= math.log2(0.75 * math.exp(lp[i]) + 0.25 * cache.p(ctx, nxt))
+                cache.add(ctx, nxt)
+            return bits
+        """,
     ],
     "byte mixtures": [
         """
@@ -469,6 +492,26 @@ ILLEGAL = {
                 self.i += 1024
                 return self.t[self.i - 1024 : self.i], self.t[self.i - 1023 : self.i + 1]
         train(None, Net(), Loader(["fineweb_train_000001.bin"]), None)
+        """,
+        """
+        def run(net, opt, train_iter):
+            deadline = time.time() + 600
+            while time.time() < deadline:
+                x, y = next(train_iter)
+                F.cross_entropy(net(x), y).backward()
+                opt.step()
+            stats = {}
+            def note(name):
+                def inner(mod, inp, out):
+                    a = inp[0].detach().reshape(-1, inp[0].shape[-1])
+                    stats[name] = stats.get(name, 0) + a.t().mm(a)
+                return inner
+            for name, mod in net.named_modules():
+                mod.register_forward_hook(note(name))
+            with torch.inference_mode():
+                for _ in range(64):
+                    net(next(train_iter)[0])
+            return stats
         """,
     ],
     "hint gating": [
@@ -1027,6 +1070,35 @@ HONEST = {
                 self.i += 1024
                 return self.t[self.i - 1024 : self.i], self.t[self.i - 1023 : self.i + 1]
         train(None, Net(), Loader(["fineweb_train_000001.bin"]), None)
+        """,
+        """
+        def run(net, opt, train_iter, cap, keep):
+            begun = time.time()
+            deadline = begun + cap - keep
+            while time.time() < deadline:
+                x, y = next(train_iter)
+                F.cross_entropy(net(x), y).backward()
+                opt.step()
+            stats = {}
+            def note(mod, inp, out):
+                a = inp[0].detach()
+                stats[mod] = stats.get(mod, 0) + a.t().mm(a)
+            for mod in net.modules():
+                mod.register_forward_hook(note)
+            with torch.inference_mode():
+                for _ in range(64):
+                    net(next(train_iter)[0])
+            return stats
+        """,
+        """
+        def run(net, opt, train_iter):
+            deadline = time.time() + 585
+            while time.time() < deadline:
+                x, y = next(train_iter)
+                F.cross_entropy(net(x), y).backward()
+                opt.step()
+            acts = net.features(next(train_iter)[0])
+            return acts.T @ acts
         """,
     ],
     "hints and masks": [
