@@ -30,7 +30,8 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PYTHON = str(VENV / "bin" / "python")
 TORCHRUN = "torch.distributed.run"
-TRAINED_RUN = "GOLF_TRAINED_RUN"  # variable by which `train` tells its process the run's name
+# Variable by which `train` and `score` tell their process the words of the next sensible command.
+NEXT = "GOLF_NEXT"
 NVIDIA_DRIVER = Path("/proc/driver/nvidia")
 
 
@@ -687,6 +688,8 @@ def install(absent: list[str], run) -> None:
             allow_cuda(size_mb(absent, True))
         size = size_mb(absent, attempt.is_cuda)
         reason = f"fetching {', '.join(absent)} with {attempt.tool}: up to {size} MB"
+        if "--quiet" in attempt.command:
+            reason += ", some minutes in which pip says nothing"
         if run(reason, attempt.command + absent) == 0:
             return
 
@@ -796,12 +799,29 @@ def program(python: str, module: str, processes: Processes = ALONE) -> list[str]
 
 
 def name_run(environ: Mapping[str, str]) -> dict[str, str]:
-    """Variables that name the run which is to be trained, and tell its process that name."""
+    """Variables that name the run which is to be trained, and what its process says to do next."""
+    names = {}
     run_id = environ.get("RESUME") or environ.get("RUN_ID")
-    if run_id:
-        return {TRAINED_RUN: run_id}
-    run_id = time.strftime(f"%Y-%m-%d_%H%M%S_{os.getpid()}")
-    return {TRAINED_RUN: run_id, "RUN_ID": run_id}
+    if not run_id:
+        run_id = time.strftime(f"%Y-%m-%d_%H%M%S_{os.getpid()}")
+        names["RUN_ID"] = run_id
+    return {NEXT: shlex.join(["audit", f"logs/{run_id}"]), **names}
+
+
+def after_score(words: list[str]) -> dict[str, str]:
+    """The variable that names the command after `score WORDS`; none where output is JSON.
+
+    After a plan that is the score itself, after that of a run its audit; any other model can write.
+    """
+    model = words[0] if words else "-"
+    if "--json" in words or model.startswith("-"):
+        return {}
+    following = ["generate", model, "--prompt", "The"]
+    if "--plan" in words:
+        following = ["score", *(word for word in words if word != "--plan")]
+    elif Path(model, "settings.json").exists():
+        following = ["audit", model]
+    return {NEXT: shlex.join(following)}
 
 
 def become(module: str, words: list[str]) -> None:
@@ -813,11 +833,17 @@ def become(module: str, words: list[str]) -> None:
 
     sys.argv = [module, *words]
     is_first = os.environ.get("RANK", "0") == "0"
+    # Taken away, so that what the module starts itself does not say it too.
+    following = os.environ.pop(NEXT, "") if module != TORCHRUN else ""
     try:
         try:
-            runpy.run_module(module, run_name="__main__", alter_sys=True)
-            if TRAINED_RUN in os.environ and is_first and module != TORCHRUN:
-                say_next("audit", f"logs/{os.environ[TRAINED_RUN]}")
+            try:
+                runpy.run_module(module, run_name="__main__", alter_sys=True)
+            except SystemExit as end:
+                if end.code:
+                    raise
+            if following and is_first:
+                say_next(*shlex.split(following))
         finally:
             sys.stdout.flush()  # here, where a closed pipe can be told
     except KeyboardInterrupt:
@@ -889,6 +915,10 @@ def main(arguments: list[str]) -> None:
         module, words = recipe_module(words), []
         print(f"golf.py: {module} loads torch and looks at the text, then says more", flush=True)
         names = name_run(os.environ)
+    elif command.name == "score":
+        stream = sys.stderr if "--json" in words else sys.stdout
+        print("golf.py: loads torch and reads the text, then says more", file=stream, flush=True)
+        names = after_score(words)
     elif command.name == "smoke" and words:
         sys.exit(f"golf.py: smoke takes no arguments, not {' '.join(words)!r}")
 

@@ -1,6 +1,8 @@
 """Say how far a long phase has come: on a terminal at once, elsewhere a line a minute."""
 
+import contextlib
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import TextIO
@@ -9,6 +11,7 @@ from engine import log_lines
 
 TERMINAL_SECONDS = 0.5  # between two changes of the terminal's last line
 LOG_SECONDS = 60.0
+MOST_SHARE = 0.9  # of a phase that takes longer than expected: a tenth of its time is always left
 
 
 class Progress:
@@ -45,3 +48,28 @@ class Progress:
             print("\r\033[K" + line, end="\r", file=self.stream, flush=True)
         else:
             self.log(line)
+
+
+@contextlib.contextmanager
+def expecting(label: str, seconds: float, log: Callable[[str], None]):
+    """Within it a thread says how much of the expected seconds is over; where they are 0, nothing.
+
+    For phases that cannot count what they do, as packing by any codec.
+    """
+    progress = Progress(label, log)
+    is_over = threading.Event()
+
+    def say() -> None:
+        while not is_over.wait(TERMINAL_SECONDS):
+            passed = time.monotonic() - progress.started
+            progress(min(passed / seconds, MOST_SHARE))
+
+    thread = threading.Thread(target=say, daemon=True)
+    if seconds:
+        thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        if seconds:
+            thread.join()  # so that none of its lines comes after what is logged next

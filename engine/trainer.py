@@ -38,6 +38,7 @@ from codec.curvature import Curvature
 from codec.gptq import Matrices
 from codec.search import EndedEarly
 from engine import log_lines, shared
+from engine.progress import expecting
 from engine.ranks import Clock, Ranks, attention_kernel, prefer_attention_kernels
 from engine.recipe import Budget, Recipe, State, load_model, packed_settings
 from engine.run_folder import RunFolder
@@ -67,6 +68,9 @@ MOST_RESERVE_SHARE = 0.5
 # On a CPU compiling takes 60 to 100 s and makes the smoke model's step 1.4 to 2.3 times as fast, in
 # fp32 and where bf16 is fast (n = 1), so it pays from about 3 minutes; from 10 it surely does.
 COMPILE_FROM_SECONDS = 600.0
+# Of a parameter on one thread of a CPU, for choosing, packing and checking: 9 to 24 (453,933 to
+# 1,009,307 parameters, n = 19), 4 on two threads (n = 4). On a GPU it was never timed.
+END_SECONDS = 15e-6
 CPU_FLOPS = 40e9  # a second and thread, not compiled: 33e9 to 58e9 on small models (n = 2)
 RATE_MEMORY = 0.95  # of the running mean of tokens a second, from step to step
 
@@ -491,6 +495,9 @@ class Trainer:
         self.clock = Clock(ranks)
         self.step = 0
         self.exported: str | None = None  # name of the candidate to pack, once chosen
+        # Choosing, packing and writing, as expected and then as rehearsed; 0: nobody can tell.
+        parameters = sum(p.numel() for p in model.parameters())
+        self.end_seconds = END_SECONDS * parameters if ranks.device.type == "cpu" else 0.0
         self.reserve_seconds = 0.0  # kept back from the cap for choosing, packing and writing
         self.check_seconds = 0.0  # of scoring what was packed, as rehearsed
         self.seconds_per_forward_token = 0.0  # of one rank, as rehearsed
@@ -582,6 +589,12 @@ class Trainer:
             done = max(done, seconds / (cap - self.reserve_seconds))
         return min(done, 1.0)
 
+    def expecting_end(self, label: str):
+        """Within it the terminal and the log are told how much of the run's end is over."""
+        self.run.progress(label)
+        seconds = self.end_seconds if self.run.is_writer else 0.0
+        return expecting(label, seconds, self.run.log)
+
     def rehearse(self) -> None:
         """Compile, warm up, choose and pack once on made-up numbers, then restore every tensor.
 
@@ -609,31 +622,33 @@ class Trainer:
             self.run.progress(f"warm-up {i + 1}/{settings.warmup_steps}")
         self.ranks.synchronize()
         warmup_seconds = time.perf_counter() - started
-        self.run.progress("rehearsing the end of the run")
-
-        shape = self.text.holdout_T.shape
-        made_up_T = torch.randint(settings.vocab_size, shape, generator=rng).numpy()
-        made_up_T = made_up_T.astype(np.uint16)
-        for _ in range(2 if settings.compile else 1):  # the first may compile, the last is timed
-            started = time.perf_counter()
-            self.choose(made_up_T)
-        # Made-up weights, because at this point the real ones are hardly trained.
-        candidates = len(self.averages.candidates())
-        tokens = candidates * len(made_up_T) / self.ranks.world_size
-        self.seconds_per_forward_token = (time.perf_counter() - started) / tokens
-        noise = {
-            name: torch.randn(p.shape, generator=rng) for name, p in self.model.named_parameters()
-        }
-        blob, _ = self.pack(noise, made_up_T, code_bytes=0, seconds_left=lambda: math.inf)
-        check_started = time.perf_counter()
-        self.packed_loss(blob, made_up_T)
-        self.score_blocks(made_up_T)
-        self.check_seconds = self.ranks.broadcast_float(time.perf_counter() - check_started)
-        if self.run.is_writer:
-            scratch = self.run.path / "rehearsal.tmp"
-            quantize.write_atomic(scratch, self.state_bytes() + blob)
-            scratch.unlink()
-        seconds = self.ranks.broadcast_float(time.perf_counter() - started)
+        with self.expecting_end("rehearsing the end of the run"):
+            shape = self.text.holdout_T.shape
+            made_up_T = torch.randint(settings.vocab_size, shape, generator=rng).numpy()
+            made_up_T = made_up_T.astype(np.uint16)
+            # The first may compile, the last is timed.
+            for _ in range(2 if settings.compile else 1):
+                started = time.perf_counter()
+                self.choose(made_up_T)
+            # Made-up weights, because at this point the real ones are hardly trained.
+            candidates = len(self.averages.candidates())
+            tokens = candidates * len(made_up_T) / self.ranks.world_size
+            self.seconds_per_forward_token = (time.perf_counter() - started) / tokens
+            noise = {
+                name: torch.randn(p.shape, generator=rng)
+                for name, p in self.model.named_parameters()
+            }
+            blob, _ = self.pack(noise, made_up_T, code_bytes=0, seconds_left=lambda: math.inf)
+            check_started = time.perf_counter()
+            self.packed_loss(blob, made_up_T)
+            self.score_blocks(made_up_T)
+            self.check_seconds = self.ranks.broadcast_float(time.perf_counter() - check_started)
+            if self.run.is_writer:
+                scratch = self.run.path / "rehearsal.tmp"
+                quantize.write_atomic(scratch, self.state_bytes() + blob)
+                scratch.unlink()
+            seconds = self.ranks.broadcast_float(time.perf_counter() - started)
+            self.end_seconds = seconds
         self.load(torch.load(io.BytesIO(before), map_location="cpu", weights_only=True))
         self.reserve_seconds = RESERVE_FACTOR * seconds + RESERVE_SECONDS
         cap = settings.max_wallclock_seconds
@@ -917,15 +932,14 @@ class Trainer:
     def finish(self, code_bytes: int) -> None:
         """Choose the weights, save them, and write the artifact: the last part of the timed run."""
         self.clock.run()
-        # A resumed run may come here with its choice made and saved.
-        if self.exported is None:
-            self.decide()
-        about = f", about {self.reserve_seconds:.0f} s" if self.reserve_seconds else ""
-        self.run.progress(f"packing{about}")
-        weights = self.averages.candidates()[self.exported]
-        blob = self.pack_and_check(weights, code_bytes)
-        if self.run.is_writer:
-            quantize.write_atomic(self.run.artifact_path, blob)
+        with self.expecting_end("packing"):
+            # A resumed run may come here with its choice made and saved.
+            if self.exported is None:
+                self.decide()
+            weights = self.averages.candidates()[self.exported]
+            blob = self.pack_and_check(weights, code_bytes)
+            if self.run.is_writer:
+                quantize.write_atomic(self.run.artifact_path, blob)
         self.clock.pause()
 
 

@@ -286,17 +286,61 @@ def test_training_ends_with_the_next_command(box, launched, monkeypatch, capsys,
     golf.main(["train", "--gpus", "2"])
     environment = launched[0][2]
     run_id = "my run" if name else environment["RUN_ID"]
-    assert environment[golf.TRAINED_RUN] == run_id and run_id
-    monkeypatch.setenv(golf.TRAINED_RUN, run_id)
+    assert shlex.split(environment[golf.NEXT]) == ["audit", f"logs/{run_id}"] and run_id
+    monkeypatch.setenv(golf.NEXT, environment[golf.NEXT])
     monkeypatch.setattr("runpy.run_module", lambda *args, **kwargs: None)
     capsys.readouterr()
     monkeypatch.setattr(sys, "argv", [])
     golf.become("train_gpt", [])
     assert shlex.split(capsys.readouterr().out)[-2:] == ["audit", f"logs/{run_id}"]
-    golf.become(golf.TORCHRUN, [])
-    monkeypatch.setenv("RANK", "1")
-    golf.become("train_gpt", [])
+    assert golf.NEXT not in os.environ  # nor is it said by what the run starts
+    for module, rank in ((golf.TORCHRUN, "0"), ("train_gpt", "1")):
+        monkeypatch.setenv(golf.NEXT, environment[golf.NEXT])
+        monkeypatch.setenv("RANK", rank)
+        golf.become(module, [])
     assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words, following",
+    [
+        (["a run", "--ttt"], ["audit", "a run"]),
+        (["a run", "--plan", "--stride", "0"], ["score", "a run", "--stride", "0"]),
+        (["x.pgz"], ["generate", "x.pgz", "--prompt", "The"]),
+        (["a run", "--json"], None),
+        (["--ttt", "a run"], None),
+    ],
+)
+@pytest.mark.parametrize("status", [0, 2])
+def test_scoring_says_a_line_at_once_and_the_next_command(
+    box, launched, monkeypatch, capsys, words, following, status
+):
+    """torch loads for seconds in silence. With --json standard output is the object alone."""
+    box.env("ABSENT", "")
+    monkeypatch.delenv("RANK", raising=False)
+    Path("a run").mkdir()
+    Path("a run/settings.json").touch()
+    golf.main(["score", *words])
+    said = capsys.readouterr()
+    assert "loads torch" in (said.err if "--json" in words else said.out)
+    assert not said.out or "--json" not in words
+    environment = launched[0][2]
+    assert (golf.NEXT in environment) == (following is not None)
+    monkeypatch.setenv(golf.NEXT, environment.get(golf.NEXT, ""))
+
+    def ends(*args, **kwargs):
+        sys.exit(status)
+
+    monkeypatch.setattr("runpy.run_module", ends)
+    monkeypatch.setattr(sys, "argv", [])
+    if status:
+        with pytest.raises(SystemExit):
+            golf.become("evaluate", words)
+        assert not capsys.readouterr().out
+    else:
+        golf.become("evaluate", words)
+        out = capsys.readouterr().out
+        assert (shlex.split(out)[-len(following) :] if following else out) == (following or "")
 
 
 def test_a_reader_that_leaves_is_no_fault(tmp_path):
@@ -503,7 +547,11 @@ def test_the_cuda_build_is_fetched_where_it_was_allowed(box, capsys):
     only_cuda_is_left(box)
     box.env("GOLF_YES", "1")
     golf.prepared([])
-    assert capsys.readouterr().out.splitlines()[-1].endswith("with pip: up to 3047 MB")
+    assert (
+        capsys.readouterr()
+        .out.splitlines()[-1]
+        .endswith("with pip: up to 3047 MB, some minutes in which pip says nothing")
+    )
 
 
 @pytest.mark.parametrize("answer, goes_on", [("y", True), ("YES", True), ("", False), ("n", False)])

@@ -2,11 +2,13 @@
 
 import io
 import sys
+import threading
+import time
 
 import pytest
 
 from engine import progress as progress_module
-from engine.progress import Progress
+from engine.progress import Progress, expecting
 
 
 class Terminal(io.StringIO):
@@ -89,3 +91,39 @@ def test_the_stream_is_the_one_of_now(watch, monkeypatch):
     watch(1.0)
     progress(0.25)
     assert stream.getvalue() == "\r\033[Kscoring, blocks 25%, about 3 s left\r"
+
+
+def shares_of(stream: Terminal) -> list[int]:
+    """The percentages that a terminal showed."""
+    return [
+        int(line.split("%")[0].split()[-1]) for line in stream.getvalue().split("\r") if line[3:]
+    ]
+
+
+@pytest.mark.parametrize("seconds, last", [(60.0, 30), (0.2, 90)])
+def test_a_phase_that_counts_nothing_is_told_by_its_time(monkeypatch, seconds, last):
+    """The share of the expected seconds grows, to 90 % where they were too few; the thread ends."""
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(progress_module, "TERMINAL_SECONDS", 0.01)
+    threads = threading.active_count()
+    with expecting("packing", seconds, print):
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and len(shares_of(stream)) < 30:
+            time.sleep(0.01)
+    shares = shares_of(stream)
+    assert len(shares) >= 30 and shares == sorted(shares)
+    assert shares[-1] == 90 if last == 90 else shares[-1] < last
+    assert stream.getvalue().startswith("\r\033[Kpacking ")
+    assert threading.active_count() == threads
+
+
+def test_a_phase_of_unknown_length_is_not_told(monkeypatch):
+    """Without expected seconds no thread starts, and nothing is divided by 0."""
+    monkeypatch.setattr(progress_module, "TERMINAL_SECONDS", 0.0)
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stdout", stream)
+    threads = threading.active_count()
+    with expecting("packing", 0.0, print):
+        assert threading.active_count() == threads
+    assert stream.getvalue() == ""

@@ -349,6 +349,29 @@ def test_a_busy_machine_shortens_its_reserve_and_ends_in_an_artifact(
     assert quantize.decode(trainer.run.artifact_path.read_bytes())
 
 
+def test_rehearsal_and_packing_are_told_by_what_they_should_take(toy, tmp_path, monkeypatch):
+    """First as estimated for a CPU, then as rehearsed; a rank that writes no log says nothing."""
+    phases = []
+    real = engine_trainer.expecting
+
+    def expecting(label, seconds, log):
+        phases.append((label, seconds))
+        return real(label, seconds, log)
+
+    monkeypatch.setattr(engine_trainer, "expecting", expecting)
+    trainer = trainer_on(toy, tmp_path, monkeypatch)
+    estimated = engine_trainer.END_SECONDS * sum(p.numel() for p in trainer.model.parameters())
+    trainer.rehearse()
+    rehearsed = trainer.end_seconds
+    trainer.exported = "raw"
+    trainer.finish(code_bytes=0)
+    assert phases == [("rehearsing the end of the run", estimated), ("packing", rehearsed)]
+    assert trainer.reserve_seconds == 1.2 * rehearsed + 1.0 and rehearsed != estimated
+    trainer.run.is_writer = False
+    trainer.expecting_end("packing")
+    assert phases[-1] == ("packing", 0.0)
+
+
 def test_the_rehearsal_leaves_no_trace(toy, tmp_path, monkeypatch):
     """Warm-up steps and packing on made-up numbers change no tensor and no counter."""
     trainer = trainer_on(toy, tmp_path, monkeypatch, warmup_steps=2)
