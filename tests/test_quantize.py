@@ -19,6 +19,7 @@ import quantize
 from codec import container, search
 from quantize import ArtifactError, PlanRow, decode, encode, encode_to_target, encode_trellis
 from tests.codec.test_container import corrupt
+from tests.codec.test_gptq import hessian_of
 from tests.codec.test_rows import FP16, INT5, gaussian, model_state, small_state
 from tests.tiny_runs import tiny_model
 
@@ -113,6 +114,23 @@ def test_bytes_do_not_depend_on_threads(monkeypatch):
     state = model_state(layers=2, dim=64, heads=4, kv_dim=32, vocab=64, table=(64, 16))
     blobs = {encode(state, quantize.DEFAULT_PLAN, {}, threads=n) for n in (1, 2, 5, 0)}
     assert len(blobs) == 1 and pools == [1, 2, 5, os.cpu_count()]
+
+
+def test_bytes_of_the_trellis_do_not_depend_on_threads():
+    """Factors, feedback and paths of one and of two threads end in the same artifact."""
+    # Over 32,768 numbers, so that torch divides operations on them.
+    state = {"w": gaussian(192, 192)}
+    hessians = {"w": hessian_of(192)}
+    threads = torch.get_num_threads()
+    blobs = []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            assert torch.get_num_threads() == count
+            blobs.append(encode_trellis(state, hessians, {}, math.inf, states=4))
+    finally:
+        torch.set_num_threads(threads)
+    assert blobs[0] == blobs[1] and len(blobs[0]) > 10_000
 
 
 @pytest.mark.parametrize("fraction", [1.04, 1.0, 0.8, 0.4, 0.15])
