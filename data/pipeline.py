@@ -125,6 +125,8 @@ def range_of(rank: int, world_size: int, documents: int) -> tuple[int, int | Non
 
 # Running them -------------------------------------------------------------------------------------
 
+LOOK_SECONDS = 1.0  # between two looks at whether a task was killed
+
 
 def run_task(stage: Callable, name: str, work: Path, tasks: int, rank: int) -> None:
     """Run one task of a stage in this process, under datatrove's own book-keeping.
@@ -149,7 +151,8 @@ def run_task(stage: Callable, name: str, work: Path, tasks: int, rank: int) -> N
 def run_local(stage: Callable, name: str, work: Path, tasks: int, workers: int) -> None:
     """Run all tasks of a stage, each in a process of its own, so many at a time.
 
-    datatrove's pool waits for ever for a task whose process was killed. Here its exit is seen.
+    datatrove's pool waits for ever for a task whose process was killed. Here its exit is seen,
+    though the helper of a killed task lives on and keeps its sentinel open: so it is looked at too.
 
     Raises: OSError naming the tasks that did not finish.
     """
@@ -162,7 +165,8 @@ def run_local(stage: Callable, name: str, work: Path, tasks: int, workers: int) 
             rank = waiting.pop(0)
             running[rank] = context.Process(target=run_task, args=(stage, name, work, tasks, rank))
             running[rank].start()
-        multiprocessing.connection.wait([process.sentinel for process in running.values()])
+        sentinels = [process.sentinel for process in running.values()]
+        multiprocessing.connection.wait(sentinels, timeout=LOOK_SECONDS)
         for rank, process in list(running.items()):
             if process.exitcode is not None:
                 del running[rank]

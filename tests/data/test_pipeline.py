@@ -123,6 +123,24 @@ def test_without_datatrove_the_command_says_what_to_install(tmp_path, monkeypatc
     assert "pip install datatrove" in capsys.readouterr().err
 
 
+def die_and_leave_a_helper(stage, name, work, tasks, rank) -> None:
+    """In place of run_task: killed, while a helper that shares its files lives for 20 s more."""
+    os.setsid()
+    if os.fork():
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(20)
+    (work / "helper ended by itself").touch()
+    os._exit(0)
+
+
+def test_a_killed_task_is_seen_while_its_helper_lives(tmp_path, monkeypatch):
+    """The last task to run is killed: its helper is ended with it, and not waited for."""
+    monkeypatch.setattr(pipeline, "run_task", die_and_leave_a_helper)
+    with pytest.raises(OSError, match=r"build: task 0 \(exit -9\) of 1 did not finish"):
+        pipeline.run_local(None, "build", tmp_path, tasks=1, workers=1)
+    assert not (tmp_path / "helper ended by itself").exists()
+
+
 # Under datatrove ----------------------------------------------------------------------------------
 
 
