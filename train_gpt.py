@@ -5,14 +5,14 @@
     PRESET=h100_10min SEED=42 torchrun --standalone --nproc_per_node=1 train_gpt.py
     RESUME=<run_id> python train_gpt.py                     # continue a run that was killed
 
-This file is our recipe, all of it, in the order of execution: settings, model, optimizer, averages,
-packing. To try an idea, change it here. What every recipe shares is in engine/; the score is
+This file is our recipe, all of it, in the order of execution: settings, model, optimizer, averages.
+To try an idea, change it here. What every recipe shares is in engine/, packing too; the score is
 defined in evaluate.py, the artifact's format in quantize.py. Settings are upper-case environment
 variables, see `Settings`.
 
-The model began as that of upstream PR #334, which stands unchanged in baselines/pr334.py. The
-trellis codec loses about ten times less at equal bytes than int5 rows, so bytes are cheap here, and
-this model spends them where they cost no FLOPs: on tables that are looked up (records/LOG.md).
+The model is the last one of the challenge's field (baselines/field_stack.py) without its loops,
+which on the mini track cost more steps than they gain (records/LOG.md). What is ours is all after
+training: the trellis codec, one pass over each document, and its repeats.
 
 Dimensions: B rows, T tokens, D model_dim, H query heads, G key/value heads, E head_dim,
 V vocabulary, N matrices of one shape, R and C their rows and columns.
@@ -27,15 +27,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import evaluate
-import quantize
 from engine.adapters import LowRank
 from engine.memory import Memory
 from engine.ranks import Ranks, compute_dtype
-from engine.recipe import Budget, MeasureHessians, Recipe, State
+from engine.recipe import Recipe, State
 from engine.settings import MINI_TRACK, Checked, RunSettings
 from engine.trainer import train
 
 # Settings -----------------------------------------------------------------------------------------
+
+GATE_WINDOW = 12  # channels that gates look at
 
 
 @dataclass(frozen=True)
@@ -51,21 +52,19 @@ class Shape(Checked):
     model_dim: int = 512
     num_heads: int = 8
     num_kv_heads: int = 4
-    mlp_mult: int = 3
+    mlp_mult: int = 4
     rope_dims: int = 16  # of each head's dimensions; the rest carry no position
-    rope_base: float = 50_000.0
+    rope_base: float = 10_000.0
     logit_softcap: float = 30.0
-    pair_rows: int = 5120  # of the table of token pairs, hashed: 5 for each token of the vocabulary
-    pair_dim: int = 128  # of each row, before it is projected to model_dim
 
     def __post_init__(self):
         self.require_at_least(1, "num_layers", "num_heads", "num_kv_heads", "mlp_mult")
-        self.require_at_least(1, "train_seq_len", "pair_dim", "logit_softcap")
-        self.require_at_least(2, "pair_rows")
+        self.require_at_least(1, "train_seq_len", "logit_softcap")
+        self.require_at_least(GATE_WINDOW, "model_dim")
         self.require(self.num_layers <= 1000, "num_layers", "at most 1000")
         self.require(self.train_seq_len <= 2**20, "train_seq_len", "at most 2**20")
         heads = self.num_heads
-        is_multiple = self.model_dim > 0 and self.model_dim % heads == 0
+        is_multiple = self.model_dim % heads == 0
         self.require(is_multiple, "model_dim", f"a multiple of NUM_HEADS={heads}")
         is_divisor = heads % self.num_kv_heads == 0
         self.require(is_divisor, "num_kv_heads", f"a divisor of NUM_HEADS={heads}")
@@ -77,6 +76,11 @@ class Shape(Checked):
     @property
     def head_dim(self) -> int:
         return self.model_dim // self.num_heads
+
+    @property
+    def lanes_from(self) -> int:
+        """The first layer with two lanes: 8 of 11, 3 of 4."""
+        return self.num_layers * 3 // 4
 
 
 @dataclass(frozen=True)
@@ -92,11 +96,10 @@ class Settings(RunSettings, Shape):
     eval_stride: int = 0
     eval_documents: bool = True
     # Schedule
-    lr_warmup_frac: float = 0.01  # of the run
-    warmdown_frac: float = 0.75  # of the run, linear
+    warmdown_frac: float = 0.85  # of the run, linear
     min_lr: float = 0.1  # floor of the warmdown, relative to the peak
     # Initial weights
-    qk_gain_init: float = 1.5
+    qk_gain_init: float = 5.0
     tied_embed_init_std: float = 0.005
     # Optimizer. Width: the tenth step moves the logits by 0.42 at width 64 and by 2.75 at 512, each
     # group's part growing alike; with the embedding's rate divided by the width, by 0.38 at 256
@@ -105,44 +108,34 @@ class Settings(RunSettings, Shape):
     # as the identity and are damped, so that no rate should depend on it; not measured. Batch and
     # steps: fewer steps want higher rates, in the field 0.025 at 8,000 and 0.06 at 2,000 of 131,072
     # tokens (upstream #436); not measured here.
-    tied_embed_lr: float = 0.05
-    matrix_lr: float = 0.04  # in units of spectral norm per step
-    scalar_lr: float = 0.04
-    muon_momentum: float = 0.95
-    muon_momentum_warmup_start: float = 0.85
-    muon_momentum_warmup_steps: int = 500
-    muon_wd: float = 0.04
-    grad_clip_norm: float = 1.0  # 0: off
-    ema_frac: float = 0.04  # horizon of the exponential average, relative to the run
+    tied_embed_lr: float = 0.03
+    matrix_lr: float = 0.028  # in units of spectral norm per step
+    scalar_lr: float = 0.02
+    muon_momentum: float = 0.97
+    muon_momentum_warmup_start: float = 0.92
+    muon_momentum_warmup_steps: int = 1500
+    muon_wd: float = 0.095
+    tied_embed_wd: float = 0.085
+    scalar_wd: float = 0.02
+    grad_clip_norm: float = 0.3  # 0: off
+    ema_frac: float = 0.058  # horizon of the exponential average, relative to the run
 
     def __post_init__(self):
         RunSettings.__post_init__(self)
         Shape.__post_init__(self)
-        self.require_fractions("lr_warmup_frac", "warmdown_frac", "min_lr", "ema_frac")
+        self.require_fractions("warmdown_frac", "min_lr", "ema_frac")
 
 
 # What differs from the defaults. Sizes of `record` (8 H100, 10 minutes) and of one H100 or H200 are
 # by the rule of tools/runs/sizes.py; no run of them was measured. Pieces: the field's step from
-# 1,024 to 8,192 gained 12 mb and more (upstream #1218, #1394). 2 rows of pairs a token, not 5: on
-# the mini track they are 3 mb better once packed (n = 1). MLP of 4, rates and momentum of the long
-# runs: the field's, tuned at this width in 5,000 steps of 786,432 tokens (#1855), not by a rule.
+# 1,024 to 8,192 gained 12 mb and more (upstream #1218, #1394).
 LARGE = dict(
     data_path="./data/datasets/fineweb10B_sp8192",
     tokenizer_path="./data/tokenizers/fineweb_8192_bpe.model",
     vocab_size=8192,
-    pair_rows=16_384,
-    mlp_mult=4,
     micro_batch_tokens=131_072,
 )
-LONG = dict(
-    LARGE,
-    train_seq_len=2048,
-    matrix_lr=0.026,
-    tied_embed_lr=0.03,
-    scalar_lr=0.02,
-    muon_momentum=0.97,
-    muon_momentum_warmup_steps=1500,
-)
+LONG = dict(LARGE, train_seq_len=2048)
 # `smoke` and `mini` are the same architecture for two CPU cores: smoke is over in a minute, mini is
 # the track of records/mini_cpu, judged at equal training FLOPs.
 SMALL = dict(
@@ -151,25 +144,23 @@ SMALL = dict(
     micro_batch_tokens=2048,
     warmup_steps=1,
     val_loss_every=0,
-    num_layers=6,
+    num_layers=4,
     model_dim=96,
     num_heads=3,
     num_kv_heads=1,
     rope_dims=8,
-    pair_dim=32,
 )
 PRESETS = {
     "record": LONG,
     "h100_80min": dict(LONG, max_wallclock_seconds=4800.0),
     # Fewer layers and tokens a step than a long run: 8 layers of the field's 11 did best on one GPU
-    # in 10 minutes (#1617, #436). The rates are PR #334's, of 3,400 steps at this width.
+    # in 10 minutes (#1617, #436).
     "h100_10min": dict(LARGE, num_layers=8, train_batch_tokens=262_144),
     "smoke": dict(
         SMALL,
         data_path="./data/datasets/toy_sp1024",
         tokenizer_path="./data/tokenizers/toy_1024_bpe.model",
         max_wallclock_seconds=60.0,
-        lr_warmup_frac=0.02,
         train_log_every=20,
         checkpoint_seconds=10.0,
         muon_momentum_warmup_steps=50,
@@ -180,9 +171,6 @@ PRESETS = {
         data_path="./data/datasets/mini_sp2048",
         tokenizer_path="./data/datasets/mini_sp2048/tokenizer.model",
         vocab_size=2048,
-        # Six layers cost bytes that four do not: 1.6910 against 1.6844 bpb (n = 2 each).
-        num_layers=4,
-        pair_rows=4096,
     ),
 }
 
@@ -264,11 +252,10 @@ def without_own_value(y_BHTE: Tensor, v_BGTE: Tensor) -> Tensor:
 class Attention(nn.Module):
     """Causal grouped-query attention; q and k RMS-normed, q scaled by a learned gain per head.
 
-    Every other layer adds a row of its own table, that of the token, to the values: what a token
-    passes on need not be computed from the stream. A table costs bytes and no FLOPs.
+    What each head brings goes through a gate.
     """
 
-    def __init__(self, shape: Shape, has_table: bool):
+    def __init__(self, shape: Shape):
         super().__init__()
         D = shape.model_dim
         self.H = shape.num_heads
@@ -279,26 +266,15 @@ class Attention(nn.Module):
         self.v = Linear(D, self.G * self.E)
         self.proj = Linear(self.H * self.E, D)
         self.q_gain = nn.Parameter(torch.empty(self.H))
-        self.value_table = None
-        if has_table:
-            self.value_table = nn.Embedding(shape.vocab_size, self.G * self.E)
-            self.value_scale = nn.Parameter(torch.empty(()))
+        self.gate = nn.Parameter(torch.empty(self.H, GATE_WINDOW))
 
     def forward(
-        self,
-        x_BTD: Tensor,
-        tokens_BT: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        memory: Memory | None = None,
+        self, x_BTD: Tensor, cos: Tensor, sin: Tensor, memory: Memory | None = None
     ) -> Tensor:
         B, T, _ = x_BTD.shape
         q_BTHE = self.q(x_BTD).view(B, T, self.H, self.E)
         k_BTGE = self.k(x_BTD).view(B, T, self.G, self.E)
-        v = self.v(x_BTD)
-        if self.value_table is not None:
-            v = v + self.value_scale.to(v.dtype) * self.value_table(tokens_BT).to(v.dtype)
-        v_BTGE = v.view(B, T, self.G, self.E)
+        v_BTGE = self.v(x_BTD).view(B, T, self.G, self.E)
         # With q and k normed, no score grows with the weights: training is stable at high rates.
         # The gain alone says how sharply a head looks.
         gain = self.q_gain.to(x_BTD.dtype)[:, None]
@@ -313,13 +289,16 @@ class Attention(nn.Module):
             y_BHTE = causal_attention(q_BHTE, k_BGTE, v_BGTE)
         else:
             y_BHTE = memory.attend(self, q_BHTE, k_BGTE, v_BGTE)
-        y_BHTE = without_own_value(y_BHTE, v_BGTE)
-        y_BTD = y_BHTE.transpose(1, 2).reshape(B, T, self.H * self.E)
-        return self.proj(y_BTD)
+        y_BTHE = without_own_value(y_BHTE, v_BGTE).transpose(1, 2)
+        # A head that has nothing to say here can be silent; a few channels tell. At first all are
+        # half open. Source: upstream PR #1787.
+        scores_BTH = F.linear(x_BTD[..., :GATE_WINDOW], self.gate.to(x_BTD.dtype))
+        y_BTHE = y_BTHE * torch.sigmoid(0.5 * scores_BTH)[..., None]
+        return self.proj(y_BTHE.reshape(B, T, self.H * self.E))
 
 
 class MLP(nn.Module):
-    """Two matrices with a squared ReLU between them."""
+    """Two matrices with a squared leaky ReLU between them."""
 
     def __init__(self, shape: Shape):
         super().__init__()
@@ -328,80 +307,79 @@ class MLP(nn.Module):
         self.proj = Linear(width, shape.model_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        # A squared ReLU, as in most records of the field: one product and no exponential.
-        return self.proj(F.relu(self.fc(x)).square())
+        # A square costs one product and no exponential; the leak keeps a gradient for every input.
+        return self.proj(F.leaky_relu(self.fc(x), 0.5).square())
 
 
 class Block(nn.Module):
-    """One layer: mix in the first embedding and the pairs, then attention and MLP, each scaled."""
+    """One layer: mix in the first embedding, then attention and MLP, on one stream or between two.
+
+    Of two lanes, attention reads the first and the MLP the second, and both write to both.
+    Source: upstream PR #1529.
+    """
 
     def __init__(self, shape: Shape, layer: int):
         super().__init__()
         D = shape.model_dim
-        self.attn = Attention(shape, has_table=layer % 2 == 1)
+        self.attn = Attention(shape)
         self.mlp = MLP(shape)
-        self.pair_weight = nn.Parameter(torch.empty(()))
         self.attn_scale = nn.Parameter(torch.empty(D))
         self.mlp_scale = nn.Parameter(torch.empty(D))
         self.resid_mix = nn.Parameter(torch.empty(2, D))
         # Deeper layers see smaller inputs, and so add less to a stream that has grown.
         self.damping = 1 / math.sqrt(layer + 1)
+        self.has_lanes = layer >= shape.lanes_from
+        if self.has_lanes:
+            self.lane_keep = nn.Parameter(torch.empty(2))
+            self.lane_add = nn.Parameter(torch.empty(2, 2))  # [lane, attention or MLP]
 
-    def forward(
-        self,
-        x: Tensor,
-        x0: Tensor,
-        pairs: Tensor,
-        tokens_BT: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        memory: Memory | None = None,
-    ) -> Tensor:
-        # Each layer can bring the token itself back, which the stream has long written over, and
-        # its pair with the token before.
+    def forward(self, x: Tensor, x0: Tensor, *inputs) -> Tensor:
+        """The stream after the layer; inputs are those of Attention.forward, but for the first."""
+        x = self.mixed(x, x0)
+        x = x + self.attended(x, *inputs)
+        return x + self.thought(x)
+
+    def between(self, first: Tensor, second: Tensor, x0: Tensor, *inputs) -> tuple[Tensor, Tensor]:
+        """Both lanes after the layer, each (B, T, D)."""
+        attended = self.attended(self.mixed(first, x0), *inputs)
+        thought = self.thought(second)
+        lanes = []
+        keep_2 = self.lane_keep.to(first.dtype)
+        add_22 = self.lane_add.to(first.dtype)
+        for lane, keep, add in zip((first, second), keep_2, add_22, strict=True):
+            lanes.append(keep * lane + add[0] * attended + add[1] * thought)
+        return lanes[0], lanes[1]
+
+    def mixed(self, x: Tensor, x0: Tensor) -> Tensor:
+        # Each layer can bring the token itself back, which the stream has long written over.
         keep, first = self.resid_mix.to(x.dtype)
-        x = keep * x + first * x0 + self.pair_weight.to(x.dtype) * pairs
-        attended = self.attn(norm(x) * self.damping, tokens_BT, cos, sin, memory)
-        x = x + self.attn_scale.to(x.dtype) * attended
-        return x + self.mlp_scale.to(x.dtype) * self.mlp(norm(x) * self.damping)
+        return keep * x + first * x0
+
+    def attended(self, x: Tensor, *inputs) -> Tensor:
+        return self.attn_scale.to(x.dtype) * self.attn(norm(x) * self.damping, *inputs)
+
+    def thought(self, x: Tensor) -> Tensor:
+        return self.mlp_scale.to(x.dtype) * self.mlp(norm(x) * self.damping)
 
 
 class SmearGate(nn.Module):
-    """Blend each position with the one before, per channel, but never across a document start."""
+    """Add a share of the embedding before, as the token tells, never across a document start.
 
-    def __init__(self, shape: Shape):
+    Source: upstream PR #1667; masked as in #1868.
+    """
+
+    def __init__(self):
         super().__init__()
-        self.gate = nn.Parameter(torch.empty(shape.model_dim))
+        self.gate = nn.Parameter(torch.empty(GATE_WINDOW))
+        self.scale = nn.Parameter(torch.empty(()))
 
     def forward(self, x_BTD: Tensor, starts_BT: Tensor) -> Tensor:
         # A token's neighbour is what attention would look up first: here it costs no head. Across a
         # document start there is no neighbour, and a leak there would be a fault of the score.
-        share = torch.sigmoid(self.gate).to(x_BTD.dtype) * ~starts_BT[..., None]
+        score_BT = (x_BTD[..., :GATE_WINDOW] * self.gate.to(x_BTD.dtype)).sum(dim=-1)
+        share_BT = self.scale.to(x_BTD.dtype) * torch.sigmoid(score_BT) * ~starts_BT
         before_BTD = F.pad(x_BTD[:, :-1], (0, 0, 1, 0))
-        return torch.lerp(x_BTD, before_BTD, share)
-
-
-class PairTable(nn.Module):
-    """An embedding of (previous token, token), hashed to few rows; the last row: no previous.
-
-    Rows are short and projected: at equal bytes, 5 rows a token of a third of the width do better
-    than 2 of the full width (2.0507 against 2.0632 bpb at 250,000 bytes; n = 1).
-    """
-
-    def __init__(self, shape: Shape):
-        super().__init__()
-        self.table = nn.Embedding(shape.pair_rows, shape.pair_dim)
-        self.proj = Linear(shape.pair_dim, shape.model_dim)
-
-    def rows(self, tokens_BT: Tensor, starts_BT: Tensor) -> Tensor:
-        """With 2,048 rows, the pair (5, 7) has row (36313 * 7 ^ 27191 * 5) % 2047 = 1082."""
-        no_previous = self.table.num_embeddings - 1
-        previous_BT = F.pad(tokens_BT[:, :-1], (1, 0))
-        hashed_BT = (36313 * tokens_BT ^ 27191 * previous_BT) % no_previous
-        return torch.where(starts_BT, no_previous, hashed_BT)
-
-    def forward(self, tokens_BT: Tensor, starts_BT: Tensor, dtype: torch.dtype) -> Tensor:
-        return self.proj(self.table(self.rows(tokens_BT, starts_BT)).to(dtype))
+        return x_BTD + share_BT[..., None] * before_BTD
 
 
 class GPT(nn.Module):
@@ -409,9 +387,9 @@ class GPT(nn.Module):
 
     Beyond a textbook GPT: tied embedding; a smear of neighbouring embeddings at the input; partial
     RoPE; normed inputs damped by 1/sqrt(layer + 1); the first half of the layers hands its outputs
-    to the second half (U-Net); every layer can mix in the first embedding, and an embedding of the
-    token with the one before; every other layer has a table of values by token. Attention may look
-    across a document start; smear and pairs never do.
+    to the second half (U-Net), each through a gate; every layer can mix in the first embedding;
+    in the last quarter the stream has two lanes. Attention may look across a document start; the
+    smear never does.
     """
 
     takes_memory = True  # scoring may read each document in one pass
@@ -421,11 +399,11 @@ class GPT(nn.Module):
         self.shape = shape
         self.compute_dtype = compute_dtype
         self.tok_emb = nn.Embedding(shape.vocab_size, shape.model_dim)
-        self.pairs = PairTable(shape)
-        self.smear = SmearGate(shape)
+        self.smear = SmearGate()
         self.blocks = nn.ModuleList(Block(shape, i) for i in range(shape.num_layers))
         self.num_skips = shape.num_layers // 2
         self.skip_weights = nn.Parameter(torch.empty(self.num_skips, shape.model_dim))
+        self.skip_gates = nn.Parameter(torch.empty(self.num_skips, shape.model_dim))
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         return self.head(self.features(tokens_BT))
@@ -446,9 +424,7 @@ class GPT(nn.Module):
         x = self.tok_emb(tokens_BT).to(self.compute_dtype)
         # Normed, so that the first layer sees inputs of one size whatever the embedding's rate did.
         # The tokens recalled are there for their neighbours' sake, and go no further.
-        x0 = x = self.smear(norm(x), starts_BT)[:, -T:]  # (B, T, D)
-        pairs = self.pairs(tokens_BT, starts_BT, x.dtype)[:, -T:]
-        tokens_BT = tokens_BT[:, -T:]
+        x0 = x = norm(self.smear(x, starts_BT))[:, -T:]  # (B, T, D)
         shape = self.shape
         cos, sin = rotary_angles(position + T, shape.rope_dims, shape.head_dim, shape.rope_base, x)
         cos = cos[position:]
@@ -456,14 +432,24 @@ class GPT(nn.Module):
         # The last layer of the first half is the first to be handed over, as in a U-Net: with 11
         # layers 4 -> 5, 3 -> 6, 2 -> 7, 1 -> 8, 0 -> 9, and layer 10 gets none.
         skips = []
+        second = None
         for i, block in enumerate(self.blocks):
+            if block.has_lanes and second is None:
+                second = x
             if i >= self.num_skips and skips:
-                weight = self.skip_weights[i - self.num_skips].to(x.dtype)
-                x = x + weight * skips.pop()
-            x = block(x, x0, pairs, tokens_BT, cos, sin, memory)
+                x = self.with_skip(x, skips.pop(), i - self.num_skips)
+            if second is None:
+                x = block(x, x0, cos, sin, memory)
+            else:
+                x, second = block.between(x, second, x0, cos, sin, memory)
             if i < self.num_skips:
                 skips.append(x)
-        return norm(x)
+        return norm((x + second) / 2)
+
+    def with_skip(self, x: Tensor, skip: Tensor, place: int) -> Tensor:
+        """x, blended with the output of an earlier layer; source: upstream PR #1089."""
+        gate = torch.sigmoid(self.skip_gates[place]).to(x.dtype)
+        return gate * x + (1 - gate) * self.skip_weights[place].to(x.dtype) * skip
 
     def head(self, x: Tensor) -> Tensor:
         """Softcapped logits of features, in fp32."""
@@ -480,12 +466,12 @@ class GPT(nn.Module):
         return F.cross_entropy(logits_BTV.flatten(0, 1), targets, reduction="sum")
 
     @torch.no_grad()
-    def init_weights(self, seed: int, embed_std: float = 0.005, q_gain: float = 1.5) -> "GPT":
+    def init_weights(self, seed: int, embed_std: float = 0.005, q_gain: float = 5.0) -> "GPT":
         """Set every parameter; drawn on the CPU, so that every device starts from the same weights.
 
-        Embedding normal(embed_std); gains of queries q_gain; tables of values and pairs, gates and
-        the output projections of attention and MLP zero; other matrices orthogonal; scales and skip
-        weights one; residual mix (1, 0); weight of pairs 0.1.
+        Embedding normal(embed_std); gains of queries q_gain; all gates, the smear and the output
+        projections of attention and MLP zero; other matrices orthogonal; scales and
+        skip weights one; residual mix (1, 0); lanes kept times 1.1, with what is added times 1.
 
         Raises: AssertionError for a parameter that has no rule.
         """
@@ -496,18 +482,18 @@ class GPT(nn.Module):
             match name.split(".")[0], name.removesuffix(".weight").split(".")[-1]:
                 case "tok_emb", _:
                     p.normal_(std=embed_std, generator=rng)
-                case ("blocks", "q" | "k" | "v" | "fc") | ("pairs", "proj"):
+                case "blocks", "q" | "k" | "v" | "fc":
                     nn.init.orthogonal_(p, generator=rng)
-                case _, "table" | "value_table" | "gate" | "proj":
+                case ("smear", _) | (_, "gate" | "proj" | "skip_gates"):
                     p.zero_()
-                case _, "attn_scale" | "mlp_scale" | "value_scale" | "skip_weights":
+                case _, "attn_scale" | "mlp_scale" | "skip_weights" | "lane_add":
                     p.fill_(1.0)
+                case "blocks", "lane_keep":
+                    p.fill_(1.1)
                 case "blocks", "resid_mix":
                     p.copy_(torch.tensor([1.0, 0.0])[:, None].expand_as(p))
                 case "blocks", "q_gain":
                     p.fill_(q_gain)
-                case "blocks", "pair_weight":
-                    p.fill_(0.1)
                 case _:
                     raise AssertionError(f"init_weights has no rule for {name}")
         return self
@@ -524,30 +510,39 @@ class GPT(nn.Module):
 
     def flops_per_token(self, T: int) -> int:
         """Forward and backward: 6 a weight of every product, 6*L*D*T for causal attention."""
-        matrices = self.param_groups()["matrix"]
-        weights = sum(p.numel() for p in matrices) + self.tok_emb.weight.numel()
+        groups = self.param_groups()
+        gates = [self.smear.gate, *(block.attn.gate for block in self.blocks)]
+        factors = groups["matrix"] + groups["embedding"] + gates
+        weights = sum(p.numel() for p in factors)
         return 6 * weights + 6 * self.shape.num_layers * self.shape.model_dim * T
 
 
 # Optimizer ----------------------------------------------------------------------------------------
 
 
-def newton_schulz(G_NRC: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+# Of five iterations X <- a X + (b A + c A A) X with A = X X^T. Each row is the best polynomial for
+# the singular values that the rows before it leave. Source: Polar Express, upstream PR #1344.
+POLAR_EXPRESS = (
+    (8.157, -22.483, 15.879),
+    (4.043, -2.809, 0.500),
+    (3.892, -2.772, 0.506),
+    (3.286, -2.368, 0.464),
+    (2.347, -1.710, 0.423),
+)
+
+
+def polar_express(G_NRC: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Push the singular values of N matrices (R <= C) towards one, in five quintic iterations.
 
-    Each maps a singular value s to 3.4445 s - 4.7750 s^3 + 2.0315 s^5. The coefficients maximise
-    the slope at zero and do not converge: singular values end between about 0.7 and 1.2, which
-    trains as well as the exact polar factor and needs fewer products.
-    In bf16 it does as well, where that is faster. Source: Keller Jordan's Muon.
+    In bf16 it does as well as in fp32, where that is faster.
     """
     X = G_NRC.to(dtype)
-    # No singular value is above the Frobenius norm, so all of them are in [0, 1] now, where the
-    # iteration is stable.
-    X = X / (X.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(5):
+    # No singular value is above the Frobenius norm. Two per cent below one: beyond one the first
+    # polynomial runs away, and bf16 rounds upwards.
+    X = X / (1.02 * X.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for a, b, c in POLAR_EXPRESS:
         A = X @ X.mT
-        B = -4.7750 * A + 2.0315 * A @ A
-        X = 3.4445 * X + B @ X
+        X = a * X + (b * A + c * A @ A) @ X
     return X
 
 
@@ -557,8 +552,11 @@ class Muon(torch.optim.Optimizer):
     Matrices of one shape (up to transposition) are stacked and orthogonalised in one batched call;
     the stack is shared out among ranks and gathered. Weight decay is decoupled.
 
-    Source: Keller Jordan's Muon (Nesterov form); the shared stack is upstream PR #549's.
+    Source: Keller Jordan's Muon (Nesterov form), with rows of one norm as in upstream PR #1217; the
+    shared stack is PR #549's.
     """
+
+    orthogonalize = staticmethod(polar_express)
 
     def __init__(self, params, ranks: Ranks, compile: bool = False):
         super().__init__(params, dict(lr=0.0, momentum=0.0, weight_decay=0.0))
@@ -566,7 +564,8 @@ class Muon(torch.optim.Optimizer):
         self.dtype = compute_dtype(ranks.device, compile)
         # On a CPU the products are nearly all of it, and compiling would gain nothing.
         is_compiled = compile and ranks.device.type == "cuda"
-        self.newton_schulz = torch.compile(newton_schulz) if is_compiled else newton_schulz
+        if is_compiled:
+            self.orthogonalize = torch.compile(self.orthogonalize)
         self.stacks: dict[tuple[int, int], list[nn.Parameter]] = {}
         for p in self.param_groups[0]["params"]:
             self.state[p]["momentum"] = torch.zeros_like(p)
@@ -588,26 +587,32 @@ class Muon(torch.optim.Optimizer):
 
     def updates(self, params: list[nn.Parameter], mu: float) -> list[Tensor]:
         """What each matrix is to move by, before it is orthogonalised; moves the momenta on."""
+        # Rows of one norm first: no output of a matrix waits for those with larger gradients.
+        updates = self.looked_ahead(params, mu)
+        return [u / u.norm(dim=1, keepdim=True).clamp(min=1e-7) for u in updates]
+
+    def looked_ahead(self, params: list[nn.Parameter], mu: float) -> list[Tensor]:
+        """Momenta moved on by the gradients, and by these once more, as Nesterov has it."""
         # A few calls for all matrices of a shape: one call for each would cost more time on a
         # GPU than the work itself.
         grads = [p.grad for p in params]
         momenta = [self.state[p]["momentum"] for p in params]
         torch._foreach_mul_(momenta, mu)
         torch._foreach_add_(momenta, grads)
-        return torch._foreach_add(grads, momenta, alpha=mu)  # Nesterov: look ahead
+        return torch._foreach_add(grads, momenta, alpha=mu)
 
     def orthogonalize_shared(self, stack_NRC: Tensor) -> Tensor:
         """Orthogonalise this rank's part of the stack and gather everyone's."""
         N = stack_NRC.size(0)
         world_size = self.ranks.world_size
         if world_size == 1:
-            return self.newton_schulz(stack_NRC, self.dtype)
+            return self.orthogonalize(stack_NRC, self.dtype)
         # Every rank has the same gradients, so each orthogonalises a share and all exchange
         # results: the work falls by the number of ranks, the traffic is that of the update.
         each = -(-N // world_size)
         padded = F.pad(stack_NRC, (0, 0, 0, 0, 0, each * world_size - N))
         own = padded[self.ranks.rank * each :][:each]
-        own = self.newton_schulz(own, self.dtype).contiguous()
+        own = self.orthogonalize(own, self.dtype).contiguous()
         everyone = own.new_empty(padded.shape)
         dist.all_gather_into_tensor(everyone, own)
         return everyone[:N]
@@ -618,19 +623,16 @@ def is_tall(matrix: Tensor) -> bool:
 
 
 def lr_scale(progress: float, settings: Settings) -> float:
-    """Learning rate relative to its peak: up from a tenth, plateau, linearly down to min_lr."""
+    """Learning rate relative to its peak: plateau, then linearly towards zero, not below min_lr."""
     # By progress, not by step: under a wall clock nobody knows the number of steps, and whether the
     # rate has come down when the time is over decides short runs (upstream #1763, #1125).
-    up = down = 1.0
-    if settings.lr_warmup_frac:
-        up = 0.1 + 0.9 * progress / settings.lr_warmup_frac
-    if settings.warmdown_frac:
-        down = min(1.0, (1 - progress) / settings.warmdown_frac)
-    return min(1.0, up, settings.min_lr + (1 - settings.min_lr) * down)
+    if not settings.warmdown_frac:
+        return 1.0
+    return min(1.0, max((1 - progress) / settings.warmdown_frac, settings.min_lr))
 
 
 class Optimizers:
-    """Muon for matrices, Adam (0.9, 0.95) for embeddings and scalars, under one schedule."""
+    """Muon for matrices, AdamW (0.9, 0.99) for the rest, under one schedule."""
 
     def __init__(self, model: GPT, settings: Settings, ranks: Ranks):
         self.settings = settings
@@ -642,10 +644,16 @@ class Optimizers:
         groups = model.param_groups()
         self.muon = Muon(groups["matrix"], ranks, settings.compile)
         self.muon.param_groups[0].update(peak_lr=settings.matrix_lr, weight_decay=settings.muon_wd)
-        embeddings = dict(params=groups["embedding"], peak_lr=settings.tied_embed_lr)
-        scalars = dict(params=groups["scalar"], peak_lr=settings.scalar_lr)
-        self.adam = torch.optim.Adam(
-            [embeddings, scalars], lr=0.0, betas=(0.9, 0.95), eps=1e-8, fused=is_cuda
+        embedding = dict(
+            params=groups["embedding"],
+            peak_lr=settings.tied_embed_lr,
+            weight_decay=settings.tied_embed_wd,
+        )
+        scalars = dict(
+            params=groups["scalar"], peak_lr=settings.scalar_lr, weight_decay=settings.scalar_wd
+        )
+        self.adam = torch.optim.AdamW(
+            [embedding, scalars], lr=0.0, betas=(0.9, 0.99), eps=1e-8, fused=is_cuda
         )
 
     def momentum(self, step: int) -> float:
@@ -761,18 +769,6 @@ class OurRecipe(Recipe):
 
     def averages(self, model: GPT, settings: Settings) -> Averages:
         return Averages(model, settings)
-
-    def pack(
-        self, weights: State, model_settings: dict, budget: Budget, hessians: MeasureHessians
-    ) -> bytes:
-        """As fine as the cap allows, or as makes a difference by the Hessians."""
-        return quantize.encode_trellis(
-            weights,
-            hessians(),
-            model_settings,
-            budget.most_bytes,
-            seconds_left=budget.seconds_left,
-        )
 
     def adapter(self, model: GPT, seq_len: int, ranks: Ranks) -> LowRank:
         # The MLP's matrices alone have all but 2 % of what adapting every matrix gains.

@@ -22,8 +22,8 @@ What differs from the field's own runs, and whom it favours:
                     LQER (-0.2 to -0.9 mb), CaseOps text (-2.4 mb), attention bounded by documents:
                     against it. Scores beside ours are without test-time training on both sides.
 
-What is the same by definition (norms, rotation, attention, XSA, shared Muon stacks) is imported
-from train_gpt; what this recipe chooses stands here, and tests hold its first losses.
+What is the same by definition (norms, rotation, attention, XSA, MLP, smear, Muon) is imported from
+train_gpt; what this recipe chooses stands here, and tests hold its first losses.
 
 Dimensions: B rows, T tokens, D model_dim, H query heads, G key/value heads, E head_dim,
 V vocabulary, N matrices of one shape, R and C their rows and columns.
@@ -44,8 +44,11 @@ from engine.settings import MINI_TRACK, Checked, RunSettings
 from engine.trainer import train
 from quantize import FP16_BITS, Plan, PlanRow
 from train_gpt import (
+    GATE_WINDOW,
+    MLP,
     Linear,
     Muon,
+    SmearGate,
     causal_attention,
     norm,
     rotary_angles,
@@ -54,8 +57,6 @@ from train_gpt import (
 )
 
 # Settings -----------------------------------------------------------------------------------------
-
-GATE_WINDOW = 12  # channels that gates look at
 
 
 @dataclass(frozen=True)
@@ -232,19 +233,6 @@ class Attention(nn.Module):
         return self.proj(y_BTHE.reshape(B, T, self.H * self.E))
 
 
-class MLP(nn.Module):
-    """Two matrices with a squared leaky ReLU between them."""
-
-    def __init__(self, shape: Shape):
-        super().__init__()
-        width = shape.mlp_mult * shape.model_dim
-        self.fc = Linear(shape.model_dim, width)
-        self.proj = Linear(width, shape.model_dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.proj(F.leaky_relu(self.fc(x), 0.5).square())
-
-
 class Block(nn.Module):
     """One layer: mix with the first embedding, attention, MLP; on one stream, or between two lanes.
 
@@ -294,24 +282,6 @@ class Block(nn.Module):
 
     def thought(self, x: Tensor) -> Tensor:
         return self.mlp_scale.to(x.dtype) * self.mlp(norm(x) * self.damping)
-
-
-class SmearGate(nn.Module):
-    """Add a share of the embedding before, as the token tells, never across a document start.
-
-    Source: upstream PR #1667; masked as in #1868.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.gate = nn.Parameter(torch.empty(GATE_WINDOW))
-        self.scale = nn.Parameter(torch.empty(()))
-
-    def forward(self, x_BTD: Tensor, starts_BT: Tensor) -> Tensor:
-        score_BT = (x_BTD[..., :GATE_WINDOW] * self.gate.to(x_BTD.dtype)).sum(dim=-1)
-        share_BT = self.scale.to(x_BTD.dtype) * torch.sigmoid(score_BT) * ~starts_BT
-        before_BTD = F.pad(x_BTD[:, :-1], (0, 0, 1, 0))
-        return x_BTD + share_BT[..., None] * before_BTD
 
 
 class GPT(nn.Module):
@@ -451,43 +421,6 @@ class GPT(nn.Module):
 
 # Optimizer ----------------------------------------------------------------------------------------
 
-# Of five iterations X <- a X + (b A + c A A) X with A = X X^T. Each row is the best polynomial for
-# the singular values that the rows before it leave. Source: Polar Express, upstream PR #1344.
-POLAR_EXPRESS = (
-    (8.157, -22.483, 15.879),
-    (4.043, -2.809, 0.500),
-    (3.892, -2.772, 0.506),
-    (3.286, -2.368, 0.464),
-    (2.347, -1.710, 0.423),
-)
-
-
-def polar_express(G_NRC: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Push the singular values of N matrices (R <= C) towards one, in five quintic iterations."""
-    X = G_NRC.to(dtype)
-    # Two per cent below one: beyond one the first polynomial runs away, and bf16 rounds upwards.
-    X = X / (1.02 * X.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for a, b, c in POLAR_EXPRESS:
-        A = X @ X.mT
-        X = a * X + (b * A + c * A @ A) @ X
-    return X
-
-
-class MuonEqR(Muon):
-    """Muon whose update has rows of one norm before it is orthogonalised, by Polar Express.
-
-    Source: upstream PR #1217.
-    """
-
-    def __init__(self, params, ranks: Ranks, compile: bool = False):
-        super().__init__(params, ranks, compile)
-        is_compiled = compile and ranks.device.type == "cuda"
-        self.newton_schulz = torch.compile(polar_express) if is_compiled else polar_express
-
-    def updates(self, params: list[nn.Parameter], mu: float) -> list[Tensor]:
-        updates = super().updates(params, mu)
-        return [u / u.norm(dim=1, keepdim=True).clamp(min=1e-7) for u in updates]
-
 
 def lr_scale(progress: float, settings: Settings) -> float:
     """Learning rate relative to its peak: plateau, then linearly towards zero, not below min_lr."""
@@ -510,7 +443,7 @@ class Optimizers:
         self.remedy = f"lower MATRIX_LR={settings.matrix_lr} or set GRAD_CLIP_NORM"
         is_cuda = ranks.device.type == "cuda"
         groups = model.param_groups()
-        self.muon = MuonEqR(groups["matrix"], ranks, settings.compile)
+        self.muon = Muon(groups["matrix"], ranks, settings.compile)
         self.muon.param_groups[0].update(peak_lr=settings.matrix_lr, weight_decay=settings.muon_wd)
         embeddings = dict(
             params=groups["embedding"],

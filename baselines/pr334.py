@@ -370,6 +370,34 @@ class GPT(nn.Module):
 # Optimizer ----------------------------------------------------------------------------------------
 
 
+def newton_schulz(G_NRC: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Push the singular values of N matrices (R <= C) towards one, in five quintic iterations.
+
+    Each maps a singular value s to 3.4445 s - 4.7750 s^3 + 2.0315 s^5. The coefficients maximise
+    the slope at zero and do not converge: singular values end between about 0.7 and 1.2, which
+    trains as well as the exact polar factor and needs fewer products.
+    In bf16 it does as well, where that is faster. Source: Keller Jordan's Muon.
+    """
+    X = G_NRC.to(dtype)
+    # No singular value is above the Frobenius norm, so all of them are in [0, 1] now, where the
+    # iteration is stable.
+    X = X / (X.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(5):
+        A = X @ X.mT
+        B = -4.7750 * A + 2.0315 * A @ A
+        X = 3.4445 * X + B @ X
+    return X
+
+
+class PlainMuon(Muon):
+    """Muon with Newton-Schulz iterations, of updates as they are."""
+
+    orthogonalize = staticmethod(newton_schulz)
+
+    def updates(self, params: list[nn.Parameter], mu: float) -> list[Tensor]:
+        return self.looked_ahead(params, mu)
+
+
 def lr_scale(progress: float, settings: Settings) -> float:
     """Learning rate relative to its peak: up from a tenth, plateau, linearly down to min_lr."""
     up = down = 1.0
@@ -389,7 +417,7 @@ class Optimizers:
         self.remedy = f"lower MATRIX_LR={settings.matrix_lr} or set GRAD_CLIP_NORM"
         is_cuda = ranks.device.type == "cuda"
         groups = model.param_groups()
-        self.muon = Muon(groups["matrix"], ranks, settings.compile)
+        self.muon = PlainMuon(groups["matrix"], ranks, settings.compile)
         self.muon.param_groups[0].update(peak_lr=settings.matrix_lr, weight_decay=settings.muon_wd)
         embeddings = dict(params=groups["embedding"], peak_lr=settings.tied_embed_lr)
         scalars = dict(params=groups["scalar"], peak_lr=settings.scalar_lr)

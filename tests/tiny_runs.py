@@ -41,8 +41,6 @@ TINY = dict(
     num_kv_heads=1,
     mlp_mult=2,
     rope_dims=4,
-    pair_rows=64,
-    pair_dim=8,
     muon_momentum_warmup_steps=5,
 )
 

@@ -51,8 +51,6 @@ def artifact(tokenizers) -> bytes:
         "rope_dims": 4,
         "rope_base": 10_000.0,
         "logit_softcap": 30.0,
-        "pair_rows": 32,
-        "pair_dim": 4,
         "train_seq_len": 32,
     }
     model = train_gpt.RECIPE.model(model_settings, torch.float32)

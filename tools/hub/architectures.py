@@ -25,7 +25,7 @@ SHARED_CODE = "shared_gpt.py"
 
 PR334_SETTINGS = frozenset(field.name for field in fields(pr334.Shape))
 # Not taken from train_gpt.py: where that moves on, the published code has to follow.
-GOLF_SETTINGS = PR334_SETTINGS - {"bigram_vocab_size", "bigram_dim"} | {"pair_rows", "pair_dim"}
+GOLF_SETTINGS = PR334_SETTINGS - {"bigram_vocab_size", "bigram_dim"}
 
 
 # config.json --------------------------------------------------------------------------------------
@@ -77,14 +77,12 @@ def golf_config(settings: dict) -> dict:
     return rotary_config(settings) | {
         "intermediate_size": settings["mlp_mult"] * settings["model_dim"],
         "rope_dims": settings["rope_dims"],
-        "pair_rows": settings["pair_rows"],
-        "pair_dim": settings["pair_dim"],
     }
 
 
 def pr334_config(settings: dict) -> dict:
     pairs = {"pair_rows": settings["bigram_vocab_size"], "pair_dim": settings["bigram_dim"]}
-    return golf_config(settings | pairs)
+    return golf_config(settings) | pairs
 
 
 # Weights ------------------------------------------------------------------------------------------
@@ -228,7 +226,7 @@ GOLF_GPT = HubModel(
     can_slide=True,
     # A document ends where the next begins: the model never saw the tokenizer's end of text.
     special_ids=(("bos", 1), ("eos", 1), ("pad", 0)),
-    notes=(LOOKS_BACK, VIRTUAL_TOKENS),
+    notes=(LOOKS_BACK,),
 )
 PR334_GPT = replace(
     GOLF_GPT,
@@ -240,6 +238,7 @@ PR334_GPT = replace(
     base_class="PR334GPTModel",
     more_code=("shared_golf_gpt.py", "configuration_golf_gpt.py"),
     settings=PR334_SETTINGS,
+    notes=(LOOKS_BACK, VIRTUAL_TOKENS),
 )
 HUB_MODELS = {
     "train_gpt": GOLF_GPT,

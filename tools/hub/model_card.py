@@ -169,12 +169,14 @@ def optimizer_lines(settings: dict) -> list[str]:
             f" {settings['lr_decay_steps']:,}",
         ]
     elif "matrix_lr" in settings:
+        rise_frac = settings.get("lr_warmup_frac", 0)
+        rise = f"up in {rise_frac:.0%}, " if rise_frac else ""
         lines = [
             f"Muon for matrices, rate {settings['matrix_lr']}, momentum"
             f" {settings['muon_momentum']}, decay {settings['muon_wd']}; Adam for the rest, rates"
             f" {settings['tied_embed_lr']} (embedding) and {settings['scalar_lr']}",
-            f"rate: up in {settings['lr_warmup_frac']:.0%} of the run, down in a line over the last"
-            f" {settings['warmdown_frac']:.0%} to {settings['min_lr']} of it",
+            f"rate: {rise}down in a line over the last {settings['warmdown_frac']:.0%} of the run,"
+            f" to {settings['min_lr']} of it",
         ]
     else:
         return []

@@ -3,10 +3,10 @@
     PRESET=mini python3 golf.py tools.runs.coordinates --widths 64,128,256,512
 
 Models that differ in width alone take ten steps on made-up text, at the recipe's rates. Printed for
-each width are root-mean-squares: of the stream after the last layer and of the logits, before the
-first step and after the last; and by how much the last step moved the logits, with all it changed
-and with what it changed of each group alone. The last row is the factor from one width to its
-double. Near 1 a group's rate means the same at every width; near 2 it should be divided by the
+each width are root-mean-squares: of the stream where it parts into lanes and of the logits, before
+the first step and after the last; and by how much the last step moved the logits, with all it
+changed and with what it changed of each group alone. The last row is the factor from one width to
+its double. Near 1 a group's rate means the same at every width; near 2 it should be divided by the
 width, near 1.4 by its root.
 
     width   stream   logits   moved by all   matrix   embedding   scalar
@@ -61,7 +61,8 @@ def coordinates(settings: Settings, steps: int = STEPS) -> dict[str, float]:
     optimizers = Optimizers(model, settings, Ranks())
     probe_BT = made_up(settings, rng)
     streams = []
-    hook = model.blocks[-1].register_forward_hook(lambda *call: streams.append(rms(call[-1])))
+    last_block = model.blocks[settings.lanes_from - 1]  # the last with one stream
+    hook = last_block.register_forward_hook(lambda *call: streams.append(rms(call[-1])))
 
     @torch.no_grad()
     def logits() -> Tensor:
@@ -73,8 +74,7 @@ def coordinates(settings: Settings, steps: int = STEPS) -> dict[str, float]:
         before = {name: p.detach().clone() for name, p in model.named_parameters()}
         loss = model.loss(made_up(settings, rng)) / (ROWS * settings.train_seq_len)
         loss.backward()
-        # At the peak of the rate: a warm-up would only make all of them smaller.
-        optimizers.step(step, progress=settings.lr_warmup_frac)
+        optimizers.step(step, progress=0.0)  # at the peak of the rate
     after = {name: p.detach().clone() for name, p in model.named_parameters()}
     last = logits()
     measured |= {"stream": streams[-1], "logits": rms(last)}

@@ -135,6 +135,7 @@ def forecast_for_device(recipe: Recipe, settings: RunSettings, device: str, gpus
         "peak_flops": peak,
         "parameters": parameters,
         "flops_per_token": flops,
+        "products": model.flops_per_token(0) / 6,
         "tokens_per_parameter": tokens_per_parameter,
         "bits": bits,
         "packing_nats": packing_nats(bits, tokens_per_parameter),

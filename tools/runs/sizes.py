@@ -27,39 +27,34 @@ from train_gpt import RECIPE, Settings
 LAYERS = (6, 7, 8, 9, 10, 11, 12)
 WIDTHS = (512, 640)
 MLPS = (3, 4)
-PAIR_ROWS = (2, 5)  # a token
 
 
 def foreseen(settings: Settings, device: str, gpus: int) -> dict:
-    """The forecast of a shape, with `products` and the rule's `nats`."""
+    """The forecast of a shape, with the rule's `nats`."""
     result = forecast_for_device(RECIPE, settings, device, gpus)
-    attention = 6 * settings.num_layers * settings.model_dim * settings.train_seq_len
-    products = (result["flops_per_token"] - attention) / 6
-    of_size = 406.4 / products**0.34
+    of_size = 406.4 / result["products"] ** 0.34
     of_text = 410.7 / result["tokens"] ** 0.28
-    return result | {"products": products, "nats": of_size + of_text + result["packing_nats"]}
+    return result | {"nats": of_size + of_text + result["packing_nats"]}
 
 
 def neighbours(settings: Settings) -> list[Settings]:
     """Shapes like this one, in heads of the same size."""
     shapes = []
-    for layers, width, mlp, rows in itertools.product(LAYERS, WIDTHS, MLPS, PAIR_ROWS):
+    for layers, width, mlp in itertools.product(LAYERS, WIDTHS, MLPS):
         heads = width // settings.head_dim
         changes = dict(num_layers=layers, model_dim=width, mlp_mult=mlp)
         changes |= dict(num_heads=heads, num_kv_heads=heads // 2)
-        pair_rows = rows * settings.vocab_size
-        shapes.append(dataclasses.replace(settings, pair_rows=pair_rows, **changes))
+        shapes.append(dataclasses.replace(settings, **changes))
     return shapes
 
 
 def row(settings: Settings, result: dict) -> str:
     """One line of the table."""
     shape = f"{settings.num_layers:2} x {settings.model_dim}, MLP {settings.mlp_mult}"
-    rows = f"{settings.pair_rows // settings.vocab_size} rows"
     size = f"{result['products'] / 1e6:5.1f} M products {result['parameters'] / 1e6:5.1f} M in all"
     text = f"{result['tokens'] / 1e9:5.2f} G tokens {result['tokens_per_parameter']:5.1f} each"
     bits = f"{result['bits']:.2f} bits {result['packing_nats']:.3f} lost"
-    return f"{result['nats']:.3f}  {shape}, {rows}  {size}  {text}  {bits}"
+    return f"{result['nats']:.3f}  {shape}  {size}  {text}  {bits}"
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -59,7 +59,7 @@ SMALL = {
     "preln_53m_untied": settings_of(
         "baselines.preln_53m", preln.Config(**SHAPE, seq_len=64, tied=False)
     ),
-    "golf": {"recipe": "train_gpt", **OF_BOTH_GOLFS, "pair_rows": 97, "pair_dim": 8},
+    "golf": {"recipe": "train_gpt", **OF_BOTH_GOLFS},
     "pr334": {
         "recipe": "baselines.pr334",
         **OF_BOTH_GOLFS,

@@ -318,8 +318,8 @@ SPOILT = {
         "eager_attention",
     ),
     "noise that checkpointing draws anew": (
-        "    return norm(x)",
-        "    return norm(x) * (1 + 0.1 * blocks[0].gradient_checkpointing)",
+        "        return norm((x + second) / 2)",
+        "        return norm((x + second) / (2 + self.blocks[0].gradient_checkpointing * second))",
         "checkpointing",
     ),
     "weights that are not saved": (
@@ -379,7 +379,7 @@ def test_verifying_refuses_weights_that_do_not_fit_the_code(folders, tmp_path):
     shutil.copytree(folders["golf"], out)
     code = (out / "modeling_golf_gpt.py").read_text()
     line = "        num_skips = "
-    more = code.replace(line, "        self.smear_2 = SmearGate(config)\n" + line)
+    more = code.replace(line, "        self.smear_2 = SmearGate()\n" + line, 1)
     (out / "modeling_golf_gpt.py").write_text(more)
     with pytest.raises(ValueError, match="weights do not fit the code: .*smear_2"):
         check.load(str(out))

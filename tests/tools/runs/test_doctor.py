@@ -33,7 +33,6 @@ TINY = Settings(
         "num_heads": 2,
         "train_seq_len": 64,
         "eval_stride": 64,
-        "pair_dim": 4,
         "compile": False,
     }
 )
@@ -319,12 +318,18 @@ def test_a_run_is_forecast_for_a_device_that_is_not_here(monkeypatch, capsys):
     monkeypatch.setenv("PRESET", "h100_10min")
     assert main(["--device", "H100"]) == 0
     out = capsys.readouterr().out
-    for text in ("22% of it", "not measured", "37,833,292 parameters", "3.32 bits", "cap decides"):
+    for text in (
+        "22% of it",
+        "not measured",
+        "35,672,921 parameters",
+        "3.40 bits",
+        "under the cap",
+    ):
         assert text in out, text
     assert out.splitlines()[-1].startswith("next: PRESET=h100_10min python3 ")
     monkeypatch.delenv("PRESET")
     assert main(["--device", "H100", "--gpus", "8", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["forecast"]["parameters"] == 48_587_880
+    assert json.loads(capsys.readouterr().out)["forecast"]["parameters"] == 35_942_551
 
 
 def test_the_next_command_trains_what_was_forecast(monkeypatch, capsys):

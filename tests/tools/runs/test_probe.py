@@ -23,7 +23,6 @@ TINY = Settings(
         "num_heads": 2,
         "train_seq_len": 64,
         "eval_stride": 64,
-        "pair_dim": 4,
         "compile": False,
     }
 )

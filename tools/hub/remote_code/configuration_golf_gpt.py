@@ -23,14 +23,12 @@ class GolfGPTConfig(PreTrainedConfig):
     hidden_size: int = 512
     num_attention_heads: int = 8
     num_key_value_heads: int = 4
-    intermediate_size: int = 1536
+    intermediate_size: int = 2048
     rope_dims: int = 16
-    rope_theta: float = 50_000.0
+    rope_theta: float = 10_000.0
     final_logit_softcapping: float = 30.0
-    pair_rows: int = 5120  # of the table of token pairs, hashed
-    pair_dim: int = 128
     initializer_range: float = 0.005
-    qk_gain_init: float = 1.5
+    qk_gain_init: float = 5.0
     bos_token_id: int = 1
     eos_token_id: int | list[int] | None = 1
     pad_token_id: int | None = 0
@@ -49,9 +47,9 @@ class GolfGPTConfig(PreTrainedConfig):
         self.layer_types = ["full_attention"] * self.num_hidden_layers
         super().__post_init__(**kwargs)
 
-    def has_value_table(self, layer: int) -> bool:
-        """Every other layer, from the second on."""
-        return layer % 2 == 1
+    def has_lanes(self, layer: int) -> bool:
+        """The last quarter: of eleven layers from 8 on, of four the last."""
+        return layer >= self.num_hidden_layers * 3 // 4
 
     @property
     def windows(self) -> list[int | None]:

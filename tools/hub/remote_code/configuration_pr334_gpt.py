@@ -8,5 +8,8 @@ class PR334GPTConfig(GolfGPTConfig):
 
     model_type = "pr334_gpt"
 
-    pair_rows: int = 2048
+    intermediate_size: int = 1536
+    rope_theta: float = 50_000.0
+    qk_gain_init: float = 1.5
+    pair_rows: int = 2048  # of the table of token pairs, hashed
     pair_dim: int = 64

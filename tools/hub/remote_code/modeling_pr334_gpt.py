@@ -9,22 +9,15 @@ its outputs to the second half; every layer mixes in the first embedding; softca
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import GenerationMixin
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_pr334_gpt import PR334GPTConfig
-from .shared_golf_gpt import (
-    MLP,
-    GolfAttention,
-    PairTable,
-    SmearGate,
-    norm,
-    rotary_angles,
-    through_blocks,
-)
-from .shared_gpt import SharedForCausalLM, SharedModel, SharedPreTrainedModel
+from .shared_golf_gpt import GolfAttention, linear, norm, rotary_angles
+from .shared_gpt import VIRTUAL, SharedForCausalLM, SharedModel, SharedPreTrainedModel, shifted
 
 
 class Attention(GolfAttention):
@@ -35,6 +28,18 @@ class Attention(GolfAttention):
         v = self.split_heads(self.v(x)).transpose(1, 2)
         y, weights = self.attend(q, k, v, mask, **kwargs)
         return self.proj(y), weights
+
+
+class MLP(nn.Module):
+    """Two matrices with a squared ReLU between them."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.fc = linear(config.hidden_size, config.intermediate_size)
+        self.proj = linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, x):
+        return self.proj(F.relu(self.fc(x)).square())
 
 
 class Block(GradientCheckpointingLayer):
@@ -57,15 +62,35 @@ class Block(GradientCheckpointingLayer):
         return x + self.mlp_scale * self.mlp(norm(x) * self.damping)
 
 
-class BigramHash(PairTable):
-    """Pairs with a learned scale."""
+class SmearGate(nn.Module):
+    """Blend each position with the one before, per channel, but never across a document start."""
 
     def __init__(self, config):
-        super().__init__(config)
+        super().__init__()
+        self.gate = nn.Parameter(torch.empty(config.hidden_size))
+
+    def forward(self, x_BWD, begins_BW):
+        # A token with nothing before it keeps its own embedding whole.
+        share = torch.sigmoid(self.gate) * ~begins_BW[..., None]
+        return torch.lerp(x_BWD, shifted(x_BWD, 0), share)
+
+
+class BigramHash(nn.Module):
+    """An embedding of (previous token, token), hashed to few rows; the last row: no previous."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.table = nn.Embedding(config.pair_rows, config.pair_dim)
+        self.proj = linear(config.pair_dim, config.hidden_size)
         self.scale = nn.Parameter(torch.empty(()))
 
     def forward(self, tokens_BW, begins_BW):
-        return super().forward(tokens_BW, begins_BW) * self.scale
+        # Upstream's hash: two odd factors, so that a pair and its reverse fall apart.
+        last = self.table.num_embeddings - 1
+        previous = shifted(tokens_BW, 0)
+        has_none = begins_BW | (tokens_BW == VIRTUAL) | (previous == VIRTUAL)
+        rows = torch.where(has_none, last, (36313 * tokens_BW ^ 27191 * previous) % last)
+        return self.proj(self.table(rows)) * self.scale
 
 
 class PR334GPTPreTrainedModel(SharedPreTrainedModel):
@@ -122,7 +147,16 @@ class PR334GPTModel(SharedModel, PR334GPTPreTrainedModel):
         angles = rotary_angles(row.position_ids, self.config, x0)
         inputs = (x0, angles, row.masks[None])
         kwargs["position_ids"] = row.position_ids
-        return through_blocks(self.blocks, self.skip_weights, x0, *inputs, **kwargs)
+        # Of five layers 0 and 1 hand their outputs over, 1 to 2 and 0 to 3.
+        x = x0
+        skips = []
+        for i, block in enumerate(self.blocks):
+            if i >= len(self.skip_weights) and skips:
+                x = x + self.skip_weights[i - len(self.skip_weights)] * skips.pop()
+            x = block(x, *inputs, **kwargs)
+            if i < len(self.skip_weights):
+                skips.append(x)
+        return norm(x)
 
 
 class PR334GPTForCausalLM(SharedForCausalLM, PR334GPTPreTrainedModel, GenerationMixin):
