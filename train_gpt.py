@@ -101,13 +101,14 @@ class Settings(RunSettings, Shape):
     # Initial weights
     qk_gain_init: float = 5.0
     tied_embed_init_std: float = 0.005
-    # Optimizer. Width: the tenth step moves the logits by 0.42 at width 64 and by 2.75 at 512, each
-    # group's part growing alike; with the embedding's rate divided by the width, by 0.38 at 256
-    # (tools/runs/coordinates.py, n = 1). So MATRIX_LR and SCALAR_LR hold at every width, and
-    # TIED_EMBED_LR goes with 1 / width, because the embedding is the head, too. Depth: layers begin
-    # as the identity and are damped, so that no rate should depend on it; not measured. Batch and
-    # steps: fewer steps want higher rates, in the field 0.025 at 8,000 and 0.06 at 2,000 of 131,072
-    # tokens (upstream #436); not measured here.
+    # Optimizer. Rates and decay are the field's (upstream #1855, #2135), tuned at width 512 in
+    # 5,000 steps of 786,432 tokens. Width: the tenth step moves the logits by 0.30 at width 64 and
+    # by 0.39 at 128, of which the embedding moves 0.26 and 0.40, matrices and scalars 0.10 and 0.08
+    # at both (tools/runs/coordinates.py, n = 1). So MATRIX_LR and SCALAR_LR hold at every width,
+    # and TIED_EMBED_LR goes with 1 / width, because the embedding is the head, too. Depth: layers
+    # begin as the identity and are damped, so that no rate should depend on it; not measured. Batch
+    # and steps: fewer steps want higher rates, in the field 0.025 at 8,000 and 0.06 at 2,000 of
+    # 131,072 tokens (upstream #436); not measured here.
     tied_embed_lr: float = 0.03
     matrix_lr: float = 0.028  # in units of spectral norm per step
     scalar_lr: float = 0.02
