@@ -256,7 +256,7 @@ def test_command_packs_our_model_without_options(tmp_path, capsys):
     _, entries, _ = quantize.read_header(out.read_bytes())
     bits = {entry.name: entry.bits for entry in entries}
     assert bits["tok_emb.weight"] == 8 and bits["smear.gate"] == 16
-    assert bits["blocks.0.mlp.fc.weight"] == bits["blocks.1.attn.value_table.weight"] == 5
+    assert bits["blocks.0.mlp.fc.weight"] == bits["blocks.1.mlp.proj.weight"] == 5
 
 
 def test_command_takes_names_with_the_signs_of_patterns(tmp_path):

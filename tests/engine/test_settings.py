@@ -96,9 +96,9 @@ def test_a_run_goes_on_only_as_it_began(tmp_path, monkeypatch):
     """Its own settings again; any that differs is refused with both values."""
     monkeypatch.chdir(tmp_path)
     saved_run(tmp_path)
-    choice = choose(RESUME="one", MATRIX_LR="0.04")
+    choice = choose(RESUME="one", MATRIX_LR="0.028")
     assert choice.settings.run_id == "one" and choice.reason.startswith("as saved")
-    with pytest.raises(ValueError, match="MATRIX_LR=0.5 differs from 0.04"):
+    with pytest.raises(ValueError, match="MATRIX_LR=0.5 differs from 0.028"):
         choose(RESUME="one", MATRIX_LR="0.5")
     with pytest.raises(ValueError, match="PRESET=record differs from smoke"):
         choose(RESUME="one", PRESET="record")

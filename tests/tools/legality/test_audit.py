@@ -119,14 +119,14 @@ def test_faults_of_a_folder_keep_evidence_and_remedy_apart(tmp_path):
 
 
 def write_artifact(folder: Path, vocab_size: int = 64, dead: bool = False) -> Path:
-    """A tiny packed model that uses every parameter, unless it is dead in its pairs."""
+    """A tiny packed model that uses every parameter, unless its first MLP is dead."""
     settings = tiny(eval_stride=16, vocab_size=vocab_size)
     model = train_gpt.GPT(settings, torch.float32).init_weights(0)
     rng = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, p in model.named_parameters():
             p.add_(torch.randn(p.shape, generator=rng) * 0.2)
-            if dead and name in ("pairs.table.weight", "pairs.proj.weight"):
+            if dead and name in ("blocks.0.mlp_scale", "blocks.0.mlp.proj.weight"):
                 p.zero_()
     state = model.state_dict()
     saved = packed_settings(train_gpt.RECIPE, settings)
@@ -156,11 +156,11 @@ def test_our_artifact_keeps_the_rules_in_every_mode(tmp_path):
 
 
 def test_what_our_model_does_not_use_is_named(tmp_path):
-    """A table of pairs and its projection at zero, as in upstream PR #334."""
+    """A projection and its scale at zero, as upstream PR #334 had a table and its projection."""
     findings = audit.audit_artifact(write_artifact(tmp_path, dead=True))
     assert broken_rules(findings) == ["dead-feature", "dead-feature"]
     dead = [f.evidence for f in findings if f.level == "fail"]
-    assert all("pairs.table.weight, pairs.proj.weight" in text for text in dead)
+    assert all("blocks.0.mlp.proj.weight" in text for text in dead)
 
 
 def test_a_run_is_found_where_it_was_started(tmp_path, monkeypatch):

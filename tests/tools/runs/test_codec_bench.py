@@ -147,7 +147,8 @@ def test_a_checkpoint_is_measured_on_its_validation_text(toy, tmp_path):
     processor = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer))
     text = processor.decode(text_T[1:].tolist())
     assert opened.bytes_per_token == pytest.approx(len(text.encode()) / (64 * count), rel=0.02)
-    assert opened.hessians.keys() == {n for n in opened.state if n.endswith(".weight")}
+    factors = {name for name in opened.state if name.endswith((".weight", "attn.gate"))}
+    assert opened.hessians.keys() == factors
 
 
 def test_peers_are_compared_at_equal_error_and_at_equal_bytes():

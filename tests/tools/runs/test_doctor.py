@@ -321,7 +321,7 @@ def test_a_run_is_forecast_for_a_device_that_is_not_here(monkeypatch, capsys):
     for text in (
         "22% of it",
         "not measured",
-        "35,672,921 parameters",
+        "27,284,313 parameters",
         "3.40 bits",
         "under the cap",
     ):

@@ -122,7 +122,7 @@ def test_packing_costs_what_was_measured():
 
 def test_a_device_that_is_not_at_hand_is_forecast_by_its_peak():
     """FLOPs of a step over 22 % of eight peaks; bytes up to the cap, where they are of use."""
-    settings = Settings(**PRESETS["record"])
+    settings = Settings(**PRESETS["record"], num_layers=12)
     result = forecast_for_device(RECIPE, settings, "NVIDIA H100 80GB HBM3", 8)
     step_seconds = 524_288 * result["flops_per_token"] / (0.22 * 989e12 * 8)
     assert result["step_seconds"] == pytest.approx(step_seconds)

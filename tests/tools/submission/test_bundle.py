@@ -127,9 +127,9 @@ def test_packing_is_lossless_but_for_comments(files, plain):
 
 
 def test_the_packed_form_of_ours_is_small():
-    """The whole recipe in 38 KB; plain adds under 4,000 bytes to the sources."""
+    """The whole recipe in 40 KB; plain adds under 4,000 bytes to the sources."""
     size = sum(map(len, OURS.values()))
-    assert len(pack(OURS)) <= 38_000
+    assert len(pack(OURS)) <= 40_000
     assert len(pack(OURS, plain=True)) < size + 4000
 
 
