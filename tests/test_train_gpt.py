@@ -167,6 +167,22 @@ def test_lanes_are_read_and_written_as_described():
             assert torch.allclose(lane, keep * old + add[0] * a + add[1] * m, atol=1e-5)
 
 
+def test_gates_of_heads_and_skips_begin_half_open():
+    """With zero weights a skip is blended half and half, and a head gives half of its output."""
+    model = GPT(tiny(), torch.float32).init_weights(0)
+    x, skip = torch.full((1, 1, 16), 2.0), torch.full((1, 1, 16), 6.0)
+    assert torch.allclose(model.with_skip(x, skip, 0), torch.full((1, 1, 16), 4.0))
+    attention = tiny_model().blocks[0].attn
+    x_BTD = torch.randn(1, 5, 16, generator=torch.Generator().manual_seed(4))
+    angles = train_gpt.rotary_angles(5, 4, 8, 1e4, x_BTD)
+    with torch.no_grad():
+        attention.gate.zero_()
+        half = attention(x_BTD, *angles)
+        attention.gate.copy_(1e3 * x_BTD[0, -1, :GATE_WINDOW].expand(2, GATE_WINDOW))
+        whole = attention(x_BTD, *angles)
+    assert torch.allclose(whole[0, -1], 2 * half[0, -1], atol=1e-5)
+
+
 def test_loss_is_the_mean_of_the_scorer():
     """The trainer's loss and evaluate.py agree on the same tokens."""
     model, x = tiny_model(), tokens(1, 33)
